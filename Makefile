@@ -1,0 +1,76 @@
+# Unmask: two commands are all the set-up, `make serve` and `make test`. `make` alone lists the rest.
+# Targets that need the environment depend on $(ENV): a stamp named after the lock's checksum. While the
+# lock stays as it is, a second call installs nothing and touches no network.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+HOST = 127.0.0.1
+PORT = 7860
+RECIPE = model/pretrain/recipes/small.toml
+DATA = data
+OUT = runs/small
+WEIGHTS = weights/small.safetensors
+IMAGE = unmask
+
+UV_VERSION := 0.13.9
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+OWN_UV := $(filter .uv/%,$(UV))
+ENV := .venv/.installed-$(firstword $(shell cksum < requirements.lock))
+PY := .venv/bin/python
+
+.PHONY: help setup serve test test-fast check fix browser lock train evaluate image clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(ENV) ## make .venv and install the locked packages (serve and test do this by themselves)
+
+serve: $(ENV) ## page and API on http://127.0.0.1:7860 (HOST= and PORT= change it)
+	@exec env UNMASK_HOST='$(HOST)' UNMASK_PORT='$(PORT)' $(PY) -m server
+
+test: $(ENV) browser check ## everything that guards a change: check, then all tests, the page in a browser included
+	$(PY) -m pytest
+
+test-fast: $(ENV) ## the tests to run while working: no browser, nothing slow
+	$(PY) -m pytest -m 'not slow and not e2e'
+
+check: $(ENV) ## format, lint, types, import contracts
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-cache
+
+fix: $(ENV) ## format, and mend what the linter can mend
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+browser: $(ENV)
+	@$(PY) -m tests.browser
+
+lock: | $(OWN_UV) ## write requirements.lock anew from pyproject.toml (the one lock: make, CI and Dockerfile)
+	$(UV) pip compile pyproject.toml --group dev --universal --fork-strategy fewest --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --quiet $(if $(UPGRADE),--upgrade) -o requirements.lock
+
+train: $(ENV) ## train RECIPE= on DATA= into OUT=
+	$(PY) -m model pretrain $(RECIPE) --data $(DATA) --out $(OUT)
+
+evaluate: $(ENV) ## score WEIGHTS= on DATA= beside classical inpainting
+	$(PY) -m model evaluate reconstruct $(WEIGHTS) --data $(DATA) --ratio 0.75 --json
+
+image: ## docker build (IMAGE= names it)
+	docker build --tag $(IMAGE) .
+
+clean: ## remove the environment and every cache
+	rm -rf .venv .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis test-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv takes a fitting Python from this machine, or fetches one. Bytecode is compiled now, not at the first start.
+$(ENV): | $(OWN_UV)
+	$(UV) venv --quiet --allow-existing .venv
+	$(UV) pip sync --python $(PY) --require-hashes --compile-bytecode requirements.lock
+	@rm -f .venv/.installed-* && touch $@
+
+# --target needs neither the venv module nor the right to write into the system's packages.
+.uv/bin/uv:
+	python3 -m pip install --quiet --target .uv uv==$(UV_VERSION)

@@ -1,0 +1,84 @@
+"""What tests of more than one room share: where the checkout is, a browser, a really started server."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import browser
+
+ROOT = Path(__file__).resolve().parents[1]
+READY_WITHIN_S = 180  # about 10 s on a quiet desk; a loaded two-core machine has taken ten times that
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """Return a Chromium's path; the tests that need one are skipped where there is none."""
+    path = browser.find()
+    if path is None:
+        pytest.skip("no browser found: `make test` installs one, CHROMIUM= names one")
+    return path
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start `python -m server` once for all tests that talk to it from outside, and stop it after them."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with started_server(log) as url:
+        yield url
+
+
+@contextmanager
+def started_server(log: Path) -> Iterator[str]:
+    """Run the service on a free port, its output in `log`; yield its address once it is ready."""
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "UNMASK_HOST": "127.0.0.1", "UNMASK_PORT": str(port)}
+    command = [sys.executable, "-m", "server"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        try:
+            _wait_until_ready(url, process, log)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()[-3000:]}")
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.2)
+    pytest.fail(f"the server was not ready after {READY_WITHIN_S} s:\n{log.read_text()[-3000:]}")
