@@ -36,5 +36,5 @@ USER 1000
 EXPOSE 7860
 # Importing torch and gradio takes most of the start; a small or busy machine needs the grace period.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
-  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/readyz', timeout=4)"]
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/readyz', timeout=4).close()"]
 CMD ["python", "-m", "server"]
