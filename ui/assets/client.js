@@ -1,0 +1,82 @@
+// The line to the server: one request under way, the newest mask wins, patience when it is busy or away.
+
+/** Seconds of a Retry-After header, which is a number or a date. */
+function retryAfter(header) {
+  const seconds = Number(header);
+  const wanted = header && Number.isFinite(seconds) ? seconds : (Date.parse(header) - Date.now()) / 1000;
+  return Math.min(60, Math.max(1, Number.isFinite(wanted) ? wanted : 1));
+}
+
+async function decoded(url) {
+  const image = new Image();
+  image.src = url;
+  await image.decode(); // before it is shown: frames replace each other without a flicker
+  return image;
+}
+
+/**
+ * @param url    Where to post.
+ * @param next   () -> {body: FormData, ...} for the newest state, or null when there is nothing to ask.
+ * @param accept (job, answer, images) for a result; refuse(job, status, problem) for a request that is wrong.
+ * @param report (state, seconds): 'bar' after 300 ms, 'slow' after 2 s, 'idle', 'busy', 'loading', 'offline',
+ *               'failed', 'timeout', 'stopped'.
+ */
+function createClient({ url, next, accept, refuse, report }) {
+  const LIMIT_MS = 30000;
+  let running = null, dirty = false, waiting = 0, failures = 0;
+
+  function later(state, seconds) {
+    clearTimeout(waiting);
+    waiting = setTimeout(wake, seconds * 1000 * (1 + Math.random() / 4)); // spread, so that many pages do not come back at once
+    report(state, Math.ceil(seconds));
+  }
+  function wake() { clearTimeout(waiting); waiting = 0; pump(); }
+  async function pump() {
+    if (running || waiting) { dirty = true; return; }
+    for (let again = true; again && !waiting; again = dirty) {
+      dirty = false;
+      const job = next();
+      if (!job) break;
+      await send(job);
+    }
+  }
+  async function send(job) {
+    const stop = new AbortController();
+    running = stop;
+    const timers = [[300, () => report('bar')], [2000, () => report('slow')], [LIMIT_MS, () => stop.abort('timeout')]].map(([ms, run]) => setTimeout(run, ms));
+    let arrived = null;
+    try {
+      arrived = await ask(job, stop.signal);
+    } catch (error) {
+      if (!stop.signal.aborted) later('offline', Math.min(8, 2 ** failures++));
+      else if (stop.signal.reason !== 'replaced') report(stop.signal.reason);
+    } finally {
+      timers.forEach(clearTimeout);
+      running = null;
+    }
+    if (!arrived || stop.signal.aborted) return;
+    if (arrived.answer) { failures = 0; report('idle'); accept(job, arrived.answer, arrived.images); }
+  }
+  async function ask(job, signal) {
+    const response = await fetch(url, { method: 'POST', body: job.body, headers: { accept: 'application/json' }, signal });
+    if (response.ok) {
+      const answer = await response.json(), images = {};
+      await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
+      return { answer, images };
+    }
+    if (response.status === 429 || response.status === 503) {
+      const ready = await fetch(rootUrl('readyz'), { signal }).then((r) => r.ok, () => false);
+      if (ready) later('busy', retryAfter(response.headers.get('retry-after'))); else later('loading', 2);
+    } else if (response.status === 502 || response.status === 504) later('offline', Math.min(8, 2 ** failures++));
+    else if (response.status >= 500) report('failed');
+    else { report('idle'); refuse(job, response.status, await response.json().catch(() => ({}))); }
+    return {};
+  }
+  addEventListener('online', () => { if (waiting) wake(); });
+  return {
+    pump, again: wake,
+    /** Another picture: the answer under way is for the old one. */
+    replace() { if (running) running.abort('replaced'); pump(); },
+    stop() { if (running) running.abort('stopped'); },
+  };
+}

@@ -1,0 +1,32 @@
+// Words and small browser memory, shared by every widget of the page.
+// Text from outside (file names, model names, messages) goes through textContent only, never through markup.
+
+/** Turns the tables of ui/strings into words('section.key', {name: value}). */
+function wordsOf(tables) {
+  const raw = (key) => { const [section, name] = key.split('.'); return (tables[section] || {})[name] || key; };
+  const words = (key, values = {}) => raw(key).replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+  /** Fills every element that names its text by data-t, data-label (aria-label) or data-title. */
+  words.fill = (root) => {
+    for (const node of root.querySelectorAll('[data-t]')) node.textContent = words(node.dataset.t);
+    for (const node of root.querySelectorAll('[data-label]')) node.setAttribute('aria-label', words(node.dataset.label));
+    for (const node of root.querySelectorAll('[data-title]')) node.title = words(node.dataset.title);
+  };
+  /** The same with every value in bold; built from text nodes. */
+  words.rich = (node, key, values) => {
+    node.replaceChildren(...raw(key).split(/(\{\w+\})/).map((part) => {
+      const name = part.slice(1, -1);
+      if (!part.startsWith('{') || !(name in values)) return document.createTextNode(part);
+      const bold = document.createElement('b');
+      bold.textContent = values[name];
+      return bold;
+    }));
+  };
+  return words;
+}
+
+/** localStorage, which a private window may refuse. */
+function remembered(key) { try { return localStorage.getItem(key); } catch { return null; } }
+function remember(key, value) { try { localStorage.setItem(key, value); } catch { /* not kept, nothing else */ } }
+
+/** The page's own address without the file part: right behind a path prefix as well. */
+function rootUrl(path) { return location.origin + location.pathname.replace(/[^/]*$/, '') + path; }

@@ -1,0 +1,42 @@
+"""The Explore tab: hide patches of a picture, see the model fill them in.
+
+Everything live happens in the browser (``assets/explore.js``), which asks the same API as everybody else;
+Gradio's event queue is not used: it costs three requests an edit.
+"""
+
+from __future__ import annotations
+
+import base64
+import tomllib
+
+import gradio as gr
+
+from ui.grid import build_widget
+from ui.strings import Words
+from ui.theme import ASSETS
+
+Sample = dict[str, str]
+
+
+def load_samples() -> list[Sample]:
+    """The pictures of ``assets/samples``, each with its small preview as a ``data:`` address."""
+    folder = ASSETS / "samples"
+    entries = tomllib.loads((folder / "samples.toml").read_text(encoding="utf-8"))["sample"]
+    samples = []
+    for entry in entries:
+        thumb = base64.b64encode((folder / f"{entry['name']}.thumb.webp").read_bytes()).decode("ascii")
+        sample = {key: entry[key] for key in ("name", "title", "licence", "author")}
+        samples.append(sample | {"thumb": f"data:image/webp;base64,{thumb}"})
+    return samples
+
+
+def build(description: dict[str, object], words: Words) -> gr.HTML:
+    """The tab's one widget.
+
+    Args:
+        description: The loaded model, as ``GET /v1/model`` gives it; name, grid and image_size are used.
+        words: All words of one language.
+    """
+    model = {key: description[key] for key in ("name", "grid", "image_size")}
+    scripts = ("words", "grid", "client", "explore")
+    return build_widget("explore", scripts, words=words, model=model, samples=load_samples())
