@@ -1,0 +1,119 @@
+"""`python -m server`: serve page and API until SIGTERM or Ctrl-C, then exit with 0."""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from pydantic import ValidationError
+
+from server import logs
+from server.service import Service
+from server.settings import PREFIX, Settings, unknown_variables
+
+
+class Server(uvicorn.Server):
+    """uvicorn, announcing when it is ready and refusing new work as soon as it is asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, address: str) -> None:
+        super().__init__(config)
+        self.service = service
+        self.address = address
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        print(f"Unmask is ready at {self.address}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop: what runs is finished, what is new is refused."""
+        self.service.drain()
+        super().handle_exit(sig, frame)
+
+
+def main() -> None:
+    """Serve with the settings of the environment."""
+    signal.signal(signal.SIGTERM, _leave)
+    settings = _read_settings()
+    listener = _bind(settings)
+    logs.configure(settings.log_level)
+    private = tempfile.TemporaryDirectory(prefix="unmask-", ignore_cleanup_errors=True)
+    with private as folder, suppress(KeyboardInterrupt):  # which uvicorn raises again after a clean stop
+        _serve(settings, listener, Path(folder))
+
+
+def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
+    from model import UnmaskError
+    from server.main import build  # imports the page's library: after the checks that are quick
+
+    (uploads := folder / "uploads").mkdir()
+    (empty := folder / "empty").mkdir()
+    try:
+        app, service = build(settings, uploads)
+    except UnmaskError as error:
+        _fail(f"{error} {error.hint}")
+    # Gradio may hand out files of the working folder when a handler names them: let there be none.
+    os.chdir(empty)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        root_path=settings.root_path,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=settings.graceful_s,
+    )
+    Server(config, service, _address(listener, settings)).run(sockets=[listener])
+
+
+def _read_settings() -> Settings:
+    if unknown := unknown_variables():
+        known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
+        _fail(f"Unknown setting {', '.join(unknown)}. Known are: {known}.")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        names = [f"{PREFIX}{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()]
+        _fail("\n".join(names))
+    if settings.weights is None:
+        return settings
+    return settings.model_copy(update={"weights": settings.weights.absolute()})
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Take the port before the slow part, so that a taken one is told at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        place = f"{settings.host} port {settings.port}"
+        _fail(f"Cannot listen on {place}: {reason}. Set {PREFIX}PORT to a free one.")
+    return listener
+
+
+def _address(listener: socket.socket, settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{listener.getsockname()[1]}{settings.root_path}"
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    """SIGTERM while loading leaves at once; later uvicorn has stopped already and raises it once more."""
+    raise SystemExit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The application without the page: middleware, routes, problems, lifespan."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from server import problems
+from server.limits import BodyLimit
+from server.logs import AccessLog
+from server.routes import build_router
+from server.samples import Sample
+from server.security import Gate, SecurityHeaders, body_limit
+from server.service import Service
+from server.settings import Settings
+
+REQUEST_ID = "X-Request-ID"
+EXPOSED = [REQUEST_ID, "X-Unmask-Seed", "X-Unmask-Hidden-Count", "Retry-After"]
+
+
+def create_app(service: Service, settings: Settings, samples: Mapping[str, Sample] | None = None) -> FastAPI:
+    """Build the API around a service, which is started and stopped with the application.
+
+    Args:
+        service: Does the work.
+        settings: Limits and addresses.
+        samples: Photos to offer, by name.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.stop()
+
+    app = FastAPIOffline(
+        docs_url="/docs",
+        redoc_url=None,
+        static_url="/docs-assets",
+        title="Unmask",
+        summary="Hide patches of a photo and see the model paint them.",
+        root_path=settings.root_path,
+        lifespan=lifespan,
+        middleware=_middleware(settings),
+    )
+    app.include_router(build_router(service, settings, samples or {}))
+    problems.install(app)
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """From the outermost inwards; every answer, refusals included, passes the first three."""
+    return [
+        Middleware(CorrelationIdMiddleware, header_name=REQUEST_ID, validator=_is_request_id),
+        Middleware(AccessLog, crashed=problems.crashed),
+        Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
+        # Always there, even without origins: where it is, gradio's own generous rules stay silent.
+        Middleware(CORSMiddleware, allow_origins=settings.cors_origins, expose_headers=EXPOSED),
+        Middleware(BodyLimit, limit_of=body_limit(settings.max_body_bytes)),
+        Middleware(Gate),
+    ]
+
+
+def _is_request_id(text: str) -> bool:
+    """A client's own id is taken over when it is short and harmless in logs and headers."""
+    return 0 < len(text) <= 64 and text.isascii() and text.replace("-", "").replace("_", "").isalnum()

@@ -1,0 +1,113 @@
+"""Composition root: settings, model, service, API, and the page mounted at `/`.
+
+The only module that sees all three rooms. `build` gives the application to a server; `create` is the import
+string for one that reads the environment: `uvicorn --factory server.main:create`.
+"""
+
+import tempfile
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from server import problems
+from server.app import create_app
+from server.samples import read_samples
+from server.security import PageMount
+from server.service import Service, warm_up
+from server.settings import Settings, prepare_environment
+
+if TYPE_CHECKING:
+    import gradio
+
+    from model import Reconstructor
+
+SAMPLES = Path(__file__).parent.parent / "ui" / "assets" / "samples"
+
+# Gradio's own queue stands behind the service's; this only bounds what it keeps itself.
+PAGE_QUEUE = 32
+
+
+def create() -> FastAPI:
+    """Build everything from the environment."""
+    temporary = tempfile.TemporaryDirectory(prefix="unmask-")
+    app, _ = build(Settings(), Path(temporary.name))
+    app.state.temporary = temporary  # removed with the application
+    return app
+
+
+def build(settings: Settings, temporary: Path) -> tuple[FastAPI, Service]:
+    """Load the model, and meanwhile import the page; both take seconds.
+
+    Args:
+        settings: The service's settings.
+        temporary: A private folder for what the page keeps on disk.
+
+    Raises:
+        CheckpointError: The weights cannot be used.
+    """
+    prepare_environment(settings, temporary)
+    loading: Future[Reconstructor] = Future()
+    threading.Thread(target=_load, args=(settings, loading), name="unmask-load", daemon=True).start()
+    if settings.page:
+        import ui.page  # noqa: F401 - pulls gradio, which takes seconds: while the model loads
+    service = Service(loading.result(), settings)
+    app = create_app(service, settings, read_samples(SAMPLES))
+    if settings.page:
+        from ui.page import build_page
+        from ui.theme import build_theme, stylesheet
+
+        mount_page(app, build_page(service.describe()), settings, theme=build_theme(), css=stylesheet())
+    return app, service
+
+
+def _load(settings: Settings, loading: "Future[Reconstructor]") -> None:
+    from model import load
+
+    try:
+        reconstructor = load(settings.weights, settings.device)
+        warm_up(reconstructor)
+    except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        loading.set_exception(error)
+    else:
+        loading.set_result(reconstructor)
+
+
+def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: Any) -> FastAPI:
+    """Mount the page at `/` with everything closed that it does not need.
+
+    Args:
+        app: The API.
+        page: The page.
+        settings: For limits and the proxy's path.
+        look: Passed on to gradio: theme, css, head.
+
+    Returns:
+        Gradio's own application inside.
+    """
+    import gradio
+
+    page.queue(max_size=PAGE_QUEUE, default_concurrency_limit=1, api_open=False)
+    gradio.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        root_path=settings.root_path or None,
+        max_file_size=settings.max_bytes,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        show_error=False,
+        pwa=False,
+        mcp_server=False,
+        **look,
+    )
+    # Without this flag, which only launch() sets, a posted file path is taken from anywhere on the disk.
+    page.has_launched = True
+    inside: FastAPI = app.router.routes.pop().app  # type: ignore[attr-defined]
+    app.router.routes.append(PageMount("/", app=inside))
+    problems.install(inside)
+    return inside

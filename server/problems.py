@@ -1,0 +1,239 @@
+"""Errors as the client sees them: RFC 9457 problems, built in this one place.
+
+Every refusal carries a stable type, what was wrong, the limit and what to do. An `UnmaskError` of the model
+becomes a problem through `STATUS`; what nobody foresaw becomes a 500 that tells nothing about the inside.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from asgi_correlation_id import correlation_id
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from model import CheckpointError, UnmaskError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:unmask:problem:"
+
+# Codes of the model whose status is not 422; every other mistake of the caller is "unprocessable".
+STATUS = {"image-format": 415, "image-pixels": 413}
+OUR_FAULT = (CheckpointError,)
+
+
+class ServiceError(UnmaskError):
+    """A refusal by the service itself, not by the model."""
+
+    status = 500
+    title = "The service failed"
+
+    def __init__(self, message: str, *, code: str, hint: str, field: str | None = None) -> None:
+        super().__init__(message, code=code, hint=hint, field=field)
+        self.headers: dict[str, str] = {}
+        self.errors: Sequence[Mapping[str, str]] = (
+            [{"field": field, "message": message, "hint": hint}] if field else []
+        )
+
+
+class BadRequestError(ServiceError):
+    """A request that cannot be understood, with the status that says why."""
+
+    def __init__(self, message: str, *, status: int, code: str, hint: str, field: str | None = None) -> None:
+        super().__init__(message, code=code, hint=hint, field=field)
+        self.status = status
+        self.title = _phrase(status)
+
+
+class InvalidFieldsError(ServiceError):
+    """Form fields that are missing, unknown or wrong; all of them are named at once.
+
+    Args:
+        errors: Per bad field: `field`, `message`, `hint`.
+    """
+
+    status, title = 422, "Invalid fields"
+
+    def __init__(self, errors: Sequence[Mapping[str, str]]) -> None:
+        messages = " ".join(error["message"] for error in errors)
+        super().__init__(messages, code="invalid-fields", hint="See 'errors' for what each field takes.")
+        self.errors = errors
+
+
+class TooLargeError(ServiceError):
+    """More bytes than allowed."""
+
+    status, title = 413, "Too large"
+
+    def __init__(self, field: str, max_bytes: int) -> None:
+        super().__init__(
+            f"'{field}' is larger than the allowed {_size(max_bytes)}.",
+            code="too-large",
+            hint=f"Send at most {max_bytes} bytes; a smaller or stronger compressed picture gives the same result.",
+            field=field,
+        )
+
+
+class OverloadedError(ServiceError):
+    """No room in the queue."""
+
+    status, title = 503, "Busy"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(
+            "The service is busy and its queue is full.",
+            code="overloaded",
+            hint=f"Send the same request again in {retry_after_s} s.",
+        )
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
+class ShuttingDownError(ServiceError):
+    """The service stops and takes no new work."""
+
+    status, title = 503, "Stopping"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The service is stopping.", code="shutting-down", hint="Send the same request again soon."
+        )
+        self.headers = {"Retry-After": "5"}
+
+
+class DeadlineExceededError(ServiceError):
+    """The work took longer than a request may take."""
+
+    status, title = 504, "Too slow"
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(
+            f"The request was given up after {deadline_s:g} s.",
+            code="deadline-exceeded",
+            hint="Send the same request again when the service is less busy.",
+        )
+
+
+class ClientGoneError(ServiceError):
+    """The client hung up; nobody reads the answer, the log does."""
+
+    status, title = 499, "Client closed the connection"
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection.", code="client-gone", hint="Nothing to do.")
+
+
+def problem(
+    status: int,
+    code: str,
+    *,
+    detail: str,
+    title: str | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Build the answer for one problem.
+
+    Args:
+        status: HTTP status.
+        code: Stable slug; ends up in `type`.
+        detail: What happened and what to do, for a person.
+        title: The same for all problems of a type; the status phrase by default.
+        errors: Per bad field: `field`, `message`, `hint`.
+        headers: Further response headers.
+    """
+    body: dict[str, Any] = {
+        "type": TYPE_PREFIX + code,
+        "title": title or _phrase(status),
+        "status": status,
+        "detail": detail,
+        "instance": correlation_id.get(),
+        "errors": [dict(error) for error in errors],
+    }
+    return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
+
+
+def from_error(error: UnmaskError) -> JSONResponse:
+    """The problem for an error of the model or the service."""
+    if isinstance(error, OUR_FAULT):
+        return crashed()
+    detail = f"{error} {error.hint}"
+    if isinstance(error, ServiceError):
+        return problem(
+            error.status,
+            error.code,
+            title=error.title,
+            detail=detail,
+            errors=error.errors,
+            headers=error.headers,
+        )
+    fields = [{"field": error.field, "message": str(error), "hint": error.hint}] if error.field else []
+    return problem(STATUS.get(error.code, 422), error.code, detail=detail, errors=fields)
+
+
+def crashed() -> JSONResponse:
+    """The answer to a mistake of ours; the log has the details under the same request id."""
+    detail = "Something went wrong on our side. If it happens again, report the request id in 'instance'."
+    return problem(500, "internal", detail=detail)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem; mounted apps do not inherit this and need their own call."""
+
+    async def on_unmask(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, UnmaskError)  # the registration below guarantees it
+        return from_error(error)
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return _from_http(request, error)
+
+    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _from_validation(error)
+
+    async def on_crash(_: Request, __: Exception) -> JSONResponse:
+        return crashed()
+
+    app.add_exception_handler(UnmaskError, on_unmask)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(Exception, on_crash)
+
+
+def _from_http(request: Request, error: HTTPException) -> JSONResponse:
+    headers = dict(error.headers or {})
+    path = request.url.path
+    hints = {
+        404: f"There is nothing at {path}. The API is described at /docs.",
+        405: f"{request.method} is not possible at {path}; allowed: {headers.get('Allow', 'see /docs')}.",
+    }
+    default = str(error.detail) if error.status_code < 500 else _phrase(error.status_code)
+    if error.status_code == 503:
+        headers.setdefault("Retry-After", "2")  # gradio's full queue says none
+    slug = _phrase(error.status_code).lower().replace(" ", "-")
+    return problem(error.status_code, slug, detail=hints.get(error.status_code, default), headers=headers)
+
+
+def _from_validation(error: RequestValidationError) -> JSONResponse:
+    # The input itself is left out: it is the client's data and may be large.
+    errors = [
+        {
+            "field": ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]),
+            "message": str(entry["msg"]),
+            "hint": "See /docs for what is allowed.",
+        }
+        for entry in error.errors()
+    ]
+    return problem(
+        422, "invalid-request", detail="The request does not have the expected shape.", errors=errors
+    )
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024**2:g} MiB" if count >= 1024**2 else f"{count / 1024:g} KiB"

@@ -1,0 +1,237 @@
+"""What strangers may reach and what browsers may do: the gate in front of Gradio, and the security headers.
+
+Gradio answers some sixty paths, most of which the page does not need and some of which serve anybody (an
+open relay, endless streams, run histories). Only what the page's own traffic showed is let through.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import brotli  # type: ignore[import-untyped]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import problems
+
+API_PATHS = frozenset({"/reconstruct", "/healthz", "/readyz", "/docs", "/openapi.json"})
+API_FOLDERS = ("/v1/", "/docs/", "/docs-assets/")
+
+PAGE_PATHS = frozenset(
+    {"/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
+    | {f"/gradio_api/{name}" for name in ("startup-events", "cancel", "reset", "upload", "upload_progress")}
+    | {"/gradio_api/queue/join", "/gradio_api/queue/data"}
+)
+PAGE_FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
+FILE_ROUTE = "/gradio_api/file="
+
+# Paths whose body may hold a picture; everything else is small.
+PICTURE_PATHS = ("/reconstruct", "/v1/reconstruct", "/gradio_api/upload")
+SMALL_BODY_BYTES = 256 * 1024
+QUEUE_PATH = "/gradio_api/queue/join"
+
+# Gradio builds the page's root address from these without asking who sent them, which poisons caches.
+# uvicorn has already applied what a trusted proxy said about scheme and client.
+UNTRUSTED_HEADERS = frozenset({b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server"})
+
+COMMON_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+INLINE_SCRIPT = re.compile(r"<script(?![^>]*\ssrc\s*=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
+
+
+def local_path(scope: Scope) -> str:
+    """The decoded path without the prefix of a proxy."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] or "/" if root and path.startswith(root) else path
+
+
+def is_api(path: str) -> bool:
+    """Whether a path belongs to the API and never to the page."""
+    return path in API_PATHS or path.startswith(API_FOLDERS)
+
+
+def is_served(path: str) -> bool:
+    """Whether a path belongs to the API or to what the page needs."""
+    if is_api(path) or path in PAGE_PATHS or path.startswith(PAGE_FOLDERS):
+        return True
+    # With an address instead of a path, gradio would fetch it for anybody.
+    return (
+        path.startswith(FILE_ROUTE) and "://" not in path and not path[len(FILE_ROUTE) :].startswith("http")
+    )
+
+
+class PageMount(Mount):
+    """The page's mount at `/`, which would answer every path, without the API's.
+
+    A wrong method or an unknown name below `/v1` is the API's to refuse.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match what does not belong to the API."""
+        return (Match.NONE, {}) if is_api(local_path(scope)) else super().matches(scope)
+
+
+def body_limit(picture_bytes: int) -> Callable[[str], int]:
+    """The rule of how many bytes a path takes.
+
+    Args:
+        picture_bytes: Limit where a picture is sent.
+    """
+    return lambda path: picture_bytes if path.endswith(PICTURE_PATHS) else SMALL_BODY_BYTES
+
+
+class Gate:
+    """Lets through only what is served, and strips what must not reach the application.
+
+    Args:
+        app: The next application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or answer 404 or 422."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        path = local_path(scope)
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
+            return
+        if not is_served(path):
+            detail = "There is nothing at this path. The API is described at /docs."
+            await problems.problem(404, "not-found", detail=detail)(scope, receive, send)
+            return
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in UNTRUSTED_HEADERS]
+        if path == QUEUE_PATH and scope["method"] == "POST":
+            await self._queue(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    async def _queue(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look into a call of the page: a file given by address would make the server fetch it."""
+        body = await _read_body(receive)
+        if body is None:
+            return
+        if _asks_to_fetch(body):
+            error = problems.BadRequestError(
+                "A file path holds an address.",
+                status=422,
+                code="remote-file",
+                hint="Upload the file itself; the service fetches nothing.",
+                field="data",
+            )
+            await problems.from_error(error)(scope, receive, send)
+            return
+        replayed = False
+
+        async def replay() -> Message:
+            nonlocal replayed
+            if replayed:
+                return await receive()
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body, None when the client left; its size is bounded by `limits.BodyLimit` around."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _asks_to_fetch(body: bytes) -> bool:
+    """Whether a JSON body holds an object with an address as its `path`, at any depth."""
+    try:
+        todo: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return False  # refused by the application as not being JSON
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            if isinstance(path := value.get("path"), str) and "://" in path:
+                return True
+            todo.extend(value.values())
+        elif isinstance(value, list):
+            todo.extend(value)
+    return False
+
+
+class SecurityHeaders:
+    """Adds the headers that keep browsers honest, and a content policy to every page.
+
+    Inline scripts of the page change with its configuration, so they are hashed as they pass.
+
+    Args:
+        app: The next application.
+        frame_ancestors: Who may frame the page.
+    """
+
+    def __init__(self, app: ASGIApp, frame_ancestors: Iterable[str]) -> None:
+        self.app = app
+        self.frame_ancestors = " ".join(frame_ancestors) or "'none'"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        held: Message | None = None
+        parts: list[bytes] = []
+
+        async def dress(message: Message) -> None:
+            nonlocal held
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(COMMON_HEADERS)
+                if headers.get("content-type", "").startswith("text/html"):
+                    held = message
+                    return
+            elif held is not None:
+                parts.append(message.get("body", b""))
+                if message.get("more_body"):
+                    return
+                page = b"".join(parts)
+                headers = MutableHeaders(scope=held)
+                headers["Content-Security-Policy"] = self._policy(page, headers)
+                headers["Cache-Control"] = "no-cache"
+                await send(held)
+                held = None
+                message = {"type": "http.response.body", "body": page}
+            await send(message)
+
+        await self.app(scope, receive, dress)
+
+    def _policy(self, page: bytes, headers: Headers) -> str:
+        unpack = {"br": brotli.decompress, "gzip": gzip.decompress}.get(
+            headers.get("content-encoding", ""), bytes
+        )
+        scripts = INLINE_SCRIPT.findall(unpack(page).decode("utf-8", "replace"))
+        hashes = sorted(
+            {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts}
+        )
+        allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+        return (
+            # gradio compiles its custom widgets in the browser ('unsafe-eval') and sets styles inline
+            f"default-src 'none'; script-src 'self' 'unsafe-eval' {allowed}; style-src 'self' 'unsafe-inline'; "
+            "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; manifest-src 'self'; "
+            "object-src 'none'; base-uri 'self'; form-action 'self'; "
+            f"frame-ancestors {self.frame_ancestors}"
+        )

@@ -1,0 +1,139 @@
+"""Every knob of the service: its name, unit, default and reason.
+
+The only module of the server that reads or writes the environment. A variable is `UNMASK_` plus the field's
+name in capitals (`UNMASK_PORT=8000`); an unknown `UNMASK_` variable is an error, because it is nearly
+always a typo.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "UNMASK_"
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What an operator may change, checked once at start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on. Local by default: opening it is a decision."
+    )
+    port: int = Field(default=7860, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path prefix behind a proxy, such as /unmask.",
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="Addresses whose X-Forwarded-For and -Proto are believed, comma separated.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of other web pages that may call the API, comma separated. None by default.",
+    )
+    frame_ancestors: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("'self'",), description="Who may show the page in a frame (CSP sources, comma separated)."
+    )
+
+    weights: Path | None = Field(
+        default=None, description="Weight file (.safetensors); empty takes the shipped one."
+    )
+    device: str | None = Field(
+        default=None, description="cpu, cuda or cuda:N; empty takes a GPU when there is one."
+    )
+    threads: int = Field(
+        default_factory=lambda: available_cpus(),
+        ge=1,
+        description="CPU threads of the network; affinity and cgroup decide.",
+    )
+    decode_threads: int = Field(
+        default_factory=lambda: min(4, available_cpus()),
+        ge=1,
+        le=64,
+        description="Threads that decode and encode pictures; each may hold one full-size picture in memory.",
+    )
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Pictures in one network call; empty: 4 on a CPU, 32 on a GPU.",
+    )
+
+    max_bytes: int = Field(default=16 * MIB, ge=1024, description="Bytes of one uploaded picture.")
+    max_waiting: int = Field(
+        default=64, ge=1, description="Requests in work or waiting; bounds the memory they hold."
+    )
+    max_queue_s: float = Field(
+        default=2.0, gt=0, description="Predicted wait in seconds above which requests are refused."
+    )
+    deadline_s: float = Field(
+        default=10.0, gt=0, description="Seconds after which an admitted request is given up."
+    )
+    graceful_s: int = Field(default=5, ge=1, description="Seconds that running requests get after SIGTERM.")
+
+    page: bool = Field(default=True, description="Serve the page at / beside the API.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+
+    @field_validator("cors_origins", "frame_ancestors", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        """Lists are written `a,b` in the environment, which is easier to type right than JSON."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bytes of a whole request with a picture: the picture, its drawing and the form around them."""
+        return self.max_bytes + MIB
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Names that start like ours but are none of ours, sorted."""
+    names = os.environ if environment is None else environment  # noqa: TID251 - settings own the environment
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def prepare_environment(settings: Settings, temporary: Path) -> None:
+    """Tell libraries that only listen to the environment; call before torch or gradio are imported.
+
+    Args:
+        settings: The service's settings.
+        temporary: A private folder for uploads that Gradio keeps on disk.
+    """
+    environment = os.environ  # noqa: TID251 - settings own the environment
+    environment["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio compares with this very text
+    environment["GRADIO_TEMP_DIR"] = str(temporary)
+    environment["HF_HUB_OFFLINE"] = "1"  # nothing may be fetched behind the operator's back
+    environment.setdefault("OMP_NUM_THREADS", str(settings.threads))
+
+
+def available_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs this process may use: its affinity, cut by the container's quota (cgroup v2 or v1), at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, min(allowed, math.ceil(_quota(root) or allowed)))
+
+
+def _quota(root: Path) -> float | None:
+    """CPUs granted by the cgroup, None when it sets no bound or cannot be read."""
+    try:
+        if (v2 := root / "cpu.max").exists():
+            quota, period = v2.read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
+            period = (root / "cpu/cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None  # "max", -1, or no cgroup at all
