@@ -57,9 +57,9 @@ def build(settings: Settings, temporary: Path) -> tuple[FastAPI, Service]:
     app = create_app(service, settings, read_samples(SAMPLES))
     if settings.page:
         from ui.page import build_page
-        from ui.theme import build_theme, stylesheet
+        from ui.theme import build_theme, head
 
-        mount_page(app, build_page(service.describe()), settings, theme=build_theme(), css=stylesheet())
+        mount_page(app, build_page(service.describe()), settings, theme=build_theme(), head=head())
     return app, service
 
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from model import CheckpointError, UnmaskError
 
@@ -193,12 +194,16 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return _from_validation(error)
 
+    async def on_disconnect(_: Request, __: Exception) -> JSONResponse:
+        return from_error(ClientGoneError())
+
     async def on_crash(_: Request, __: Exception) -> JSONResponse:
         return crashed()
 
     app.add_exception_handler(UnmaskError, on_unmask)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(Exception, on_crash)
 
 

@@ -1,0 +1,137 @@
+"""What the server's tests share: a tiny engine that can be slow or fail, and an application around it."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import pytest
+import structlog
+from fastapi import FastAPI
+from PIL import Image
+from starlette.testclient import TestClient
+
+from model import Options, Reconstructor
+from server.app import create_app
+from server.service import Service
+from server.settings import Settings
+
+
+def png(colour: tuple[int, int, int] = (200, 30, 60), size: tuple[int, int] = (64, 64)) -> bytes:
+    """A picture file of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> bytes:
+    """A picture file with something in it."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass
+class FakeResult:
+    """What the fake engine painted: the picture's own bytes, so that a mix-up would show."""
+
+    image: bytes
+    seed: int
+
+    def to_dict(self, panels: tuple[str, ...]) -> dict[str, Any]:
+        return {"seed": self.seed, "hidden": [0], "images": {name: self.image.hex() for name in panels}}
+
+    def sheet(self, names: tuple[str, ...]) -> bytes:
+        return self.image
+
+
+@dataclass
+class FakeEngine:
+    """Stands in for a reconstructor where a test needs one that waits or breaks.
+
+    Attributes:
+        gate: `run` waits until it is set.
+        batches: The jobs of every call of `run`.
+        fails_on: A picture whose job breaks its whole batch.
+    """
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    batches: list[list[bytes]] = field(default_factory=list)
+    fails_on: bytes | None = None
+    device: str = "cpu"
+    image_size: int = 64
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "fake"}
+
+    def prepare(self, image: bytes, options: Options) -> bytes:
+        return image
+
+    def run(self, jobs: list[bytes]) -> list[bytes]:
+        self.batches.append(list(jobs))
+        self.entered.set()
+        assert self.gate.wait(20)
+        if self.fails_on in jobs:
+            raise RuntimeError("the network broke")
+        return [b"painted " + job for job in jobs]
+
+    def finish(self, job: bytes, prediction: bytes) -> FakeResult:
+        assert prediction == b"painted " + job
+        return FakeResult(job, seed=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_log() -> None:
+    """Without a configuration structlog draws every error in colour, with all local values: seconds each."""
+    structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    engine = FakeEngine()
+    engine.gate.set()
+    return engine
+
+
+def build_app(reconstructor: Reconstructor | FakeEngine, **settings: Any) -> tuple[FastAPI, Service]:
+    """An application without the page, and its service."""
+    chosen = Settings(**settings)
+    service = Service(cast(Reconstructor, reconstructor), chosen)
+    return create_app(service, chosen), service
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[TestClient]:
+    """A client of a started application; an error that is not answered is a failure of the test."""
+    with TestClient(app) as client:
+        yield client
+
+
+def post(client: Any, image: bytes | None = None, **fields: Any) -> httpx.Response:
+    """Send the form; `headers` goes where it belongs."""
+    headers = fields.pop("headers", {})
+    files = {"image": ("photo.png", png() if image is None else image, "image/png")}
+    return cast(httpx.Response, client.post("/reconstruct", files=files, data=fields, headers=headers))
+
+
+def problem_of(response: Any, status: int) -> dict[str, Any]:
+    """The problem in an answer, after checking that it is a whole one."""
+    assert response.status_code == status, response.text[:500]
+    assert response.headers["content-type"] == "application/problem+json"
+    body = cast(dict[str, Any], json.loads(response.content))
+    assert body.keys() == {"type", "title", "status", "detail", "instance", "errors"}
+    assert body["status"] == status
+    assert body["type"].startswith("urn:unmask:problem:")
+    assert body["instance"] == response.headers["x-request-id"]
+    assert all(error.keys() == {"field", "message", "hint"} for error in body["errors"])
+    return body
+
+
+Poster = Callable[..., httpx.Response]

@@ -1,0 +1,150 @@
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from server.batcher import Batcher
+from server.problems import OverloadedError, ShuttingDownError
+
+
+class Recorder:
+    """A network that waits for its gate and remembers the batches it saw."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.batches: list[list[str]] = []
+        self.slow_s = 0.0
+
+    def __call__(self, jobs: list[str]) -> list[str]:
+        self.batches.append(jobs)
+        self.entered.set()
+        assert self.gate.wait(10)
+        time.sleep(self.slow_s)
+        if "bad" in jobs:
+            raise ValueError("bad job")
+        return [job.upper() for job in jobs]
+
+
+@contextmanager
+def started(
+    network: Recorder, *, max_batch: int = 4, max_waiting: int = 8, max_queue_s: float = 2.0
+) -> Iterator[Batcher[str, str]]:
+    batcher: Batcher[str, str] = Batcher(
+        network, max_batch=max_batch, max_waiting=max_waiting, max_queue_s=max_queue_s
+    )
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        network.gate.set()
+        batcher.stop()
+
+
+async def behind_a_busy_worker(batcher: Batcher[str, str], network: Recorder) -> asyncio.Task[str]:
+    """Occupy the worker with one job until the gate opens."""
+    network.gate.clear()
+    network.entered.clear()
+    first = asyncio.create_task(batcher.submit("first"))
+    await asyncio.to_thread(network.entered.wait, 10)
+    return first
+
+
+def test_what_waits_is_taken_at_once_and_in_order() -> None:
+    network = Recorder()
+
+    async def scene(batcher: Batcher[str, str]) -> list[str]:
+        first = await behind_a_busy_worker(batcher, network)
+        waiting = [asyncio.create_task(batcher.submit(job)) for job in "abcdef"]
+        await asyncio.sleep(0)
+        network.gate.set()
+        return await asyncio.gather(first, *waiting)
+
+    with started(network) as batcher:
+        assert asyncio.run(scene(batcher)) == ["FIRST", "A", "B", "C", "D", "E", "F"]
+    assert network.batches == [["first"], ["a", "b", "c", "d"], ["e", "f"]]
+
+
+def test_a_cancelled_job_costs_no_compute() -> None:
+    network = Recorder()
+
+    async def scene(batcher: Batcher[str, str]) -> None:
+        first = await behind_a_busy_worker(batcher, network)
+        gone = asyncio.create_task(batcher.submit("gone"))
+        stays = asyncio.create_task(batcher.submit("stays"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        network.gate.set()
+        assert await asyncio.gather(first, stays) == ["FIRST", "STAYS"]
+
+    with started(network) as batcher:
+        asyncio.run(scene(batcher))
+    assert network.batches == [["first"], ["stays"]]
+
+
+def test_a_bad_job_fails_alone() -> None:
+    network = Recorder()
+
+    async def scene(batcher: Batcher[str, str]) -> list[str | BaseException]:
+        first = await behind_a_busy_worker(batcher, network)
+        rest = [asyncio.create_task(batcher.submit(job)) for job in ("a", "bad", "b")]
+        await asyncio.sleep(0)
+        network.gate.set()
+        await first
+        return await asyncio.gather(*rest, return_exceptions=True)
+
+    with started(network) as batcher:
+        a, bad, b = asyncio.run(scene(batcher))
+        assert (a, b) == ("A", "B")
+        assert isinstance(bad, ValueError)
+        assert batcher.alive
+
+
+def test_predictions_that_do_not_fit_the_jobs_are_an_error() -> None:
+    batcher: Batcher[str, str] = Batcher(lambda _: [], max_batch=1, max_waiting=1, max_queue_s=1)
+    batcher.start()
+    with pytest.raises(RuntimeError, match="0 predictions for 1 jobs"):
+        asyncio.run(batcher.submit("a"))
+    batcher.stop()
+
+
+def test_a_full_queue_refuses_and_an_idle_one_never_does() -> None:
+    with started(Recorder(), max_waiting=2) as batcher:
+        with batcher.admit(), batcher.admit(), pytest.raises(OverloadedError) as refused:
+            batcher.check_room()
+        assert int(refused.value.headers["Retry-After"]) >= 1
+        batcher.check_room()
+
+
+def test_the_queue_is_bounded_by_predicted_time() -> None:
+    network = Recorder()
+    network.slow_s = 0.2
+    with started(network, max_waiting=100, max_queue_s=0.5) as batcher:
+        asyncio.run(batcher.submit("a"))  # now the pace is known: 0.2 s a job
+        with batcher.admit(), batcher.admit(), batcher.admit(), pytest.raises(OverloadedError):
+            batcher.check_room()
+
+
+def test_stopping_refuses_what_waits_and_what_comes() -> None:
+    network = Recorder()
+
+    async def scene(batcher: Batcher[str, str]) -> None:
+        first = await behind_a_busy_worker(batcher, network)
+        waits = asyncio.create_task(batcher.submit("waits"))
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(asyncio.to_thread(batcher.stop))
+        with pytest.raises(ShuttingDownError):
+            await waits
+        network.gate.set()
+        await stopping
+        assert await first == "FIRST"
+        with pytest.raises(ShuttingDownError):
+            await batcher.submit("late")
+
+    with started(network) as batcher:
+        asyncio.run(scene(batcher))

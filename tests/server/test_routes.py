@@ -1,0 +1,325 @@
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from model import PANELS, STRATEGIES
+from server.app import create_app
+from server.main import SAMPLES
+from server.samples import read_samples
+from server.settings import Settings
+from tests.server.conftest import FakeEngine, build_app, png, post, problem_of, running
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> Iterator[TestClient]:
+    app, _ = build_app(engine, max_bytes=64 * 1024)
+    with running(app) as client:
+        yield client
+
+
+def fields_of(response: Any, status: int = 422) -> list[str]:
+    return [error["field"] for error in problem_of(response, status)["errors"]]
+
+
+def into(app: FastAPI) -> dict[str, Any]:
+    """Arguments of a client that talks to the application directly, many requests at a time."""
+    return {"transport": httpx.ASGITransport(app), "base_url": "http://t"}
+
+
+def test_both_addresses_answer_the_same(client: TestClient) -> None:
+    for path in ("/reconstruct", "/v1/reconstruct"):
+        answer = client.post(path, files={"image": ("a.png", png())})
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-store"
+        assert list(answer.json()["images"]) == ["masked", "reconstruction", "original"]
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_the_accept_header_picks_the_form(client: TestClient) -> None:
+    wants = {
+        "image/png": "image/png",
+        "image/*": "image/png",
+        "image/png;q=0.5, application/json": "application/json",
+        "text/html, image/png, */*;q=0.8": "image/png",
+        "*/*": "application/json",
+        "application/*": "application/json",
+    }
+    for accept, kind in wants.items():
+        answer = post(client, headers={"accept": accept})
+        assert answer.headers["content-type"] == kind, accept
+    png_answer = post(client, headers={"accept": "image/png"})
+    assert (png_answer.headers["x-unmask-seed"], png_answer.headers["x-unmask-hidden-count"]) == ("1", "1")
+    assert fields_of(post(client, headers={"accept": "text/html"}), 406) == ["Accept"]
+    assert fields_of(post(client, headers={"accept": "image/png;q=0, application/json;q=x"}), 406) == [
+        "Accept"
+    ]
+
+
+def test_an_unknown_field_is_named_with_the_allowed_ones(client: TestClient) -> None:
+    error = problem_of(post(client, mask_ratio="0.5"), 422)["errors"][0]
+    assert error["field"] == "mask_ratio"
+    for name in ("image", "ratio", "hidden_count", "seed", "indices", "drawing", "panels"):
+        assert name in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", "x"),
+        ("seed", "1.5"),
+        ("seed", "9" * 5000),
+        ("seed", "٣"),
+        ("hidden_count", "1e3"),
+        ("ratio", "nan"),
+        ("ratio", "1e999999999"),
+        ("ratio", ""),
+        ("indices", "1,2"),
+        ("indices", "[1, true]"),
+        ("indices", "[" * 30000),
+        ("panels", "masked,mask"),
+        ("panels", ""),
+        ("panels", "masked,masked"),
+        ("interpolation", "perhaps"),
+    ],
+)
+def test_a_wrong_value_is_named(field: str, value: str, client: TestClient) -> None:
+    assert fields_of(post(client, **{field: value})) == [field]
+
+
+def test_all_wrong_values_are_named_at_once(client: TestClient) -> None:
+    assert fields_of(post(client, seed="x", ratio="y", panels="z")) == ["ratio", "seed", "panels"]
+
+
+def test_a_repeated_field_is_refused(client: TestClient) -> None:
+    answer = client.post("/reconstruct", files={"image": ("a", png())}, data={"seed": ["1", "2"]})
+    assert fields_of(answer) == ["seed"]
+
+
+def test_files_and_texts_are_not_mixed_up(client: TestClient) -> None:
+    assert fields_of(client.post("/reconstruct", files={"seed": ("a", b"1"), "image": ("a", png())})) == [
+        "seed"
+    ]
+    answer = client.post("/reconstruct", data={"image": "text"}, files={"drawing": ("a", png())})
+    assert fields_of(answer) == ["image"]
+
+
+def test_a_missing_picture_is_named(client: TestClient) -> None:
+    assert fields_of(client.post("/reconstruct", files={"drawing": ("a", png())})) == ["image"]
+    # what a browser sends for a file input left empty
+    assert fields_of(client.post("/reconstruct", files={"image": ("", b"")})) == ["image"]
+
+
+@pytest.mark.parametrize("name", ["image", "drawing"])
+def test_a_file_that_is_too_large_is_named(name: str, client: TestClient) -> None:
+    files = {"image": ("a", png()), name: ("a", b"x" * (64 * 1024 + 1))}
+    body = problem_of(client.post("/reconstruct", files=files), 413)
+    assert body["errors"][0]["field"] == name
+    assert "65536" in body["errors"][0]["hint"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "image/png", "application/x-www-form-urlencoded", ""])
+def test_another_kind_of_body_is_refused(kind: str, client: TestClient) -> None:
+    answer = client.post("/reconstruct", content=b"{}", headers={"content-type": kind})
+    assert fields_of(answer, 415) == ["Content-Type"]
+
+
+def test_a_broken_form_is_refused(client: TestClient) -> None:
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
+        answer = client.post("/reconstruct", content=b"nonsense", headers={"content-type": kind})
+        assert answer.status_code in (400, 422)
+        problem_of(answer, answer.status_code)
+    many = client.post("/reconstruct", files={"image": ("a", png())}, data={f"f{i}": "" for i in range(100)})
+    problem_of(many, 400)
+
+
+def test_wrong_methods_and_paths_are_problems(client: TestClient) -> None:
+    refused = client.get("/reconstruct")
+    problem_of(refused, 405)
+    assert refused.headers["allow"] == "POST"
+    for path in ("/nope", "/v1/nope", "/v1/samples/nope", "/v1/samples/..%2f..%2fetc"):
+        problem_of(client.get(path), 404)
+
+
+def test_health_is_told_for_get_and_head(client: TestClient, engine: FakeEngine) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.head("/readyz").status_code == 200
+    assert client.get("/v1/model").json() == {"name": "fake"}
+
+
+def test_a_draining_service_is_alive_but_not_ready(engine: FakeEngine) -> None:
+    app, service = build_app(engine)
+    with running(app) as client:
+        service.drain()
+        assert client.get("/healthz").status_code == 200
+        for refused in (client.get("/readyz"), post(client)):
+            problem_of(refused, 503)
+            assert refused.headers["retry-after"]
+
+
+def test_a_request_id_is_taken_over_only_when_harmless(client: TestClient) -> None:
+    assert client.get("/healthz", headers={"x-request-id": "abc_1-2"}).headers["x-request-id"] == "abc_1-2"
+    for bad in ("a" * 65, "a b", 'a"b'):
+        assert client.get("/healthz", headers={"x-request-id": bad}).headers["x-request-id"] != bad
+
+
+def test_a_mistake_of_ours_tells_nothing_about_the_inside(engine: FakeEngine) -> None:
+    engine.fails_on = png()
+    app, _ = build_app(engine)
+    with running(app) as client:
+        body = problem_of(post(client), 500)
+        assert "network broke" not in json.dumps(body)
+        assert post(client, png((1, 2, 3))).status_code == 200
+
+
+def test_the_description_is_complete(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    assert description["openapi"].startswith("3.1")
+    operation = description["paths"]["/v1/reconstruct"]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["required"] == ["image"]
+    assert form["properties"]["strategy"]["enum"] == list(STRATEGIES)
+    assert all(name in form["properties"]["panels"]["description"] for name in PANELS)
+    for status in ("406", "413", "415", "422", "503", "504"):
+        assert "application/problem+json" in operation["responses"][status]["content"]
+
+
+def test_the_docs_page_asks_nobody_outside(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "://" not in page.text.replace("http://www.w3.org", "")
+    for path in (
+        "/docs-assets/swagger-ui-bundle.js",
+        "/docs-assets/swagger-ui.css",
+        "/docs-assets/favicon.png",
+    ):
+        assert path in page.text
+        assert client.get(path).status_code == 200
+
+
+def test_samples_are_listed_with_their_licence_and_cached(engine: FakeEngine) -> None:
+    _, service = build_app(engine)
+    with running(create_app(service, Settings(), read_samples(SAMPLES))) as client:
+        listed = client.get("/v1/samples").json()["samples"]
+        assert len(listed) >= 6
+        for sample in listed:
+            assert sample["licence"] in ("CC0", "Public domain")
+            photo = client.get(sample["url"])
+            assert photo.headers["content-type"] == "image/jpeg"
+            assert client.get(sample["thumb"]).headers["content-type"] == "image/webp"
+            again = client.get(sample["url"], headers={"if-none-match": photo.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_full_queue_answers_503_before_the_body_is_read(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    app, _ = build_app(engine, max_waiting=2)
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+
+            async def ask() -> httpx.Response:
+                return await c.post("/reconstruct", files={"image": ("a", png())})
+
+            taken = [asyncio.create_task(ask()) for _ in range(2)]
+            await asyncio.to_thread(engine.entered.wait, 10)
+            await asyncio.sleep(0.05)
+
+            async def never_read() -> Any:
+                raise AssertionError("the body was read")
+                yield b""
+
+            refused = await c.post(
+                "/reconstruct",
+                content=never_read(),
+                headers={"content-type": "multipart/form-data; boundary=b"},
+            )
+            problem_of(refused, 503)
+            assert int(refused.headers["retry-after"]) >= 1
+            engine.gate.set()
+            assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200, 200]
+            assert (await ask()).status_code == 200
+
+    asyncio.run(scene())
+
+
+def test_a_request_past_its_deadline_is_given_up(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    app, _ = build_app(engine, deadline_s=0.1)
+    with running(app) as client:
+        problem_of(post(client), 504)
+        engine.gate.set()
+        assert post(client).status_code == 200
+
+
+def test_no_work_is_done_for_a_client_that_left(engine: FakeEngine) -> None:
+    app, _ = build_app(engine)
+    stays, left = png(), png((9, 9, 9))
+    request = httpx.Request("POST", "http://t", files={"image": ("a", left)})
+    content, kind = request.read(), request.headers["content-type"].encode()
+    scope = {
+        "type": "http", "method": "POST", "path": "/reconstruct", "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", kind)], "server": ("t", 80), "client": ("c", 1), "scheme": "http",
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def scene() -> None:
+        messages = iter([{"type": "http.request", "body": content}, {"type": "http.disconnect"}])
+
+        async def receive() -> dict[str, Any]:
+            return next(messages)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as client:
+            engine.gate.clear()  # the worker is busy when the other client comes and goes
+            busy = asyncio.create_task(client.post("/reconstruct", files={"image": ("a", stays)}))
+            await asyncio.to_thread(engine.entered.wait, 10)
+            await app(scope, receive, send)
+            engine.gate.set()
+            assert (await busy).status_code == 200
+
+    asyncio.run(scene())
+    assert sent[0]["status"] == 499
+    assert engine.batches == [[stays]]
+
+
+def test_concurrent_pictures_are_never_mixed_up(engine: FakeEngine) -> None:
+    app, _ = build_app(engine)
+    pictures = [png((shade, 0, 255 - shade)) for shade in range(40)]
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+            answers = await asyncio.gather(
+                *(c.post("/reconstruct", files={"image": ("a", p)}) for p in pictures)
+            )
+        for picture, answer in zip(pictures, answers, strict=True):
+            assert answer.json()["images"]["original"] == picture.hex()
+
+    asyncio.run(scene())
+    assert max(len(batch) for batch in engine.batches) > 1
+
+
+def test_other_pages_may_call_only_when_allowed(engine: FakeEngine) -> None:
+    for origins, answer in (((), None), (("https://a.example",), "https://a.example")):
+        app, _ = build_app(engine, cors_origins=origins)
+        engine.gate.set()
+        with running(app) as client:
+            headers = client.get("/healthz", headers={"origin": "https://a.example"}).headers
+            assert headers.get("access-control-allow-origin") == answer
+
+
+def test_importing_the_server_loads_no_torch() -> None:
+    code = "import sys, server.app, server.main; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
+    root = Path(__file__).parent.parent.parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

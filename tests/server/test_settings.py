@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings, available_cpus, prepare_environment, unknown_variables
+
+
+def test_the_environment_sets_every_knob_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_PORT", "8000")
+    monkeypatch.setenv("UNMASK_CORS_ORIGINS", "https://a.example, https://b.example")
+    monkeypatch.setenv("UNMASK_WEIGHTS", "")
+    settings = Settings()
+    assert settings.port == 8000
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+    assert settings.weights is None
+
+
+def test_the_defaults_listen_locally_and_open_nothing() -> None:
+    settings = Settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.cors_origins == ()
+    assert settings.max_bytes == 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "70000"), ("MAX_BYTES", "0"), ("ROOT_PATH", "x/"), ("LOG_LEVEL", "x")]
+)
+def test_a_wrong_value_is_refused_at_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"UNMASK_{name}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_a_mistyped_variable_is_found() -> None:
+    assert unknown_variables({"UNMASK_PRT": "1", "UNMASK_PORT": "1", "PATH": ""}) == ["UNMASK_PRT"]
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_the_container_quota_bounds_the_threads(
+    files: dict[str, str], cpus: int | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    unbounded = available_cpus(tmp_path / "nowhere")
+    assert available_cpus(tmp_path) == (unbounded if cpus is None else cpus)
+
+
+def test_libraries_are_told_to_stay_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "before")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    prepare_environment(Settings(threads=3), tmp_path)
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
