@@ -16,7 +16,7 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
         description: What the model says of itself (``Reconstructor.describe()``).
 
     Returns:
-        Blocks to mount at ``/`` together with ``ui.theme.build_theme()`` and ``ui.theme.stylesheet()``.
+        Blocks to mount at ``/`` together with ``ui.theme.build_theme()`` and ``ui.theme.head()``.
     """
     words = load_words("en")
     # delete_cache is a fence only: the page never uploads through Gradio.

@@ -47,6 +47,10 @@ def build_theme() -> gr.themes.Base:
     )
 
 
-def stylesheet() -> str:
-    """The page's own CSS, to be handed to the mount."""
-    return (ASSETS / "style.css").read_text(encoding="utf-8")
+def head() -> str:
+    """What the mount puts into the document's head: the page's own CSS.
+
+    Not through Gradio's ``css`` setting: that doubles every rule, adds a prefix which misses Gradio's own frame
+    inside media queries, and arrives only after the first paint.
+    """
+    return f"<style>{(ASSETS / 'style.css').read_text(encoding='utf-8')}</style>"

@@ -357,7 +357,7 @@ on('.um-download', 'click', async () => {
 
 // --- size, colours, start ------------------------------------------------------------------------------------------------
 function fit() {
-  const phone = innerWidth < 700, room = $('.um-left').clientWidth - (phone ? (innerWidth < 380 ? 16 : 38) : 0);
+  const phone = innerWidth < 700, room = (phone ? $('.um-pair') : $('.um-left')).clientWidth - (phone ? (innerWidth < 380 ? 16 : 38) : 0);
   const side = columns * Math.max(1, Math.floor(Math.min(phone ? 560 : 448, room) / columns));
   element.querySelector('.um').style.setProperty('--side', side + 'px');
   grid.fit(side);
