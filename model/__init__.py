@@ -1,0 +1,66 @@
+"""Masked autoencoders: hide patches of a picture, let the model paint them back.
+
+    from model import Options, load
+    result = load()(Path("photo.jpg").read_bytes(), Options(ratio="0.75", seed=7))
+    Path("triptych.png").write_bytes(result.sheet())
+
+Public names are resolved on first use, so that ``import model`` and ``python -m model --help`` stay free of the
+seconds that torch and timm take.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.config import SIZES, MAEConfig
+    from model.errors import CheckpointError, DataError, ImageError, MaskError, RecipeError, UnmaskError
+    from model.masking import STRATEGIES, Mask
+    from model.network import MAE
+    from model.reconstruct import Job, Options, Prediction, Reconstruction, Reconstructor, load
+    from model.scores import Score
+    from model.views import PANELS
+
+_HOMES = {
+    "model.config": ("SIZES", "MAEConfig"),
+    "model.errors": ("CheckpointError", "DataError", "ImageError", "MaskError", "RecipeError", "UnmaskError"),
+    "model.masking": ("STRATEGIES", "Mask"),
+    "model.network": ("MAE",),
+    "model.reconstruct": ("Job", "Options", "Prediction", "Reconstruction", "Reconstructor", "load"),
+    "model.scores": ("Score",),
+    "model.views": ("PANELS",),
+}
+
+__all__ = [
+    "MAE",
+    "PANELS",
+    "SIZES",
+    "STRATEGIES",
+    "CheckpointError",
+    "DataError",
+    "ImageError",
+    "Job",
+    "MAEConfig",
+    "Mask",
+    "MaskError",
+    "Options",
+    "Prediction",
+    "RecipeError",
+    "Reconstruction",
+    "Reconstructor",
+    "Score",
+    "UnmaskError",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'model' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

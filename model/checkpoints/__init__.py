@@ -1,0 +1,1 @@
+"""Weight files: what they are, and the one place that reads and writes them."""

@@ -1,0 +1,104 @@
+"""The shape of a masked autoencoder, and the sizes that have names.
+
+Knows numbers only: no tensors, no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from model.errors import CheckpointError
+
+Target = Literal["pixel", "norm_pixel"]
+
+#: Mean and deviation of ImageNet's colours, per channel, for pixels in 0..1.
+#: Source: facebookresearch/mae and every public MAE checkpoint.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAEConfig:
+    """Everything that decides the shape of an MAE and the meaning of its output.
+
+    Source: arXiv 2111.06377, sec. 3 and appendix A; head counts from the public code.
+    """
+
+    image_size: int = 224  # side of the square picture, pixels
+    patch_size: int = 16  # side of one patch, pixels
+    width: int = 768  # encoder token width D
+    depth: int = 12  # encoder blocks
+    heads: int = 12  # encoder attention heads
+    decoder_width: int = 512  # decoder token width d
+    decoder_depth: int = 8  # decoder blocks
+    decoder_heads: int = 16  # decoder attention heads
+    mlp_ratio: float = 4.0  # hidden width of every MLP / token width
+    target: Target = "pixel"  # what decoder_pred predicts: ImageNet-normalised pixels, or per-patch z-scores
+
+    def __post_init__(self) -> None:
+        """Reject shapes that cannot exist, before a tensor is made."""
+        if self.image_size % self.patch_size:
+            raise _bad(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        for width, heads, name in (
+            (self.width, self.heads, "width"),
+            (self.decoder_width, self.decoder_heads, "decoder_width"),
+        ):
+            if width % 4 or width % heads:
+                raise _bad(f"{name} {width} must be a multiple of 4 and of its {heads} heads")
+        if self.target not in ("pixel", "norm_pixel"):
+            raise _bad(f"target {self.target!r} is not 'pixel' or 'norm_pixel'")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @property
+    def patches(self) -> int:
+        """Number of patches L."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch: P * P * 3."""
+        return self.patch_size**2 * 3
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain values, as stored in a weight file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MAEConfig:
+        """Build a config from stored values.
+
+        Raises:
+            CheckpointError: A key is unknown, missing keys take their default, or a shape is impossible.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise _bad(f"unknown config keys {unknown}")
+        return cls(**values)
+
+
+def _bad(message: str) -> CheckpointError:
+    return CheckpointError(
+        f"This model shape cannot be built: {message}.",
+        code="config",
+        hint="Take one of the named sizes (model.config.SIZES) or correct the value.",
+    )
+
+
+#: Named sizes. The three public ones follow the paper and its code; ``small`` is the one we ship
+#: (docs/log.md says how it was chosen); ``debug`` is for tests and runs in milliseconds.
+SIZES: dict[str, MAEConfig] = {
+    "vit_base": MAEConfig(),
+    "vit_large": MAEConfig(width=1024, depth=24, heads=16),
+    "vit_huge": MAEConfig(patch_size=14, width=1280, depth=32, heads=16),
+    "small": MAEConfig(width=256, depth=12, heads=4, decoder_width=192, decoder_depth=4, decoder_heads=6),
+    "debug": MAEConfig(
+        image_size=64, width=32, depth=2, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2
+    ),
+}

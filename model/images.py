@@ -1,0 +1,175 @@
+"""Strangers' picture files to clean pixels, safely; and arrays back to PNG.
+
+    header -> format and size checked -> draft -> decode -> upright -> 16 bit -> crop, resize -> colours -> RGB
+
+Nothing is decoded before its size is known: 34 bytes of WebP can ask for 1.3 GB. Knows no tensor and no mask.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from model.errors import ImageError
+
+Pixels = NDArray[np.uint8]
+
+#: Formats opened at all, by Pillow's name; the file's bytes decide, never its name.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_PIXELS = 40_000_000  # width x height; about 8 bytes each while decoding
+MAX_SIDE = 16_384  # pixels
+MIN_SIDE = 8  # pixels
+MAX_ASPECT = 20  # longer side / shorter side
+
+# What Pillow raises for broken files of the formats above.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, TypeError)
+_SRGB = ImageCms.createProfile("sRGB")
+
+
+def load_square(data: bytes, side: int, *, field: str = "image") -> Pixels:
+    """Read a picture file and cut the centre square, scaled to ``side``; the aspect is kept, never squashed.
+
+    Args:
+        data: The file.
+        side: Side of the result, pixels.
+        field: Request field to name in errors.
+
+    Returns:
+        ``[side, side, 3] uint8`` sRGB, upright, first frame, transparency over white.
+
+    Raises:
+        ImageError: The format is not among ``FORMATS``, the file is broken, or its size is out of bounds.
+    """
+    image = _open(data, field)
+    try:
+        # JPEG can decode at an eighth, quarter or half: 5 times faster for a phone's photo, equal to the eye.
+        image.draft("RGB", (2 * side, 2 * side))
+        image = ImageOps.exif_transpose(image)
+        image = _eight_bit(image)
+        # Palettes cannot be scaled; resize before the colour conversion, which costs by the pixel.
+        if image.mode in ("P", "1"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        elif image.has_transparency_data and image.mode not in ("RGBA", "LA"):
+            image = image.convert("RGBA")
+        profile = image.info.get("icc_profile")
+        # Not from ImageOps.fit: it would scale by its own box; bicubic with antialiasing, as in training.
+        image = image.crop(_centre(*image.size))
+        if image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
+        return np.asarray(_to_srgb(image, profile))
+    except _BROKEN as error:
+        raise _unreadable(error, field) from error
+
+
+def load_grey(data: bytes, *, field: str = "drawing") -> NDArray[np.float32]:
+    """Read a drawing as ``[H, W] float32`` in 0..1: white, and what is opaque, counts as 1.
+
+    A drawing with transparency is read by its opacity, any other by its brightness.
+
+    Raises:
+        ImageError: As for ``load_square``.
+    """
+    image = _open(data, field)
+    try:
+        image = _eight_bit(ImageOps.exif_transpose(image))
+        if image.has_transparency_data:
+            return np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / np.float32(255)
+        return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+    except _BROKEN as error:
+        raise _unreadable(error, field) from error
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """``[H, W, 3] uint8`` to a PNG file; level 1 is three times faster than the default and 5 % larger."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _open(data: bytes, field: str) -> Image.Image:
+    """Read the header only, and refuse by it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own bounds follow; a warning would be noise in the log
+            image = Image.open(io.BytesIO(data), formats=FORMATS)  # noqa: TID251 (this is the place)
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(error), field) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{field} is not a picture of a known format.",
+            code="image-format",
+            hint=f"Send one of {', '.join(FORMATS)}.",
+            field=field,
+        ) from error
+    except _BROKEN as error:
+        raise _unreadable(error, field) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise _too_large(f"{width} x {height}", field)
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(
+            f"{field} is {width} x {height} pixels; the shorter side must have at least {MIN_SIDE} pixels and the "
+            f"longer one at most {MAX_ASPECT} times as many.",
+            code="image-shape",
+            hint="Crop or enlarge it.",
+            field=field,
+        )
+    return image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit and float greys to 8 bit: Pillow's own conversion clips them to white."""
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    values = np.asarray(image).astype(np.float64)
+    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    top = 65535.0 if image.mode.startswith("I") else 1.0
+    top = max(top, float(finite.max()))  # 32-bit files state no range: the largest value is white
+    return Image.fromarray((finite.clip(0, None) / top * 255).round().astype(np.uint8))
+
+
+def _centre(width: int, height: int) -> tuple[int, int, int, int]:
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Colours as a screen shows them: embedded profile applied, transparency laid over white."""
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+    if image.mode in ("RGBA", "LA"):
+        image = image.convert(image.mode[:-1])
+    if profile and image.mode in ("RGB", "L", "CMYK"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+            image = converted if converted is not None else image
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken or unfitting profile: the bare numbers are the best guess
+    image = image.convert("RGB")
+    if alpha is not None:
+        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    return image
+
+
+def _too_large(what: str, field: str) -> ImageError:
+    return ImageError(
+        f"{field} has too many pixels ({what}); the limit is {MAX_PIXELS // 1_000_000} million, {MAX_SIDE} a side.",
+        code="image-pixels",
+        hint="Make it smaller.",
+        field=field,
+    )
+
+
+def _unreadable(error: BaseException, field: str) -> ImageError:
+    return ImageError(
+        f"{field} is damaged and cannot be read ({type(error).__name__}).",
+        code="image-unreadable",
+        hint="Save it again, or send another picture.",
+        field=field,
+    )

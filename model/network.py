@@ -1,0 +1,210 @@
+"""The masked autoencoder: the one file a reader of the paper opens.
+
+    image -> patchify -> keep the visible patches -> encode -> latent
+    latent -> put mask tokens back -> decode -> pred -> unpatchify -> image
+
+The network receives a mask and never draws one. Patch projection and encoder see visible patches only, so a
+hidden pixel cannot influence the prediction. Blocks are timm's; parameter names are those of the public
+weights (``blocks.0.attn.qkv.weight``, ``decoder_pred.bias``), so a reader compares by eye.
+
+Letters in shapes: B batch, L patches, K visible patches, D encoder width, d decoder width, P patch side.
+Source: arXiv 2111.06377 (sec. 3, fig. 1, appendix A.1); layer order and init checked against its public code.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
+from model.positions import sincos_positions
+
+# The public weights were trained with this; Hugging Face's config says 1e-12, which costs 2e-5.
+_LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class PatchEmbed(nn.Module):
+    """Linear projection of patches, holding its weight in the shape of a convolution.
+
+    timm's ``PatchEmbed`` convolves the whole picture; ours multiplies only the patches it is given, so the
+    hidden ones cost nothing. The weight keeps the public name and shape ``proj.weight [D, 3, P, P]``.
+    """
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Project patches ``[B, K, P*P*3]`` (row, column, colour last) to tokens ``[B, K, D]``."""
+        # A conv weight has the colour first: move it last, as in the patches.
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        return nn.functional.linear(patches, weight, self.proj.bias)
+
+
+class MAE(nn.Module):
+    """Encoder and decoder of a masked autoencoder.
+
+    Args:
+        config: The shape. ``config.target`` is what ``loss`` compares with.
+    """
+
+    pos_embed: Tensor
+    decoder_pos_embed: Tensor
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, config: MAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid
+        width, decoder_width = config.width, config.decoder_width
+
+        norm_layer: Any = _LayerNorm  # timm's annotation asks for a class, and calls it like this partial
+
+        def blocks(width: int, heads: int, depth: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                Block(width, heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm_layer)
+                for _ in range(depth)
+            )
+
+        self.patch_embed = PatchEmbed(config.patch_size, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = blocks(width, config.heads, config.depth)
+        self.norm = _LayerNorm(width)
+
+        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder_blocks = blocks(decoder_width, config.decoder_heads, config.decoder_depth)
+        self.decoder_norm = _LayerNorm(decoder_width)
+        self.decoder_pred = nn.Linear(decoder_width, config.patch_values)
+
+        # Fixed, but stored in public files: buffers, so that they are saved and never trained.
+        self.register_buffer("pos_embed", sincos_positions(rows, columns, width))
+        self.register_buffer("decoder_pos_embed", sincos_positions(rows, columns, decoder_width))
+        # Colours travel with the network but are no weights: kept out of the file.
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+        self.init_weights()
+
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights as the public code does: Xavier for every linear map, 0.02 for the tokens."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        projection = self.patch_embed.proj
+        # The patch projection is a linear map in disguise: [D, 3*P*P] decides its spread.
+        nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1), generator=generator)
+        if projection.bias is not None:
+            nn.init.zeros_(projection.bias)
+        nn.init.normal_(self.cls_token, std=0.02, generator=generator)
+        nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+
+    # --- pictures and patches -------------------------------------------------------------------------
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Pixels in 0..1 to ImageNet-normalised units: ``[B, 3, H, W]`` both ways."""
+        return (image - self.image_mean) / self.image_std
+
+    def denormalise(self, image: Tensor) -> Tensor:
+        """ImageNet-normalised units back to pixels; may leave 0..1, the caller clamps."""
+        return image * self.image_std + self.image_mean
+
+    def patchify(self, image: Tensor) -> Tensor:
+        """Cut ``[B, 3, H, W]`` into ``[B, L, P*P*3]``: patches row-major; inside one row, column, colour."""
+        side = self.config.patch_size
+        batch, _, height, width = image.shape
+        cut = image.reshape(batch, 3, height // side, side, width // side, side)
+        return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, side * side * 3)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Inverse of ``patchify``: ``[B, L, P*P*3]`` to ``[B, 3, H, W]``."""
+        side = self.config.patch_size
+        rows, columns = self.config.grid
+        cut = patches.reshape(-1, rows, columns, side, side, 3)
+        return cut.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, rows * side, columns * side)
+
+    # --- encoder, decoder -------------------------------------------------------------------------------
+
+    def encode(self, image: Tensor, ids_keep: Tensor) -> Tensor:
+        """Encode the visible patches.
+
+        Args:
+            image: ``[B, 3, H, W]`` ImageNet-normalised.
+            ids_keep: ``[B, K] int64``, indices of the visible patches, row-major.
+
+        Returns:
+            ``latent [B, 1 + K, D]``: class token, then the visible patches in the order of ``ids_keep``.
+        """
+        visible = _take(self.patchify(image), ids_keep)  # [B, K, P*P*3]: hidden pixels end here
+        tokens = self.patch_embed(visible) + _take(self.pos_embed[:, 1:].expand(len(image), -1, -1), ids_keep)
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(image), -1, -1)
+        tokens = torch.cat([cls_token, tokens], dim=1)  # [B, 1+K, D]
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def decode(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+        """Predict every patch from the latent of the visible ones.
+
+        Args:
+            latent: ``[B, 1 + K, D]`` from ``encode``.
+            ids_restore: ``[B, L] int64``: where patch i stands in (visible in latent order, then hidden).
+
+        Returns:
+            ``pred [B, L, P*P*3]`` in target units, visible patches included (they carry no loss).
+        """
+        tokens = self.decoder_embed(latent)  # [B, 1+K, d]
+        batch, length = ids_restore.shape
+        # Full rows of mask tokens, then a gather: the token count never becomes a Python number (export).
+        mask_tokens = self.mask_token.to(tokens.dtype).expand(batch, length, -1)
+        patches = _take(torch.cat([tokens[:, 1:], mask_tokens], dim=1), ids_restore)  # [B, L, d]
+        tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.decoder_pos_embed  # on all tokens
+        for block in self.decoder_blocks:
+            tokens = block(tokens)
+        return self.decoder_pred(self.decoder_norm(tokens)[:, 1:])
+
+    def forward(self, image: Tensor, ids_keep: Tensor, ids_restore: Tensor) -> Tensor:
+        """``decode(encode(...))``: ``pred [B, L, P*P*3]``."""
+        return self.decode(self.encode(image, ids_keep), ids_restore)
+
+    # --- loss -------------------------------------------------------------------------------------------
+
+    def target(self, image: Tensor) -> Tensor:
+        """What a perfect prediction would be: ``[B, L, P*P*3]`` in target units.
+
+        ``norm_pixel`` standardises each patch over all its values (unbiased variance, eps inside the root).
+        """
+        patches = self.patchify(image)
+        if self.config.target == "norm_pixel":
+            mean = patches.mean(dim=-1, keepdim=True)
+            variance = patches.var(dim=-1, keepdim=True)
+            patches = (patches - mean) / (variance + 1e-6).sqrt()
+        return patches
+
+    def loss(self, image: Tensor, pred: Tensor, hidden: Tensor) -> Tensor:
+        """Mean squared error over the hidden patches of the batch.
+
+        Args:
+            image: ``[B, 3, H, W]`` ImageNet-normalised.
+            pred: ``[B, L, P*P*3]`` from ``forward``.
+            hidden: ``[B, L] bool``, True where hidden; at least one.
+
+        Returns:
+            Scalar, squared target units.
+        """
+        error = (pred.float() - self.target(image)).square().mean(dim=-1)  # [B, L]
+        weight = hidden.float()
+        return (error * weight).sum() / weight.sum()
+
+
+def _take(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Pick tokens ``[B, N, C]`` by index ``[B, M]`` -> ``[B, M, C]``."""
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

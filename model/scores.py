@@ -1,0 +1,127 @@
+"""How far a picture is off over the hidden pixels, and what trivial fills would have scored.
+
+Every figure is taken over hidden pixels only: visible ones are given away and would flatter any model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+from torch import Tensor
+
+from model.config import IMAGE_STD
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors over hidden pixels.
+
+    Attributes:
+        mse: Mean squared error, pixels in 0..1.
+        nmse: Mean squared error in ImageNet-normalised units (each channel over its deviation), the unit of
+            the paper's pixel loss. The picture is clamped to 0..1 first, as it is shown.
+        psnr_db: 10 log10(1 / mse), decibels.
+        ssim: Structural similarity (Wang et al. 2004): Gaussian window of deviation 1.5, mean over channels
+            and hidden pixels of the picture with its visible patches put back.
+        colour_error_percent: Mean absolute error in percent of the full range.
+    """
+
+    mse: float
+    nmse: float
+    psnr_db: float
+    ssim: float
+    colour_error_percent: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Rounded to what is meaningful, for JSON."""
+        return {key: round(value, 6) for key, value in vars(self).items()}
+
+
+def score(original: Floats, candidates: list[Floats], hidden: Bools) -> list[Score]:
+    """Score pictures against the original.
+
+    Args:
+        original: ``[H, W, 3]`` in 0..1.
+        candidates: Each ``[H, W, 3]`` in 0..1, visible pixels equal to the original's.
+        hidden: ``[H, W]``, True where hidden; at least one pixel.
+
+    Returns:
+        One score for each candidate.
+    """
+    similarity = _ssim(original, candidates)
+    scores = []
+    for candidate, map_ in zip(candidates, similarity, strict=True):
+        error = candidate[hidden] - original[hidden]  # [pixels, 3]
+        square = np.square(error, dtype=np.float64).mean(axis=0)
+        mse = float(square.mean())
+        scores.append(
+            Score(
+                mse=mse,
+                nmse=float((square / np.square(IMAGE_STD)).mean()),
+                # A perfect fill has no error at all: 100 dB instead of infinity, which JSON cannot hold.
+                psnr_db=min(-10 * math.log10(mse), 100.0) if mse > 0 else 100.0,
+                ssim=float(map_[hidden].mean()),
+                colour_error_percent=100 * float(np.abs(error).mean(dtype=np.float64)),
+            )
+        )
+    return scores
+
+
+def _ssim(original: Floats, candidates: list[Floats]) -> NDArray[np.float32]:
+    """Similarity maps ``[N, H, W]``, mean over channels; equal to scikit-image's with Gaussian weights."""
+    x = torch.from_numpy(original).permute(2, 0, 1)[None]  # [1, 3, H, W]
+    y = torch.from_numpy(np.stack(candidates)).permute(0, 3, 1, 2)  # [N, 3, H, W]
+    count = len(candidates)
+    blurred = _blur(torch.cat([x, x * x, y, y * y, x * y]))
+    mean_x, square_x = blurred[:1], blurred[1:2]
+    mean_y, square_y, product = blurred[2:].unflatten(0, (3, count))
+    var_x, var_y = square_x - mean_x**2, square_y - mean_y**2
+    covariance = product - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    upper = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    lower = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    return (upper / lower).mean(dim=1).numpy()
+
+
+def _blur(images: Tensor) -> Tensor:
+    """Gaussian of deviation 1.5 over 11 pixels, mirrored at the border (the edge pixel twice, as scipy does)."""
+    weights = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=torch.float32) / 1.5) ** 2)
+    weights = (weights / weights.sum()).view(1, 1, 1, -1)
+    height, width = images.shape[-2:]
+    rows = torch.from_numpy(np.pad(np.arange(height), 5, mode="symmetric"))
+    columns = torch.from_numpy(np.pad(np.arange(width), 5, mode="symmetric"))
+    flat = images.reshape(-1, 1, height, width)
+    flat = torch.nn.functional.conv2d(flat[..., columns], weights)
+    flat = torch.nn.functional.conv2d(flat[..., rows, :], weights.mT)
+    return flat.view(images.shape)
+
+
+def plain_fill(original: Floats, hidden: Bools) -> Floats:
+    """The mean colour of the visible pixels in every hidden one: what knowing nothing more would give."""
+    filled = original.copy()
+    filled[hidden] = original[~hidden].mean(axis=0, dtype=np.float64)
+    return filled
+
+
+def interpolate(original: Floats, hidden: Bools) -> Floats:
+    """Linear interpolation of the visible pixels (Delaunay triangles), nearest outside their hull: scipy's."""
+    filled = original.copy()
+    seen, wanted = np.argwhere(~hidden), np.argwhere(hidden)
+    values = original[~hidden]
+    try:
+        linear = LinearNDInterpolator(seen, values)(wanted)
+    except Exception:  # noqa: BLE001 (qhull's own error type: points on one line have no triangles)
+        linear = np.full((len(wanted), 3), np.nan)
+    outside = np.isnan(linear[:, 0])
+    if outside.any():
+        linear[outside] = NearestNDInterpolator(seen, values)(wanted[outside])
+    filled[hidden] = linear
+    return filled
