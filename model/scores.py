@@ -79,10 +79,9 @@ def _ssim(original: Floats, candidates: list[Floats]) -> NDArray[np.float32]:
     """Similarity maps ``[N, H, W]``, mean over channels; equal to scikit-image's with Gaussian weights."""
     x = torch.from_numpy(original).permute(2, 0, 1)[None]  # [1, 3, H, W]
     y = torch.from_numpy(np.stack(candidates)).permute(0, 3, 1, 2)  # [N, 3, H, W]
-    count = len(candidates)
     blurred = _blur(torch.cat([x, x * x, y, y * y, x * y]))
     mean_x, square_x = blurred[:1], blurred[1:2]
-    mean_y, square_y, product = blurred[2:].unflatten(0, (3, count))
+    mean_y, square_y, product = blurred[2:].chunk(3)
     var_x, var_y = square_x - mean_x**2, square_y - mean_y**2
     covariance = product - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2

@@ -1,0 +1,174 @@
+"""``python -m model VERB``: parse, call one function of a room, print. No logic lives here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from model.errors import UnmaskError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, or 2 for a mistake the caller can correct."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    verb: Callable[[argparse.Namespace], None] = given.verb
+    try:
+        verb(given)
+    except UnmaskError as error:
+        print(f"{parser.prog}: {error} {error.hint}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _reconstruct(given: argparse.Namespace) -> None:
+    from model.reconstruct import Options, check_panels, load
+
+    panels = tuple(given.panels.split(","))
+    check_panels(panels)
+    options = Options(
+        strategy=given.strategy,
+        ratio=given.ratio,
+        hidden_count=given.hidden_count,
+        seed=given.seed,
+        indices=_indices(given.indices),
+        drawing=_read(given.drawing) if given.drawing else None,
+        interpolation=given.interpolation,
+    )
+    result = load(given.weights, given.device)(_read(given.photo), options)
+    if given.json:
+        print(json.dumps(result.to_dict(panels)))
+        return
+    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.png")
+    out.write_bytes(result.sheet(panels))
+    mask, own, fill = result.job.mask, result.metrics, result.metrics["plain_fill"]
+    print(
+        f"{out}: hid {mask.hidden_count} of {mask.hidden.size} patches ({options.strategy}, seed {result.job.seed}); "
+        f"colours there are off by {own['colour_error_percent']:.1f} % on average "
+        f"(a plain fill: {fill['colour_error_percent']:.1f} %)."
+    )
+
+
+def _indices(text: str | None) -> tuple[int, ...] | None:
+    from model.errors import MaskError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise MaskError(
+            "--indices is no list of whole numbers.",
+            code="mask-indices",
+            hint="Write them like 0,1,14,15.",
+            field="indices",
+        ) from None
+
+
+def _read(path: Path) -> bytes:
+    from model.errors import ImageError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"{path} cannot be read ({error.strerror}).", code="image-missing", hint="Check the path."
+        ) from error
+
+
+def _pretrain(given: argparse.Namespace) -> None:
+    from model.pretrain.launch import pretrain
+    from model.pretrain.recipe import load_recipe
+
+    recipe = load_recipe(given.recipe, steps=given.steps, batch_size=given.batch_size, size=given.size)
+    weights = pretrain(
+        recipe, given.data, given.out, resumed=given.resume, device=given.device, workers=given.workers
+    )
+    print(f"Weights: {weights}")
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    from model.evaluate.reconstruction import evaluate
+    from model.pretrain.data import Photos
+    from model.reconstruct import load
+
+    report = evaluate(
+        load(given.checkpoint, given.device),
+        Photos.open(given.data),
+        strategy=given.strategy,
+        ratio=given.ratio,
+        limit=given.limit,
+    )
+    if given.json:
+        print(json.dumps(report))
+        return
+    print(f"{report['model']}, {report['photos']} photos, {report['strategy']} {report['ratio']:.0%} hidden")
+    print(f"{'':14s}" + "".join(f"{name:>22s}" for name in report["scores"]["model"]))
+    for name, row in report["scores"].items():
+        print(f"{name:14s}" + "".join(f"{value:22.4f}" for value in row.values()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unmask", description="Masked autoencoders: hide, repaint, train, measure."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    verb = verbs.add_parser("reconstruct", help="hide patches of a photo and repaint them")
+    verb.set_defaults(verb=_reconstruct)
+    verb.add_argument("photo", type=Path)
+    verb.add_argument("--out", type=Path, help="PNG to write (default: PHOTO-unmasked.png)")
+    verb.add_argument("--strategy", default="random", help="random, block, grid, indices or drawing")
+    verb.add_argument("--ratio", help="share hidden, above 0 and below 1 (default 0.75)")
+    verb.add_argument("--hidden-count", type=int, help="patches to hide, instead of --ratio")
+    verb.add_argument("--seed", type=int, help="same seed, same mask (default: drawn and told)")
+    verb.add_argument("--indices", help="hidden patches, row by row from 0, like 0,1,14,15")
+    verb.add_argument("--drawing", type=Path, help="black and white picture, white = hidden")
+    verb.add_argument(
+        "--panels", default="masked,reconstruction,original", help="panels side by side, comma list"
+    )
+    verb.add_argument("--interpolation", action="store_true", help="also score linear interpolation")
+    verb.add_argument("--json", action="store_true", help="print the service's JSON answer instead of a PNG")
+    _device_and_weights(verb)
+
+    verb = verbs.add_parser("pretrain", help="train a model from a recipe")
+    verb.set_defaults(verb=_pretrain)
+    verb.add_argument("recipe", help="a TOML file, or the name of a shipped recipe")
+    verb.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of pictures, or .tar shards"
+    )
+    verb.add_argument("--out", type=Path, required=True, help="folder of the run")
+    verb.add_argument("--resume", action="store_true", help="go on from the last state in --out")
+    verb.add_argument("--steps", type=int, help="instead of the recipe's")
+    verb.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    verb.add_argument("--size", help="instead of the recipe's: vit_base, vit_large, vit_huge, small, debug")
+    verb.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+
+    questions = verbs.add_parser("evaluate", help="measure a model").add_subparsers(
+        required=True, metavar="QUESTION"
+    )
+    verb = questions.add_parser("reconstruct", help="errors over hidden pixels, beside classical fills")
+    verb.set_defaults(verb=_evaluate)
+    verb.add_argument("checkpoint", type=Path)
+    verb.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of pictures, or .tar shards"
+    )
+    verb.add_argument("--ratio", default="0.75")
+    verb.add_argument("--strategy", default="random", choices=("random", "block", "grid"))
+    verb.add_argument("--limit", type=int, help="take only this many photos, evenly spaced")
+    verb.add_argument("--json", action="store_true")
+    verb.add_argument("--device")
+    return parser
+
+
+def _device_and_weights(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--weights", type=Path, help="weight file (default: the shipped small model)")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
