@@ -1,11 +1,14 @@
 """The shape of requests and answers. Limits that the model owns are checked by the model and not repeated here."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from model import PANELS, STRATEGIES, Options
+from model import PANELS, STRATEGIES
+
+if TYPE_CHECKING:
+    from model import Options
 
 DEFAULT_PANELS = ("masked", "reconstruction", "original")
 
@@ -84,8 +87,10 @@ class ReconstructFields(BaseModel):
         default=False, description="Also score linear interpolation of the visible pixels."
     )
 
-    def options(self, drawing: bytes | None) -> Options:
+    def options(self, drawing: bytes | None) -> "Options":
         """The model's options for these fields and the drawing that came with them."""
+        from model import Options  # pulls torch, which must not delay the start
+
         return Options(
             strategy=self.strategy,
             ratio=self.ratio,

@@ -7,10 +7,8 @@ open relay, endless streams, run histories). Only what the page's own traffic sh
 import base64
 import gzip
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import brotli  # type: ignore[import-untyped]
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,18 +20,13 @@ from server import problems
 API_PATHS = frozenset({"/reconstruct", "/healthz", "/readyz", "/docs", "/openapi.json"})
 API_FOLDERS = ("/v1/", "/docs/", "/docs-assets/")
 
-PAGE_PATHS = frozenset(
-    {"/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
-    | {f"/gradio_api/{name}" for name in ("startup-events", "cancel", "reset", "upload", "upload_progress")}
-    | {"/gradio_api/queue/join", "/gradio_api/queue/data"}
-)
+# The page draws itself and talks to the API; it needs none of Gradio's calls, queues, uploads and files.
+PAGE_PATHS = frozenset({"/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"})
 PAGE_FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
-FILE_ROUTE = "/gradio_api/file="
 
 # Paths whose body may hold a picture; everything else is small.
-PICTURE_PATHS = ("/reconstruct", "/v1/reconstruct", "/gradio_api/upload")
+PICTURE_PATHS = ("/reconstruct", "/v1/reconstruct")
 SMALL_BODY_BYTES = 256 * 1024
-QUEUE_PATH = "/gradio_api/queue/join"
 
 # Gradio builds the page's root address from these without asking who sent them, which poisons caches.
 # uvicorn has already applied what a trusted proxy said about scheme and client.
@@ -61,12 +54,7 @@ def is_api(path: str) -> bool:
 
 def is_served(path: str) -> bool:
     """Whether a path belongs to the API or to what the page needs."""
-    if is_api(path) or path in PAGE_PATHS or path.startswith(PAGE_FOLDERS):
-        return True
-    # With an address instead of a path, gradio would fetch it for anybody.
-    return (
-        path.startswith(FILE_ROUTE) and "://" not in path and not path[len(FILE_ROUTE) :].startswith("http")
-    )
+    return is_api(path) or path in PAGE_PATHS or path.startswith(PAGE_FOLDERS)
 
 
 class PageMount(Mount):
@@ -100,7 +88,7 @@ class Gate:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or answer 404 or 422."""
+        """Serve one request, or answer 404."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -113,65 +101,7 @@ class Gate:
             await problems.problem(404, "not-found", detail=detail)(scope, receive, send)
             return
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in UNTRUSTED_HEADERS]
-        if path == QUEUE_PATH and scope["method"] == "POST":
-            await self._queue(scope, receive, send)
-            return
         await self.app(scope, receive, send)
-
-    async def _queue(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Look into a call of the page: a file given by address would make the server fetch it."""
-        body = await _read_body(receive)
-        if body is None:
-            return
-        if _asks_to_fetch(body):
-            error = problems.BadRequestError(
-                "A file path holds an address.",
-                status=422,
-                code="remote-file",
-                hint="Upload the file itself; the service fetches nothing.",
-                field="data",
-            )
-            await problems.from_error(error)(scope, receive, send)
-            return
-        replayed = False
-
-        async def replay() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await receive()
-            replayed = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self.app(scope, replay, send)
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, None when the client left; its size is bounded by `limits.BodyLimit` around."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _asks_to_fetch(body: bytes) -> bool:
-    """Whether a JSON body holds an object with an address as its `path`, at any depth."""
-    try:
-        todo: list[Any] = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return False  # refused by the application as not being JSON
-    while todo:
-        value = todo.pop()
-        if isinstance(value, dict):
-            if isinstance(path := value.get("path"), str) and "://" in path:
-                return True
-            todo.extend(value.values())
-        elif isinstance(value, list):
-            todo.extend(value)
-    return False
 
 
 class SecurityHeaders:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
-from model import Options
 from server.batcher import Batcher
 from server.problems import DeadlineExceededError, ShuttingDownError
 
 if TYPE_CHECKING:
-    from model import Job, Prediction, Reconstruction, Reconstructor
+    from model import Job, Options, Prediction, Reconstruction, Reconstructor
     from server.settings import Settings
 
 T = TypeVar("T")
@@ -117,6 +116,8 @@ class Service:
 
 def warm_up(reconstructor: Reconstructor) -> None:
     """Run the whole path once, so that the first visitor does not pay for what is set up on first use."""
+    from model import Options  # pulls torch, which must not delay the start
+
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
     reconstructor(picture.getvalue(), Options(seed=0)).sheet()
