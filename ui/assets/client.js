@@ -75,6 +75,7 @@ function createClient({ url, next, accept, refuse, report }) {
   addEventListener('online', () => { if (waiting) wake(); });
   return {
     pump, again: wake,
+    get idle() { return !running && !waiting && !dirty; },
     /** Another picture: the answer under way is for the old one. */
     replace() { if (running) running.abort('replaced'); pump(); },
     stop() { if (running) running.abort('stopped'); },

@@ -32,7 +32,7 @@ const grid = createGrid($('.um-grid'), {
   rule: () => ({ strategy: state.strategy, lastRule: state.lastRule, ratios: { ...state.ratios }, seed: state.seed, known: state.known }),
   setRule(rule) { Object.assign(state, rule, { ratios: { ...rule.ratios } }); touched(); client.pump(); },
   changed(kind) {
-    if (kind === 'edit') { drawByHand(); touched(); client.pump(); }
+    if (kind === 'edit') { drawByHand(); touched(); if (!$('.um-note').hidden) renderRight(); client.pump(); }
     if (kind === 'end') say(countText(grid.count)); // once a stroke, not once a patch
     if (kind === 'move') say(cellText());
     controls();
@@ -143,6 +143,7 @@ function renderRight() {
   $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale;
   $('.um-split').hidden = $('.um-line').hidden = !slider;
   $('.um-legend').hidden = state.view !== 'error';
+  $('.um-sentence').hidden = none || everything;
   note(none ? words('status.nothing') : everything ? words('status.all') : '');
   if (!state.picture) return;
   paint.clearRect(0, 0, SIZE, SIZE);
@@ -170,8 +171,14 @@ function paintError() {
   legend();
 }
 function legend() {
-  const scale = shown.answer.error_scale || {}, top = Number(scale.max ?? scale.high ?? 100);
-  $('.um-ticks').replaceChildren(...[0, 0.5, 1].map((share) => { const tick = document.createElement('span'); tick.textContent = percent(top * share, 0); return tick; }));
+  const { low, high, stops } = shown.answer.error_scale;
+  const parts = stops.filter((stop) => /^#[0-9a-f]{6}$/.test(stop.colour)).map((stop) => `${stop.colour} ${(100 * (stop.percent - low)) / (high - low)}%`);
+  $('.um-scale').style.background = `linear-gradient(90deg, ${parts.join(', ')})`;
+  $('.um-ticks').replaceChildren(...[0, 0.5, 1].map((share) => {
+    const tick = document.createElement('span');
+    tick.textContent = percent(low + (high - low) * share);
+    return tick;
+  }));
   if (!shown.errors) return;
   const worst = shown.hidden.reduce((a, b) => (shown.errors[b] > shown.errors[a] ? b : a));
   $('.um-worst').textContent = words('view.worst', { r: Math.floor(worst / columns) + 1, c: (worst % columns) + 1, e: percent(shown.errors[worst]) });

@@ -1,0 +1,132 @@
+"""A real browser on the really served page. Every page is watched: no outside request, no console error."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
+
+from tests.e2e.explore_page import ExplorePage
+
+ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+DESKTOP = (1440, 900)
+OpenPage = Callable[..., ExplorePage]
+
+
+@pytest.fixture(scope="session")
+def browser(browser_path: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser_path, args=list(ARGUMENTS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def warm(browser: Browser) -> Iterator[BrowserContext]:
+    """A context whose cache is filled by the first page: loading Gradio anew takes most of a test's time."""
+    context = browser.new_context(locale="en-GB", accept_downloads=True)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser, warm: BrowserContext, server_url: str) -> Iterator[OpenPage]:
+    """Makes a page that is not opened yet: new_page(size=..., scheme=..., touch=..., url=..., cold=...)."""
+    pages: list[ExplorePage] = []
+    with ExitStack() as stack:
+
+        def make(
+            size: tuple[int, int] = DESKTOP,
+            scheme: str = "light",
+            *,
+            touch: bool = False,
+            cold: bool = False,
+            url: str = server_url,
+        ) -> ExplorePage:
+            viewport: ViewportSize = {"width": size[0], "height": size[1]}
+            context = warm
+            if touch or cold:
+                context = browser.new_context(viewport=viewport, has_touch=touch, is_mobile=touch)
+                stack.callback(context.close)
+            page = context.new_page()
+            page.set_viewport_size(viewport)
+            page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            stack.callback(page.close)
+            stack.callback(page.evaluate, "localStorage.clear()")
+            pages.append(ExplorePage(page, url + "/"))
+            return pages[-1]
+
+        yield make
+    assert [problem for page in pages for problem in page.problems] == []
+
+
+@pytest.fixture
+def explore(new_page: OpenPage) -> ExplorePage:
+    """The page on a desktop, its first result shown."""
+    return new_page().open()
+
+
+class Line:
+    """A line between browser and server that can be cut and mended: the server's address stays the same."""
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self.target = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self.listener: socket.socket | None = None
+        self.open: set[socket.socket] = set()
+        self.port = 0
+        self.mend()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def mend(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", self.port), reuse_port=True)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        if self.listener:
+            with suppress(OSError):
+                self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
+            self.listener.close()
+            self.listener = None
+        for end in list(self.open):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(self.target)
+                self.open |= {near, far}
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self.open.discard(source)
+        source.close()
+
+
+@pytest.fixture
+def line(server_url: str) -> Iterator[Line]:
+    line = Line(server_url)
+    yield line
+    line.cut()

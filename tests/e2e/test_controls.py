@@ -1,0 +1,210 @@
+"""Views, strategies, ratio, seed, buttons, keys: every control does what it says."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from PIL import Image
+
+from tests.e2e.explore_page import ExplorePage, indices
+
+pytestmark = pytest.mark.e2e
+
+
+def set_range(explore: ExplorePage, selector: str, value: int) -> None:
+    explore.one(selector).evaluate(
+        """(node, value) => { node.value = value;
+             for (const kind of ['input', 'change']) node.dispatchEvent(new Event(kind, {bubbles: true})); }""",
+        value,
+    )
+
+
+@pytest.mark.parametrize(("strategy", "count"), [("block", 98), ("grid", 147), ("random", 147)])
+def test_each_strategy_hides_its_own_share(explore: ExplorePage, strategy: str, count: int) -> None:
+    if strategy == "random":
+        explore.choose("strategy", "block")
+    explore.choose("strategy", strategy)
+    explore.settle()
+    assert len(explore.hidden) == count
+    assert explore.one(".um-ratio-value").inner_text() == f"{count} of 196 · {round(count / 1.96)}%"
+    assert explore.one(".um-strategy-hint").inner_text() != ""
+    explore.screenshot(f"strategy-{strategy}")
+
+
+def test_block_says_why_it_starts_at_half(explore: ExplorePage) -> None:
+    explore.choose("strategy", "block")
+    assert "50%" in explore.one(".um-strategy-hint").inner_text()
+
+
+@pytest.mark.parametrize("ratio", [1, 5, 33, 90, 99])
+def test_the_ratio_hides_exactly_what_is_shown(explore: ExplorePage, ratio: int) -> None:
+    set_range(explore, "#um-ratio", ratio)
+    explore.settle()
+    count = 196 - max(1, math.floor(196 * (100 - ratio) / 100))
+    assert len(explore.hidden) == count
+    assert explore.one(".um-count").inner_text() == f"{count} of 196 patches hidden"
+
+
+def test_the_same_seed_gives_the_same_mask(explore: ExplorePage) -> None:
+    first = explore.mask
+    seed = explore.one(".um-seed")
+    seed.fill("41")
+    seed.press("Enter")
+    explore.settle()
+    other = explore.mask
+    assert other != first
+    seed.fill("7")
+    seed.press("Enter")
+    explore.settle()
+    assert explore.mask == first
+    seed.fill("-3")
+    seed.press("Tab")
+    assert seed.input_value() == "7", "a seed that cannot be is put back"
+
+
+def test_shuffle_draws_a_new_seed_and_leaves_drawing(explore: ExplorePage) -> None:
+    explore.click(3, 3)
+    before = explore.mask
+    explore.press("shuffle")
+    explore.settle()
+    assert explore.strategy == "random"
+    assert explore.mask != before
+    assert explore.one(".um-seed").input_value() == explore.sent()[-1]["seed"]
+
+
+def test_invert_turns_every_patch(explore: ExplorePage) -> None:
+    before = explore.hidden
+    explore.press("invert")
+    explore.settle()
+    assert explore.hidden == set(range(196)) - before
+    assert indices(explore.sent()[-1]) == explore.hidden
+
+
+def test_the_slider_view_lays_the_original_over_the_result(explore: ExplorePage) -> None:
+    explore.choose("view", "slider")
+    set_range(explore, ".um-split", 100)
+    whole = explore.canvas()
+    set_range(explore, ".um-split", 0)
+    result = explore.canvas()
+    explore.one(".um-split").focus()
+    explore.page.keyboard.press("ArrowRight")
+    assert explore.one(".um-split").get_attribute("aria-valuetext") == "1% original"
+    set_range(explore, ".um-split", 50)
+    assert len({whole, result, explore.canvas()}) == 3
+    explore.screenshot("view-slider")
+    explore.choose("view", "result")
+    assert explore.canvas() == result
+    box = explore.one(".um-hold").bounding_box()
+    assert box is not None
+    explore.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    explore.page.mouse.down()
+    assert explore.canvas() == whole, "hold shows the original"
+    assert explore.one("#um-right-title").inner_text() == "The original"
+    explore.page.mouse.up()
+    assert explore.canvas() == result
+
+
+def test_the_error_view_has_a_legend_with_numbers(explore: ExplorePage) -> None:
+    result = explore.canvas()
+    explore.choose("view", "error")
+    explore.page.wait_for_function("document.querySelector('.um-worst').textContent !== ''")
+    assert explore.canvas() != result
+    ticks = explore.one(".um-ticks span").all_inner_texts()
+    assert ticks[0] == "0%"
+    assert len(ticks) == 3
+    assert "Largest error in row" in explore.one(".um-worst").inner_text()
+    assert "error" in explore.sent()[-1]["panels"]
+    explore.screenshot("view-error")
+
+
+def test_pasted_patches_are_the_originals(explore: ExplorePage) -> None:
+    pasted = explore.canvas()
+    explore.one(".um-paste").click()
+    raw = explore.canvas()
+    assert raw != pasted
+    assert len(explore.sent()) == 1, "the switch asks nobody"
+    explore.screenshot("raw-output")
+
+
+def test_download_gives_the_triptych(explore: ExplorePage) -> None:
+    explore.drag((4, 4), (8, 8))
+    explore.settle()
+    with explore.page.expect_download() as waiting:
+        explore.one(".um-download").click()
+    download = waiting.value
+    assert download.suggested_filename == f"unmask-coffee-{len(explore.hidden)}-of-196.png"
+    picture = Image.open(io.BytesIO(download.path().read_bytes()))
+    assert picture.format == "PNG"
+    assert picture.width >= 3 * 224
+    assert picture.height >= 224
+
+
+def test_single_letters_work_and_can_be_switched_off(explore: ExplorePage) -> None:
+    keys, before = explore.page.keyboard, explore.mask
+    keys.press("i")
+    explore.settle()
+    assert explore.hidden == {i for i, digit in enumerate(before) if digit == "0"}
+    keys.press("s")
+    explore.settle()
+    assert explore.strategy == "random"
+    keys.press("]")
+    explore.settle()
+    assert explore.one("#um-ratio").input_value() == "80"
+    keys.press("[")
+    explore.settle()
+    assert explore.one("#um-ratio").input_value() == "75"
+    result = explore.canvas()
+    keys.down("o")
+    assert explore.canvas() != result
+    keys.up("o")
+    assert explore.canvas() == result
+    keys.press("a")
+    assert explore.hidden == set()
+    keys.press("Control+z")
+    explore.settle()
+    keys.press("?")
+    assert explore.one(".um-keys").is_visible()
+    explore.screenshot("keys")
+    explore.one(".um-letters").click()
+    keys.press("Escape")
+    assert not explore.one(".um-keys").is_visible()
+    still = explore.mask
+    keys.press("i")
+    explore.page.wait_for_timeout(100)
+    assert explore.mask == still
+
+
+def test_letters_in_a_text_field_are_text(explore: ExplorePage) -> None:
+    before = explore.mask
+    explore.one(".um-ranges summary").click()
+    explore.one(".um-ranges-text").press_sequentially("sia")
+    assert explore.mask == before
+
+
+def test_rows_and_columns_are_a_way_without_the_grid(explore: ExplorePage) -> None:
+    explore.press("show")
+    explore.one(".um-ranges summary").click()
+    text = explore.one(".um-ranges-text")
+    text.fill("r3-5 c2-4, R14, c1")
+    text.press("Enter")
+    explore.settle()
+    rectangle = {row * 14 + column for row in range(2, 5) for column in range(1, 4)}
+    assert explore.hidden == rectangle | {13 * 14 + column for column in range(14)} | {
+        row * 14 for row in range(14)
+    }
+    before = explore.mask
+    for wrong in ("r3-15", "x4", "", "r5-2", "<img src=x onerror=alert(1)>"):
+        text.fill(wrong)
+        text.press("Enter")
+        assert explore.status.startswith("This is not understood")
+        assert text.get_attribute("aria-invalid") == "true"
+        assert explore.mask == before
+
+
+def test_focus_stays_on_the_pressed_control(explore: ExplorePage) -> None:
+    explore.one(".um-controls .um-shuffle").focus()
+    explore.page.keyboard.press("Enter")
+    explore.settle()
+    assert explore.evaluate("document.activeElement.classList.contains('um-shuffle')")

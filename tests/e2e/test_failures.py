@@ -1,0 +1,105 @@
+"""When the server is busy or gone: the mask is kept, it is said once, and the page comes back by itself."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from playwright.sync_api import Route
+
+from tests.e2e.conftest import Line, OpenPage
+from tests.e2e.explore_page import ExplorePage, indices
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_lost_server_costs_no_mask_and_the_page_recovers(new_page: OpenPage, line: Line) -> None:
+    explore = new_page(url=line.url).open()
+    explore.expected = ("Failed to load resource", "ERR_", "fetch")
+    explore.press("show")
+    line.cut()
+    explore.drag((3, 3), (3, 8))
+    explore.one(".um-again").wait_for()
+    assert explore.status == "No answer from the server. Your mask is kept."
+    explore.screenshot("offline")
+    explore.drag((4, 3), (4, 8))
+    kept = explore.mask
+    assert kept.count("1") == 12
+    line.mend()
+    explore.settle()
+    assert explore.mask == kept
+    assert indices(explore.sent()[-1]) == explore.hidden
+    assert explore.status == ""
+    assert not explore.one(".um-again").is_visible()
+
+
+def test_a_busy_server_is_given_the_time_it_asks_for(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    times: list[float] = []
+
+    def busy_once(route: Route) -> None:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            route.fulfill(status=503, headers={"Retry-After": "2"}, json={"type": "busy", "status": 503})
+        else:
+            route.continue_()
+
+    explore.page.route("**/v1/reconstruct", busy_once)
+    explore.click(3, 3)
+    explore.page.wait_for_function(
+        "document.querySelector('.um-status-text').textContent.includes('Trying again')"
+    )
+    for column in range(5):
+        explore.click(9, column)
+    explore.settle()
+    assert len(times) == 2, "edits meanwhile do not hammer: the newest mask goes once"
+    assert times[1] - times[0] >= 2
+    assert indices(explore.sent()[-1]) == explore.hidden
+
+
+def test_a_refusal_is_said_in_the_servers_words_as_text(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    detail = "<img src=x onerror=document.title='owned'> no"
+    explore.page.route("**/v1/reconstruct", lambda route: route.fulfill(status=422, json={"detail": detail}))
+    mask = explore.mask
+    explore.press("invert")
+    explore.one(".um-status.um-error").wait_for()
+    assert detail in explore.status
+    assert explore.page.title() == "Unmask"
+    explore.page.unroute("**/v1/reconstruct")
+    explore.page.keyboard.press("Control+z")
+    explore.settle()
+    assert explore.mask == mask
+
+
+def test_a_slow_answer_shows_a_bar_and_can_be_stopped(explore: ExplorePage) -> None:
+    explore.page.route("**/v1/reconstruct", lambda route: None)
+    before = explore.canvas()
+    explore.click(3, 3)
+    explore.one(".um-bar").wait_for()
+    explore.one(".um-stop").wait_for()
+    assert explore.status == "Still working"
+    assert explore.canvas() == before, "the old picture stays"
+    explore.one(".um-stop").click()
+    assert explore.status == "Stopped. Your mask is kept."
+    explore.page.unroute("**/v1/reconstruct")
+    explore.one(".um-again").click()
+    explore.settle()
+    assert explore.status == ""
+
+
+def test_an_answer_for_the_old_picture_never_shows_on_the_new(explore: ExplorePage) -> None:
+    held: list[Route] = []
+
+    def hold_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    explore.page.route("**/v1/reconstruct", hold_first)
+    explore.click(3, 3)
+    explore.page.wait_for_timeout(50)
+    explore.one(".um-sample").nth(1).click()
+    explore.settle()
+    assert explore.evaluate("window.unmask.shown().title") == "Cat"

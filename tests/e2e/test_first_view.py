@@ -1,0 +1,98 @@
+"""What a visitor meets before touching anything."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from tests.e2e.conftest import OpenPage
+
+pytestmark = pytest.mark.e2e
+
+WIDTHS = {1440: 900, 1100: 800, 768: 1024, 390: 844, 320: 640}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_view_is_a_finished_result(new_page: OpenPage, scheme: str) -> None:
+    explore = new_page(scheme=scheme).open()
+    assert explore.one(".um-count").inner_text() == "147 of 196 patches hidden"
+    assert explore.mask.count("1") == 147
+    sentence = explore.one(".um-sentence").inner_text()
+    assert sentence.startswith("The model saw 49 of 196 patches.")
+    assert "a plain fill:" in sentence
+    assert explore.one("h1").inner_text() == "Hide most of a picture. The model fills in the rest."
+    assert explore.status == ""
+    assert explore.evaluate("document.body.classList.contains('dark')") is (scheme == "dark")
+    background = explore.evaluate(
+        "getComputedStyle(document.querySelector('.gradio-container')).backgroundColor"
+    )
+    assert background == ("rgb(15, 18, 22)" if scheme == "dark" else "rgb(255, 255, 255)")
+    assert len(explore.sent()) == 1, "one request is enough for the first result"
+    explore.screenshot(f"first-1440-{scheme}")
+
+
+def test_the_page_is_light_to_load(new_page: OpenPage) -> None:
+    explore = new_page(cold=True)
+    sizes: list[int] = []
+    session = explore.page.context.new_cdp_session(explore.page)
+    session.send("Network.enable")
+    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    explore.open()
+    explore.page.wait_for_timeout(500)
+    assert sum(sizes) < 700_000
+    assert len(explore.requests) < 80
+
+
+@pytest.mark.parametrize(("width", "height"), WIDTHS.items())
+def test_no_width_scrolls_sideways(new_page: OpenPage, width: int, height: int) -> None:
+    explore = new_page((width, height)).open()
+    assert explore.evaluate("document.documentElement.scrollWidth") <= width
+    overflowing = explore.evaluate(
+        """() => [...document.querySelectorAll('.um *, .um-head *')].filter((n) => n.checkVisibility()
+             && !n.closest('.um-unseen, .um-skip, dialog') && n.getBoundingClientRect().right > innerWidth + 0.5)
+             .map((n) => n.className)"""
+    )
+    assert overflowing == []
+    side = explore.one(".um-grid").bounding_box()
+    assert side is not None
+    assert side["width"] % 14 == 0, "patches are whole pixels"
+    explore.screenshot(f"width-{width}", full=True)
+
+
+def test_a_phone_has_touchable_patches_and_shows_the_result_below(new_page: OpenPage) -> None:
+    explore = new_page((390, 844), touch=True).open()
+    grid, result, bar = (explore.one(s).bounding_box() for s in (".um-grid", ".um-result", ".um-sticky"))
+    assert grid is not None
+    assert result is not None
+    assert bar is not None
+    assert grid["width"] / 14 == 24
+    assert grid["x"] >= 27, "room beside the grid to scroll the page"
+    assert bar["y"] - result["y"] >= 180, "much of the result is seen above the bar"
+    explore.screenshot("first-390-light")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_axe_finds_nothing_serious(new_page: OpenPage, scheme: str, width: int) -> None:
+    explore = new_page((width, WIDTHS[width]), scheme).open()
+    explore.one(".um-ranges summary").click()
+    found = Axe().run(explore.page).response["violations"]
+    assert {
+        (v["id"], v["nodes"][0]["html"][:120]) for v in found if v["impact"] in ("serious", "critical")
+    } == set()
+
+
+def test_the_colours_can_be_switched_and_stay(new_page: OpenPage) -> None:
+    explore = new_page().open()
+    explore.one(".um-theme").click()
+    assert explore.evaluate("document.body.classList.contains('dark')")
+    explore.open()
+    assert explore.evaluate("document.body.classList.contains('dark')")
+
+
+def test_reduced_motion_is_respected(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.page.emulate_media(reduced_motion="reduce")
+    explore.open()
+    explore.evaluate("() => { document.querySelector('.um-bar').hidden = false; }")
+    assert explore.evaluate("document.getAnimations().filter((a) => a.playState === 'running').length") == 0

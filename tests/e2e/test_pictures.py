@@ -1,0 +1,126 @@
+"""Examples and own pictures: chosen, dropped, pasted, turned, broken, maliciously named."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from tests.e2e.explore_page import ExplorePage
+
+pytestmark = pytest.mark.e2e
+
+HOSTILE = "${document.title='owned'}{{constructor}}<img src=x onerror=document.title='owned'>.png"
+
+# Hands a file to the page the way the clipboard or a drop does.
+HAND_OVER = """([kind, bytes]) => {
+  const paste = kind === 'paste', data = new DataTransfer();
+  const name = paste ? 'image.png' : 'dropped.png', type = paste ? 'clipboardData' : 'dataTransfer';
+  data.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));
+  const made = {[type]: data, bubbles: true, cancelable: true};
+  document.dispatchEvent(paste ? new ClipboardEvent('paste', made) : new DragEvent('drop', made));
+}"""
+
+CORNERS = """() => {
+  const canvas = document.createElement('canvas'), x = canvas.getContext('2d');
+  canvas.width = canvas.height = 224;
+  x.drawImage(window.unmask.state.picture.image, 0, 0);
+  return [[20, 20], [204, 20], [20, 204], [204, 204]].map(([a, b]) => [...x.getImageData(a, b, 1, 1).data.slice(0, 3)]);
+}"""
+
+
+def quarters(turn: int = 1, kind: str = "PNG") -> bytes:
+    """Red, green above blue, white; with an orientation mark that a viewer has to follow."""
+    picture = Image.new("RGB", (400, 400))
+    for box, colour in (((0, 0), "red"), ((200, 0), "lime"), ((0, 200), "blue"), ((200, 200), "white")):
+        picture.paste(Image.new("RGB", (200, 200), colour), box)
+    exif = picture.getexif()
+    exif[0x0112] = turn
+    file = io.BytesIO()
+    picture.save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+def colour_names(corners: list[list[int]]) -> list[str]:
+    names = {(1, 0, 0): "red", (0, 1, 0): "lime", (0, 0, 1): "blue", (1, 1, 1): "white"}
+    return [names.get((r > 128, g > 128, b > 128), "?") for r, g, b in corners]
+
+
+def wait_for_picture(explore: ExplorePage, title: str) -> None:
+    explore.page.wait_for_function("(title) => window.unmask.state.picture.title === title", arg=title)
+    explore.settle()
+
+
+def test_every_example_can_be_chosen_and_the_mask_stays(explore: ExplorePage) -> None:
+    explore.click(2, 2)
+    explore.settle()
+    mask, seen = explore.mask, {explore.canvas()}
+    samples = explore.one(".um-sample")
+    assert samples.count() >= 6
+    for i in range(1, samples.count()):
+        samples.nth(i).click()
+        wait_for_picture(explore, samples.nth(i).locator("img").get_attribute("alt") or "")
+        assert samples.nth(i).get_attribute("aria-pressed") == "true"
+        assert explore.mask == mask
+        seen.add(explore.canvas())
+        explore.screenshot(f"sample-{i}")
+    assert len(seen) == samples.count()
+    assert explore.one(".um-sample[aria-pressed=true]").count() == 1
+
+
+def test_an_own_picture_is_shown_and_its_crop_is_sent_from_then_on(explore: ExplorePage) -> None:
+    mask = explore.mask
+    explore.upload("quarters.png", quarters())
+    wait_for_picture(explore, "quarters.png")
+    assert colour_names(explore.evaluate(CORNERS)) == ["red", "lime", "blue", "white"]
+    assert explore.mask == mask
+    explore.click(0, 0)
+    explore.settle()
+    assert "original" not in explore.sent()[-1]["panels"]
+    assert explore.one(".um-result").get_attribute("aria-label", timeout=1000) is not None
+    explore.screenshot("own-picture")
+
+
+def test_a_photo_held_sideways_is_turned_upright(explore: ExplorePage) -> None:
+    explore.upload("phone.jpg", quarters(turn=6, kind="JPEG"), "image/jpeg")
+    wait_for_picture(explore, "phone.jpg")
+    assert colour_names(explore.evaluate(CORNERS)) == ["blue", "red", "white", "lime"]
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_a_picture_can_be_pasted_and_dropped(explore: ExplorePage, kind: str) -> None:
+    explore.evaluate(HAND_OVER, [kind, list(quarters())])
+    wait_for_picture(explore, "image.png" if kind == "paste" else "dropped.png")
+    assert colour_names(explore.evaluate(CORNERS))[0] == "red"
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no picture", quarters()[:300], b""], ids=["text", "cut", "empty"]
+)
+def test_a_broken_file_is_told_and_nothing_is_lost(explore: ExplorePage, content: bytes) -> None:
+    explore.click(4, 4)
+    explore.settle()
+    explore.expected = ("Failed to load resource",)
+    mask, picture = explore.mask, explore.canvas()
+    explore.upload("broken.png", content)
+    explore.one(".um-status.um-error").wait_for()
+    assert explore.status == "This file is not a picture we can read. Use JPEG, PNG or WebP."
+    assert (explore.mask, explore.canvas()) == (mask, picture)
+    explore.screenshot("broken-file")
+    explore.click(5, 5)
+    explore.settle()
+    assert explore.status == ""
+
+
+def test_a_hostile_file_name_does_nothing(explore: ExplorePage) -> None:
+    explore.upload(HOSTILE, quarters())
+    wait_for_picture(explore, HOSTILE)
+    explore.choose("view", "error")
+    explore.page.wait_for_timeout(300)
+    assert explore.page.title() == "Unmask"
+    assert HOSTILE in (explore.one(".um-result").get_attribute("aria-label") or "")
+    assert explore.one(".um img[src=x]").count() == 0
+    with explore.page.expect_download() as waiting:
+        explore.one(".um-download").click()
+    assert set(waiting.value.suggested_filename) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.")
