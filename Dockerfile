@@ -2,22 +2,21 @@
 #   docker build -t unmask . && docker run --rm -p 7860:7860 unmask
 # Runs with --read-only --tmpfs /tmp too: it writes nowhere else.
 
-# The runtime dependencies alone, so that another change of pyproject.toml does not install them again.
+# What the project needs, without the settings of its tools: a change of those does not install everything again.
 FROM python:3.11-slim AS declared
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-      > runtime.txt
+RUN sed -i '/^\[tool\./,$d' pyproject.toml
 
 FROM python:3.11-slim AS build
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /app
-COPY --from=declared runtime.txt ./
+COPY --from=declared pyproject.toml ./
 COPY requirements.lock ./
-# Each package at the version and with the hash that the one lock states. Bytecode is compiled here, which halves
-# the time to ready.
+# The runtime dependencies alone, each at the version and with the hash that the one lock states.
+# Bytecode is compiled here, which halves the time to ready.
 RUN uv venv --quiet /app/.venv \
  && uv pip install --quiet --no-cache --python /app/.venv/bin/python --compile-bytecode \
-      --require-hashes --constraint requirements.lock --requirement runtime.txt
+      --require-hashes --constraint requirements.lock --requirement pyproject.toml
 
 FROM python:3.11-slim
 ENV PATH=/app/.venv/bin:$PATH \

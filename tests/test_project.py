@@ -85,8 +85,8 @@ def test_the_image_runs_as_a_user_without_rights_and_says_how_it_is() -> None:
 
 
 def test_the_image_installs_from_the_one_lock_and_checks_hashes() -> None:
-    assert "--require-hashes --constraint requirements.lock --requirement runtime.txt" in DOCKERFILE
-    assert "['project']['dependencies']" in DOCKERFILE  # and no development tools
+    assert "--require-hashes --constraint requirements.lock --requirement pyproject.toml" in DOCKERFILE
+    assert "--group" not in DOCKERFILE  # no development tools
 
 
 def test_everything_the_image_copies_is_there_and_reaches_the_builder() -> None:
