@@ -83,6 +83,8 @@ def _read_settings() -> Settings:
         _fail("\n".join(names))
     if settings.weights is None:
         return settings
+    if not settings.weights.is_file():  # told before torch is imported
+        _fail(f"There is no weight file {settings.weights}. Set {PREFIX}WEIGHTS to one, or leave it out.")
     return settings.model_copy(update={"weights": settings.weights.absolute()})
 
 

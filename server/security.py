@@ -22,7 +22,7 @@ API_FOLDERS = ("/v1/", "/docs/", "/docs-assets/")
 
 # The page draws itself and talks to the API; it needs none of Gradio's calls, queues, uploads and files.
 PAGE_PATHS = frozenset({"/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"})
-PAGE_FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
+PAGE_FOLDERS = ("/assets/", "/static/")
 
 # Paths whose body may hold a picture; everything else is small.
 PICTURE_PATHS = ("/reconstruct", "/v1/reconstruct")

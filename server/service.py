@@ -99,7 +99,7 @@ class Service:
             UnmaskError: The picture or the options are refused, the queue is full, or the deadline has
                 passed.
         """
-        self.check_room()
+        # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
         with self._batcher.admit():
             try:
                 # Leaving this block early cancels what has not started, in the pool and in the queue.

@@ -3,9 +3,10 @@
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -16,7 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from model import Options, Reconstructor
+from model import Options, Reconstructor, load
 from server.app import create_app
 from server.service import Service
 from server.settings import Settings
@@ -100,6 +101,28 @@ def engine() -> FakeEngine:
     return engine
 
 
+@pytest.fixture(scope="session")
+def debug_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file of the smallest network, untrained: every path is real, only the picture is noise."""
+    import torch
+
+    from model.checkpoints import store
+    from model.config import SIZES
+    from model.network import MAE
+
+    path = tmp_path_factory.mktemp("weights") / "debug.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        store.write(path, MAE(SIZES["debug"]), name="debug", card={"licence": "none"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def reconstructor(debug_weights: Path) -> Reconstructor:
+    """The real model, small enough for milliseconds."""
+    return load(debug_weights, "cpu")
+
+
 def build_app(reconstructor: Reconstructor | FakeEngine, **settings: Any) -> tuple[FastAPI, Service]:
     """An application without the page, and its service."""
     chosen = Settings(**settings)
@@ -112,6 +135,11 @@ def running(app: FastAPI) -> Iterator[TestClient]:
     """A client of a started application; an error that is not answered is a failure of the test."""
     with TestClient(app) as client:
         yield client
+
+
+def into(app: FastAPI) -> dict[str, Any]:
+    """Arguments of a client that talks to the application directly, many requests at a time."""
+    return {"transport": httpx.ASGITransport(app), "base_url": "http://t"}
 
 
 def post(client: Any, image: bytes | None = None, **fields: Any) -> httpx.Response:
@@ -132,6 +160,3 @@ def problem_of(response: Any, status: int) -> dict[str, Any]:
     assert body["instance"] == response.headers["x-request-id"]
     assert all(error.keys() == {"field", "message", "hint"} for error in body["errors"])
     return body
-
-
-Poster = Callable[..., httpx.Response]

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from model import PANELS, STRATEGIES
@@ -16,7 +15,7 @@ from server.app import create_app
 from server.main import SAMPLES
 from server.samples import read_samples
 from server.settings import Settings
-from tests.server.conftest import FakeEngine, build_app, png, post, problem_of, running
+from tests.server.conftest import FakeEngine, build_app, into, png, post, problem_of, running
 
 
 @pytest.fixture
@@ -28,11 +27,6 @@ def client(engine: FakeEngine) -> Iterator[TestClient]:
 
 def fields_of(response: Any, status: int = 422) -> list[str]:
     return [error["field"] for error in problem_of(response, status)["errors"]]
-
-
-def into(app: FastAPI) -> dict[str, Any]:
-    """Arguments of a client that talks to the application directly, many requests at a time."""
-    return {"transport": httpx.ASGITransport(app), "base_url": "http://t"}
 
 
 def test_both_addresses_answer_the_same(client: TestClient) -> None:
@@ -92,7 +86,7 @@ def test_an_unknown_field_is_named_with_the_allowed_ones(client: TestClient) -> 
     ],
 )
 def test_a_wrong_value_is_named(field: str, value: str, client: TestClient) -> None:
-    assert fields_of(post(client, **{field: value})) == [field]
+    assert fields_of(post(client, None, **{field: value})) == [field]
 
 
 def test_all_wrong_values_are_named_at_once(client: TestClient) -> None:
@@ -273,7 +267,9 @@ def test_no_work_is_done_for_a_client_that_left(engine: FakeEngine) -> None:
     sent: list[Any] = []
 
     async def scene() -> None:
-        messages = iter([{"type": "http.request", "body": content}, {"type": "http.disconnect"}])
+        messages: Iterator[dict[str, Any]] = iter(
+            [{"type": "http.request", "body": content}, {"type": "http.disconnect"}]
+        )
 
         async def receive() -> dict[str, Any]:
             return next(messages)

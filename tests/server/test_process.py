@@ -1,0 +1,96 @@
+"""`python -m server` as an operator sees it: what it prints, how it stops, how it fails."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import photo
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 120  # seconds on a quiet machine, many on a loaded one
+
+
+def start(tmp_path: Path, **settings: Any) -> subprocess.Popen[str]:
+    """Start the service without its page, which is what takes long."""
+    chosen = {"UNMASK_PAGE": "false", "UNMASK_PORT": "0", "TMPDIR": str(tmp_path)} | settings
+    return subprocess.Popen(
+        [sys.executable, "-m", "server"],
+        cwd=ROOT,
+        env={**os.environ, **{name: str(value) for name, value in chosen.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def failure(tmp_path: Path, **settings: Any) -> str:
+    """What a start that cannot succeed says."""
+    with start(tmp_path, **settings) as process:
+        _, told = process.communicate(timeout=START_S)
+        assert process.returncode == 1
+        assert "Traceback" not in told
+        return told
+
+
+@pytest.mark.slow
+def test_it_says_when_it_is_ready_and_finishes_what_runs_when_asked_to_stop(
+    tmp_path: Path, debug_weights: Path
+) -> None:
+    with start(tmp_path, UNMASK_WEIGHTS=debug_weights) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline().strip()
+        assert ready.startswith("Unmask is ready at http://127.0.0.1:")
+        address = ready.rpartition(" ")[2]
+        assert httpx.get(f"{address}/readyz").status_code == 200
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as connection:
+            form = httpx.Request("POST", f"{address}/reconstruct", files={"image": ("a.png", photo())})
+            body = form.read()
+            head = "".join(f"{name}: {value}\r\n" for name, value in form.headers.items())
+            connection.sendall(f"POST /reconstruct HTTP/1.1\r\n{head}\r\n".encode() + body[:100])
+            time.sleep(0.3)  # the request is under way when the signal comes
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            connection.sendall(body[100:])
+            answer = connection.makefile("rb").readline()
+        log, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+    assert answer == b"HTTP/1.1 200 OK\r\n"
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"GET /readyz", "POST /reconstruct"} == {f"{line['method']} {line['path']}" for line in lines}
+    assert {"status", "duration_ms", "request_id", "timestamp", "level"} <= lines[0].keys()
+    assert list(tmp_path.glob("unmask-*")) == [], "the private folder is left behind"
+
+
+@pytest.mark.slow
+def test_an_unreadable_weight_file_is_told_and_ends_the_start(tmp_path: Path) -> None:
+    weights = tmp_path / "broken.safetensors"
+    weights.write_bytes(b"no weights")
+    assert "broken.safetensors" in failure(tmp_path, UNMASK_WEIGHTS=weights)
+
+
+def test_a_missing_weight_file_is_told_at_once(tmp_path: Path) -> None:
+    assert "nowhere.safetensors" in failure(tmp_path, UNMASK_WEIGHTS="nowhere.safetensors")
+
+
+def test_a_taken_port_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = failure(tmp_path, UNMASK_PORT=port)
+    assert str(port) in told
+    assert "UNMASK_PORT" in told
+
+
+def test_a_mistyped_or_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
+    assert "UNMASK_PROT" in failure(tmp_path, UNMASK_PROT="1")
+    assert "UNMASK_MAX_BYTES" in failure(tmp_path, UNMASK_MAX_BYTES="many")

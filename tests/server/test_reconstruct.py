@@ -1,0 +1,237 @@
+"""The whole path with the real network in its smallest size."""
+
+import asyncio
+import base64
+import io
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.testclient import TestClient
+
+from model import PANELS, Reconstructor
+from tests.server.conftest import build_app, into, photo, post, problem_of, running
+
+PATCHES = 16  # of the debug size
+
+
+@pytest.fixture(scope="module")
+def client(reconstructor: Reconstructor) -> Iterator[TestClient]:
+    app, _ = build_app(reconstructor)
+    with running(app) as client:
+        yield client
+
+
+def encode(kind: str, size: tuple[int, int] = (80, 72)) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(photo(size=size))).save(file, kind)
+    return file.getvalue()
+
+
+def test_the_answer_says_all_that_is_needed_to_repeat_it(client: TestClient) -> None:
+    answer = post(client, photo()).json()
+    assert answer["model"] == "debug"
+    assert (answer["strategy"], answer["ratio"], answer["grid"]) == ("random", 0.75, [4, 4])
+    assert len(answer["hidden"]) == 12
+    assert 0 <= answer["seed"] < 2**32
+    assert {"mse", "nmse", "psnr_db", "ssim", "colour_error_percent", "plain_fill"} <= answer[
+        "metrics"
+    ].keys()
+    assert {"prepare", "run", "finish"} <= answer["timings_ms"].keys()
+    for name in ("masked", "reconstruction", "original"):
+        kind, _, data = answer["images"][name].partition(",")
+        assert kind == "data:image/png;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
+
+
+def test_a_drawn_seed_replays_to_the_same_bytes(client: TestClient) -> None:
+    first = post(client, photo()).json()
+    again = post(client, photo(), seed=first["seed"]).json()
+    for key in ("hidden", "images", "metrics", "ratio"):
+        assert again[key] == first[key]
+    drawn = post(client, photo(), headers={"accept": "image/png"})
+    replayed = post(client, photo(), seed=drawn.headers["x-unmask-seed"], headers={"accept": "image/png"})
+    assert replayed.content == drawn.content
+    assert Image.open(io.BytesIO(drawn.content)).width >= 3 * 64
+
+
+def test_two_drawn_seeds_differ(client: TestClient) -> None:
+    assert post(client, photo()).json()["seed"] != post(client, photo()).json()["seed"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "hidden"),
+    [
+        ({"ratio": "0.5"}, 8),
+        ({"hidden_count": "1"}, 1),
+        ({"strategy": "grid"}, 12),
+        ({"strategy": "block", "ratio": "0.5"}, 8),
+        ({"strategy": "indices", "indices": "[0, 5, 15]"}, 3),
+    ],
+)
+def test_every_strategy_hides_what_was_asked(fields: dict[str, str], hidden: int, client: TestClient) -> None:
+    answer = post(client, photo(), **fields)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["hidden"]) == hidden
+
+
+def test_a_drawing_hides_its_white_patches(client: TestClient) -> None:
+    drawing = Image.new("L", (64, 64), 0)
+    drawing.paste(255, (0, 0, 32, 16))
+    file = io.BytesIO()
+    drawing.save(file, "PNG")
+    files = {"image": ("a", photo()), "drawing": ("d", file.getvalue())}
+    answer = client.post("/reconstruct", files=files, data={"strategy": "drawing"})
+    assert answer.json()["hidden"] == [0, 1]
+
+
+def test_all_panels_and_interpolation_on_request(client: TestClient) -> None:
+    answer = post(client, photo(), panels=",".join(PANELS), interpolation="true").json()
+    assert tuple(answer["images"]) == PANELS
+    assert "interpolation" in answer["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"ratio": "0"}, "ratio"),
+        ({"ratio": "1"}, "ratio"),
+        ({"ratio": "-0.5"}, "ratio"),
+        ({"ratio": "0.5", "hidden_count": "3"}, "ratio"),
+        ({"hidden_count": "0"}, "hidden_count"),
+        ({"hidden_count": str(PATCHES)}, "hidden_count"),
+        ({"seed": "-1"}, "seed"),
+        ({"seed": str(2**32)}, "seed"),
+        ({"strategy": "spiral"}, "strategy"),
+        ({"strategy": "indices"}, "indices"),
+        ({"strategy": "indices", "indices": "[]"}, "indices"),
+        ({"strategy": "indices", "indices": "[0, 0]"}, "indices"),
+        ({"strategy": "indices", "indices": f"[{PATCHES}]"}, "indices"),
+        ({"strategy": "drawing"}, "drawing"),
+        ({"indices": "[1]"}, "indices"),
+    ],
+)
+def test_options_out_of_range_name_field_and_remedy(
+    fields: dict[str, str], field: str, client: TestClient
+) -> None:
+    error = problem_of(post(client, photo(), **fields), 422)["errors"][0]
+    assert error["field"] == field
+    assert error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 422),
+        (b"no picture", 415),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
+        (encode("PNG")[:60], 422),
+        (encode("PNG", (80, 2)), 422),
+        (encode("PNG", (4000, 16)), 422),
+        (base64.b64decode("UklGRhoAAABXRUJQVlA4TA0AAAAvtyQJCQcQEREAAAA="), 422),
+    ],
+)
+def test_unusable_pictures_are_refused(content: bytes, status: int, client: TestClient) -> None:
+    answer = post(client, content)
+    assert answer.status_code in (413, 415, 422), (status, answer.text)
+    assert problem_of(answer, answer.status_code)["errors"][0]["field"] == "image"
+
+
+def test_too_many_pixels_are_refused_by_the_header(client: TestClient) -> None:
+    file = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(file, "PNG")
+    assert problem_of(post(client, file.getvalue()), 413)["type"].endswith("image-pixels")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_every_common_format_is_read(kind: str, client: TestClient) -> None:
+    assert post(client, encode(kind)).status_code == 200
+
+
+def test_concurrent_pictures_are_answered_as_alone(reconstructor: Reconstructor) -> None:
+    app, _ = build_app(reconstructor)
+    pictures = [photo(number) for number in range(12)]
+
+    async def ask(client: httpx.AsyncClient, number: int) -> dict[str, Any]:
+        files = {"image": ("a", pictures[number])}
+        data = {"seed": str(number), "ratio": ("0.75", "0.5")[number % 2], "panels": "original,masked"}
+        answer = await client.post("/reconstruct", files=files, data=data)
+        body: dict[str, Any] = answer.json()
+        return {key: body[key] for key in ("seed", "hidden", "images")}
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as client:
+            alone = [await ask(client, number) for number in range(12)]
+            assert list(await asyncio.gather(*(ask(client, number) for number in range(12)))) == alone
+            assert len({json.dumps(answer["images"]) for answer in alone}) == 12
+
+    asyncio.run(scene())
+
+
+SOURCES = [encode(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A picture file, cut short or with some bytes changed."""
+    content = bytearray(draw(st.sampled_from(SOURCES)))
+    chance = random.Random(draw(st.integers(0, 2**32)))
+    for _ in range(draw(st.integers(0, 8))):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    return bytes(content[: chance.randrange(len(content))] if draw(st.booleans()) else content)
+
+
+numbers = st.one_of(
+    st.integers(-3, 20).map(str), st.floats().map(str), st.decimals().map(str), st.text(max_size=8)
+)
+lists = st.lists(st.integers(-1, 17), max_size=17).map(json.dumps)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "strategy": st.sampled_from(["random", "block", "grid", "indices", "drawing", "", "RANDOM"]),
+        "ratio": st.one_of(st.sampled_from(["0.75", "0.5", "0.999", ".1"]), numbers),
+        "hidden_count": numbers,
+        "seed": st.one_of(st.integers(0, 2**32).map(str), numbers),
+        "indices": st.one_of(lists, st.text(max_size=8)),
+        "panels": st.one_of(st.sampled_from([*PANELS, "masked,error"]), st.text(max_size=8)),
+        "interpolation": st.one_of(st.booleans().map(str), st.text(max_size=4)),
+        "other": st.text(max_size=4),
+    },
+)
+
+
+bounded = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
+
+
+def check_not_our_failure(answer: Any) -> None:
+    assert answer.status_code == 200 or 400 <= answer.status_code < 500, answer.text
+    if answer.status_code != 200:
+        assert problem_of(answer, answer.status_code)["errors"]
+
+
+@bounded
+@given(fields=fields, drawing=st.one_of(st.none(), mutated()), accept=st.sampled_from(["*/*", "image/png"]))
+def test_no_set_of_options_is_answered_with_our_failure(
+    fields: dict[str, str], drawing: bytes | None, accept: str, client: TestClient
+) -> None:
+    files = {"image": ("a", SOURCES[0])} | ({"drawing": ("d", drawing)} if drawing is not None else {})
+    check_not_our_failure(client.post("/reconstruct", files=files, data=fields, headers={"accept": accept}))
+
+
+@bounded
+@given(image=mutated(), drawing=st.one_of(st.none(), mutated()))
+def test_no_picture_is_answered_with_our_failure(
+    image: bytes, drawing: bytes | None, client: TestClient
+) -> None:
+    files, fields = {"image": ("a", image)}, {}
+    if drawing is not None:
+        files, fields = files | {"drawing": ("d", drawing)}, {"strategy": "drawing"}
+    check_not_our_failure(client.post("/reconstruct", files=files, data=fields))
