@@ -1,27 +1,29 @@
 """`python -m server`: serve page and API until SIGTERM or Ctrl-C, then exit with 0."""
 
+import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 from pydantic import ValidationError
 
 from server import logs
-from server.service import Service
 from server.settings import PREFIX, Settings, unknown_variables
+
+if TYPE_CHECKING:
+    from server.service import Service
 
 
 class Server(uvicorn.Server):
     """uvicorn, announcing when it is ready and refusing new work as soon as it is asked to stop."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, address: str) -> None:
+    def __init__(self, config: uvicorn.Config, service: "Service", address: str) -> None:
         super().__init__(config)
         self.service = service
         self.address = address
@@ -43,9 +45,18 @@ def main() -> None:
     settings = _read_settings()
     listener = _bind(settings)
     logs.configure(settings.log_level)
-    private = tempfile.TemporaryDirectory(prefix="unmask-", ignore_cleanup_errors=True)
-    with private as folder, suppress(KeyboardInterrupt):  # which uvicorn raises again after a clean stop
-        _serve(settings, listener, Path(folder))
+    code: object = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="unmask-", ignore_cleanup_errors=True) as folder:
+            _serve(settings, listener, Path(folder))
+    except KeyboardInterrupt:
+        pass  # uvicorn raises it again after a clean stop
+    except SystemExit as leaving:
+        code = leaving.code
+    logging.shutdown()
+    sys.stdout.flush()
+    # Everything is stopped and put away; taking torch and gradio apart would take the interpreter seconds more.
+    os._exit(code if isinstance(code, int) else 0)
 
 
 def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:

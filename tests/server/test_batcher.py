@@ -81,7 +81,7 @@ def test_a_cancelled_job_costs_no_compute() -> None:
         gone.cancel()
         await asyncio.sleep(0)
         network.gate.set()
-        assert await asyncio.gather(first, stays) == ["FIRST", "STAYS"]
+        assert [await first, await stays] == ["FIRST", "STAYS"]
 
     with started(network) as batcher:
         asyncio.run(scene(batcher))
