@@ -22,7 +22,8 @@ DESKTOP = (1440, 900)
 OpenPage = Callable[..., ExplorePage]
 
 
-@pytest.fixture(scope="session")
+# One a file, not one for the session: Playwright keeps a loop running, and other tests want to start their own.
+@pytest.fixture(scope="module")
 def browser(browser_path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser_path, args=list(ARGUMENTS))
@@ -30,7 +31,7 @@ def browser(browser_path: str) -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def warm(browser: Browser) -> Iterator[BrowserContext]:
     """A context whose cache is filled by the first page: loading Gradio anew takes most of a test's time."""
     context = browser.new_context(locale="en-GB", accept_downloads=True)

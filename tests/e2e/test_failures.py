@@ -21,6 +21,7 @@ def test_a_lost_server_costs_no_mask_and_the_page_recovers(new_page: OpenPage, l
     explore.drag((3, 3), (3, 8))
     explore.one(".um-again").wait_for()
     assert explore.status == "No answer from the server. Your mask is kept."
+    assert explore.one(".um-badge").is_visible(), "the picture belongs to an older mask"
     explore.screenshot("offline")
     explore.drag((4, 3), (4, 8))
     kept = explore.mask
@@ -31,6 +32,7 @@ def test_a_lost_server_costs_no_mask_and_the_page_recovers(new_page: OpenPage, l
     assert indices(explore.sent()[-1]) == explore.hidden
     assert explore.status == ""
     assert not explore.one(".um-again").is_visible()
+    assert not explore.one(".um-badge").is_visible()
 
 
 def test_a_busy_server_is_given_the_time_it_asks_for(explore: ExplorePage) -> None:

@@ -95,4 +95,5 @@ def test_reduced_motion_is_respected(new_page: OpenPage) -> None:
     explore.page.emulate_media(reduced_motion="reduce")
     explore.open()
     explore.evaluate("() => { document.querySelector('.um-bar').hidden = false; }")
-    assert explore.evaluate("document.getAnimations().filter((a) => a.playState === 'running').length") == 0
+    ours = "(a) => a.playState === 'running' && a.effect.target.closest('.um, .um-head')"
+    assert explore.evaluate(f"document.getAnimations().filter({ours}).length") == 0

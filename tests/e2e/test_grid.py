@@ -13,12 +13,13 @@ from tests.e2e.explore_page import ARTIFACTS, ExplorePage, indices
 pytestmark = pytest.mark.e2e
 
 
-# Counts what is under way, and when each answer came.
+# Counts what is under way, when each answer came and how long it took.
 WATCH_FLIGHT = """() => {
-  const ask = window.fetch, f = window.flight = {now: 0, most: 0, times: []};
+  const ask = window.fetch, f = window.flight = {now: 0, most: 0, answers: []};
   window.fetch = async (...a) => {
+    const start = performance.now();
     f.most = Math.max(f.most, ++f.now);
-    try { return await ask(...a); } finally { f.now--; f.times.push(performance.now()); }
+    try { return await ask(...a); } finally { f.now--; f.answers.push([start, performance.now()]); }
   };
 }"""
 
@@ -198,12 +199,16 @@ def test_a_long_drag_is_live_and_ends_with_the_right_picture(explore: ExplorePag
     flight = explore.evaluate("window.flight")
     assert explore.hidden == set(range(140))
     assert flight["most"] == 1
-    seconds = (flight["times"][-1] - flight["times"][0]) / 1000
-    rate = (len(flight["times"]) - 1) / seconds
     assert indices(explore.sent()[-1]) == explore.hidden
+    answers = flight["answers"]
+    span = answers[-1][1] - answers[0][0]
+    waited = sum(end - start for start, end in answers)
+    figures = {"pictures_per_s": 1000 * len(answers) / span, "mean_answer_ms": waited / len(answers)}
     ARTIFACTS.mkdir(exist_ok=True)
-    (ARTIFACTS / "drag.json").write_text(json.dumps({"pictures_per_s": rate, "seconds": seconds}))
-    assert rate > 3, "a loaded two-core machine still shows several a second"
+    (ARTIFACTS / "drag.json").write_text(json.dumps(figures))
+    assert len(answers) >= 5
+    # Not a number of pictures: that is the machine's. The page's part is to ask again at once.
+    assert waited / span > 0.6
 
 
 def test_without_live_update_the_button_runs_it(explore: ExplorePage) -> None:

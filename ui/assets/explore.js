@@ -17,6 +17,7 @@ const state = {
   view: 'result', paste: true, live: true, force: false, holding: false,
   picture: null,     // {blob, image, title}: the model's own crop, sent with every request
   incoming: null,    // {blob, title, sample}: chosen, not yet accepted by the server
+  behind: false,     // the server is busy or away: the result may belong to an older mask
 };
 let shown = null;    // {hidden, images, answer, title, errors}: the result on the right, with the mask it belongs to
 let gesture = false; // a slider is being dragged: one step of the history
@@ -32,7 +33,7 @@ const grid = createGrid($('.um-grid'), {
   rule: () => ({ strategy: state.strategy, lastRule: state.lastRule, ratios: { ...state.ratios }, seed: state.seed, known: state.known }),
   setRule(rule) { Object.assign(state, rule, { ratios: { ...rule.ratios } }); touched(); client.pump(); },
   changed(kind) {
-    if (kind === 'edit') { drawByHand(); touched(); if (!$('.um-note').hidden) renderRight(); client.pump(); }
+    if (kind === 'edit') { drawByHand(); touched(); if (state.behind || !$('.um-note').hidden) renderRight(); client.pump(); }
     if (kind === 'end') say(countText(grid.count)); // once a stroke, not once a patch
     if (kind === 'move') say(cellText());
     controls();
@@ -116,6 +117,8 @@ function refuse(job, code, problem) {
   status(words('status.' + key, { reason: String(problem.detail || problem.title || code) }), 'error');
 }
 function report(what, seconds) {
+  if (what === 'idle') state.behind = false;
+  else if (what !== 'bar' && what !== 'slow') { state.behind = true; renderRight(); }
   $('.um-bar').hidden = !(what === 'bar' || what === 'slow');
   $('.um-stop').hidden = what !== 'slow';
   if (what === 'slow') status(words('status.slow'));
@@ -138,9 +141,9 @@ const patch = (i) => [(i % columns) * (SIZE / columns), Math.floor(i / columns) 
 
 function renderRight() {
   const none = state.known && grid.count === 0, everything = state.known && grid.count === total;
-  const stale = Boolean(shown) && !state.live && state.known && !none && !everything && grid.indices.join() !== shown.hidden.join();
+  const stale = Boolean(shown) && (!state.live || state.behind) && state.known && !none && !everything && grid.indices.join() !== shown.hidden.join();
   const slider = state.view === 'slider' && !state.holding && !none && !everything;
-  $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale;
+  $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale || state.behind;
   $('.um-split').hidden = $('.um-line').hidden = !slider;
   $('.um-legend').hidden = state.view !== 'error';
   $('.um-sentence').hidden = none || everything;
