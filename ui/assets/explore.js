@@ -179,7 +179,7 @@ function legend() {
   $('.um-scale').style.background = `linear-gradient(90deg, ${parts.join(', ')})`;
   $('.um-ticks').replaceChildren(...[0, 0.5, 1].map((share) => {
     const tick = document.createElement('span');
-    tick.textContent = percent(low + (high - low) * share);
+    tick.textContent = percent(low + (high - low) * share) + (share === 1 ? '+' : ''); // larger errors are as dark
     return tick;
   }));
   if (!shown.errors) return;
