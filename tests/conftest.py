@@ -16,7 +16,7 @@ import pytest
 from tests import browser
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_WITHIN_S = 180  # about 10 s on a quiet desk; a loaded two-core machine has taken ten times that
+READY_WITHIN_S = 270  # about 10 s on a quiet desk; a loaded two-core machine has taken ten times that
 
 
 @pytest.fixture(scope="session")
