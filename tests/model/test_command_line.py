@@ -1,0 +1,90 @@
+"""``python -m model``: what a user types and reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.__main__ import main
+from model.reconstruct import Options, load
+from tests.pictures import encoded, photo
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(photo()))
+    return path
+
+
+def test_help_is_there_without_loading_torch(root: Path) -> None:
+    code = (
+        "import sys, model.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert "reconstruct" in done.stdout
+
+
+def test_reconstruct_writes_the_same_sheet_as_the_library(
+    picture: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sheet.png"
+    arguments = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu", "--seed", "3"]
+    assert main([*arguments, "--ratio", "0.5", "--out", str(out)]) == 0
+    assert (
+        out.read_bytes()
+        == load(debug_file, "cpu")(picture.read_bytes(), Options(seed=3, ratio="0.5")).sheet()
+    )
+    assert "hid 8 of 16 patches (random, seed 3)" in capsys.readouterr().out
+
+
+def test_reconstruct_prints_the_services_answer(
+    picture: Path, debug_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu"]
+    assert (
+        main([*arguments, "--strategy", "indices", "--indices", "0,5", "--panels", "pasted", "--json"]) == 0
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["hidden"] == [0, 5]
+    assert set(answer["images"]) == {"pasted"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["--ratio", "7"], "ratio is 7"),
+        (["--indices", "a"], "--indices"),
+        (["--panels", "back"], "back"),
+        (["--drawing", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_a_mistake_says_what_and_how_and_exits_with_2(
+    picture: Path, debug_file: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], words: str
+) -> None:
+    assert main(["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu", *wrong]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_evaluate_prints_the_model_beside_classical_fills(
+    picture: Path, debug_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    picture.write_bytes(encoded(np.broadcast_to(ramp[:, None, None], (64, 64, 3)).copy()))
+    arguments = ["evaluate", "reconstruct", str(debug_file), "--data", str(picture.parent), "--device", "cpu"]
+    assert main([*arguments, "--ratio", "0.5", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["photos"] == 1
+    assert set(report["scores"]) == {"model", "plain_fill", "interpolation", "telea"}
+    # Random weights know nothing; a ramp is easy to interpolate.
+    assert report["scores"]["interpolation"]["nmse"] < report["scores"]["model"]["nmse"]
+    assert main(arguments) == 0
+    assert "telea" in capsys.readouterr().out

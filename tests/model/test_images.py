@@ -1,0 +1,181 @@
+"""Strangers' picture files: what comes out upright and in colour, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from model.errors import ImageError
+from model.images import MAX_PIXELS, encode_png, load_grey, load_square
+from tests.pictures import encoded, photo
+
+
+def _load(
+    pixels: np.ndarray, mode: str = "RGB", kind: str = "PNG", side: int = 64, **options: object
+) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
+    return load_square(buffer.getvalue(), side)
+
+
+def test_a_picture_of_the_right_size_comes_back_bit_by_bit() -> None:
+    pixels = photo(64, 64)
+    assert np.array_equal(load_square(encoded(pixels), 64), pixels)
+
+
+def test_what_we_encode_we_read_back() -> None:
+    pixels = photo(64, 64)
+    assert np.array_equal(load_square(encode_png(pixels), 64), pixels)
+
+
+def test_the_centre_square_is_cut_and_never_squashed() -> None:
+    pixels = np.zeros((64, 128, 3), dtype=np.uint8)
+    pixels[:, 32:96] = 200
+    assert (load_square(encoded(pixels), 64) == 200).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_every_allowed_format_opens(kind: str) -> None:
+    pixels = photo(64, 64)
+    loaded = load_square(encoded(pixels, kind), 64)
+    assert np.abs(loaded.astype(int) - pixels).mean() < 16
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photo_is_set_upright(orientation: int) -> None:
+    pixels = photo(64, 64)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels)
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }.get(orientation)  # fmt: skip
+    stored = image if turn is None else image.transpose(turn)
+    buffer = io.BytesIO()
+    stored.save(buffer, "PNG", exif=exif)
+    assert np.array_equal(load_square(buffer.getvalue(), 64), pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA"])
+def test_every_colour_mode_becomes_rgb(mode: str) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    loaded = _load(photo(64, 64), mode, kind)
+    assert loaded.shape == (64, 64, 3)
+    reference = np.asarray(Image.fromarray(photo(64, 64)).convert(mode).convert("RGB"))
+    assert np.abs(loaded.astype(int) - reference).mean() < 3
+
+
+def test_a_16_bit_grey_is_not_clipped_to_white() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    loaded = load_square(encoded(ramp), 64)
+    assert abs(float(loaded.mean()) - 127.5) < 1
+
+
+def test_transparency_is_laid_over_white() -> None:
+    pixels = np.zeros((64, 64, 4), dtype=np.uint8)
+    pixels[..., 0] = 255  # transparent red
+    assert (load_square(encoded(pixels), 64) == 255).all()
+
+
+def test_an_animation_shows_its_first_frame() -> None:
+    first, second = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=[second])
+    assert load_square(buffer.getvalue(), 64)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_an_embedded_profile_changes_the_numbers_and_a_broken_one_is_ignored() -> None:
+    pixels = np.full((64, 64, 3), (200, 120, 90), dtype=np.uint8)
+    linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    assert (load_square(encoded(pixels, icc_profile=b"nonsense"), 64) == pixels).all()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.abs(load_square(encoded(pixels, icc_profile=srgb), 64).astype(int) - pixels).max() <= 1
+    assert load_square(encoded(pixels, icc_profile=linear), 64).shape == (64, 64, 3)
+
+
+def test_a_large_jpeg_is_drafted_without_visible_loss() -> None:
+    pixels = photo(1600, 1200)
+    data = encoded(pixels, "JPEG", quality=95)
+    full = Image.open(io.BytesIO(data)).crop((200, 0, 1400, 1200)).resize((64, 64), Image.Resampling.BICUBIC)
+    assert np.abs(load_square(data, 64).astype(int) - np.asarray(full)).mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "image-format"),
+        (b"hello", "image-format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image-format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image-format"),
+        (encoded(photo())[:400], "image-unreadable"),
+        (encoded(photo(), "JPEG")[:500], "image-unreadable"),
+        (encoded(photo(200, 8)), "image-shape"),
+        (encoded(photo(6, 6)), "image-shape"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_a_reason(data: bytes, code: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_square(data, 64)
+    assert caught.value.code == code
+    assert caught.value.field == "image"
+    assert caught.value.hint
+
+
+def _png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_000), (9_459, 9_459), (16_385, 900), (65_000, 64_000)])
+def test_too_many_pixels_are_refused_by_the_header_alone(size: tuple[int, int]) -> None:
+    assert size[0] * size[1] > MAX_PIXELS or max(size) > 16_384
+    with pytest.raises(ImageError) as caught:
+        load_square(_png_header(*size), 64)
+    assert caught.value.code == "image-pixels"
+
+
+_SEEDS = [encoded(photo(40, 30), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.sampled_from(_SEEDS),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=12),
+    cut=st.floats(0.05, 1),
+)
+def test_a_mutated_file_is_read_or_refused_and_nothing_else(
+    data: bytes, changes: list[tuple[float, int]], cut: float
+) -> None:
+    mutated = bytearray(data[: int(len(data) * cut)])
+    for place, value in changes:
+        if mutated:
+            mutated[int(place * len(mutated))] = value
+    for load in (lambda d: load_square(d, 32), load_grey):
+        with suppress(ImageError):
+            assert load(bytes(mutated)).ndim in (2, 3)
+
+
+def test_a_drawing_is_read_by_brightness_or_by_opacity() -> None:
+    grey = np.array([[0, 255]] * 8 * 8, dtype=np.uint8).reshape(8, 16)
+    assert np.array_equal(load_grey(encoded(grey)), grey / np.float32(255))
+    clear = np.zeros((8, 8, 4), dtype=np.uint8)
+    clear[:4, :, 3] = 255
+    assert load_grey(encoded(clear)).mean() == 0.5

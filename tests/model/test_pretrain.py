@@ -1,0 +1,290 @@
+"""Training: what is sampled, that it learns, and that a killed run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import CheckpointError, DataError, RecipeError
+from model.network import MAE
+from model.pretrain.data import Photos, Sampler, batches, crop_box
+from model.pretrain.launch import pretrain
+from model.pretrain.loop import Progress, build_optimisers, learning_rate, run
+from model.pretrain.muon import Muon, orthogonalise
+from model.pretrain.recipe import Recipe, load_recipe
+from model.reconstruct import load
+from tests.pictures import encoded, photo
+
+PHOTOS = [encoded(photo(80 + n, 70, seed=n), "JPEG") for n in range(12)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "photos"
+    (place / "deep").mkdir(parents=True)
+    for number, data in enumerate(PHOTOS):
+        (place / ("deep" if number % 2 else ".") / f"{number:03d}.jpg").write_bytes(data)
+    (place / "readme.txt").write_text("no picture")
+    return place
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    path = tmp_path / "shard-00000.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, data in enumerate(PHOTOS):
+            sidecar = json.dumps({"source": "odd" if number % 2 else "even"}).encode()
+            for name, content in ((f"{number:06d}.jpg", data), (f"{number:06d}.json", sidecar)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def _recipe(**changes: object) -> Recipe:
+    values: dict[str, object] = {
+        "name": "toy", "size": "debug", "steps": 6, "batch_size": 4, "lr": 1e-3, "optimiser": "muon",
+        "log_every": 1, "picture_every": 3, "checkpoint_every": 2,
+    }  # fmt: skip
+    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_a_shard_of_the_same_photos_hold_the_same_bytes(folder: Path, shard: Path) -> None:
+    in_folder, in_shard = Photos.open([folder]), Photos.open([shard])
+    assert len(in_folder) == len(in_shard) == 12
+    assert {in_folder.read(n) for n in range(12)} == {in_shard.read(n) for n in range(12)} == set(PHOTOS)
+    assert {entry.source for entry in in_shard.entries} == {"odd", "even"}
+
+
+def test_a_missing_or_empty_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        Photos.open([tmp_path / "nowhere"])
+    with pytest.raises(DataError, match=str(tmp_path)):
+        Photos.open([tmp_path])
+
+
+def test_a_broken_photo_is_named(folder: Path) -> None:
+    (folder / "broken.jpg").write_bytes(b"no picture at all")
+    photos = Photos.open([folder])
+    number = [entry.name for entry in photos.entries].index("broken.jpg")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        photos.decode(number)
+
+
+def test_an_epoch_holds_every_photo_once_in_another_order(folder: Path) -> None:
+    sampler = Sampler(Photos.open([folder]), _recipe())
+    first, second = ([sample.number for sample in sampler.epoch(number)] for number in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_a_source_of_weight_one_half_gives_each_photo_every_other_epoch(shard: Path) -> None:
+    sampler = Sampler(Photos.open([shard]), _recipe(source_weights={"odd": 0.5}))
+    epochs = [[sample.number for sample in sampler.epoch(number)] for number in range(4)]
+    counts = np.bincount(np.concatenate(epochs), minlength=12)
+    assert counts[::2].tolist() == [4] * 6
+    assert counts[1::2].tolist() == [2] * 6
+    assert all(len(epoch) == 9 for epoch in epochs)
+
+
+def test_the_sequence_of_samples_goes_on_from_any_place(folder: Path) -> None:
+    sampler = Sampler(Photos.open([folder]), _recipe())
+    whole = sampler.stream(0)
+    expected = [next(whole) for _ in range(40)]
+    later = sampler.stream(17)
+    assert [next(later) for _ in range(23)] == expected[17:]
+
+
+def test_the_same_step_gives_the_same_batch_whatever_the_threads(folder: Path) -> None:
+    photos = Photos.open([folder])
+    one, two = batches(photos, _recipe(), 0, 1), batches(photos, _recipe(), 2, 3)
+    third = [next(one) for _ in range(3)][2]
+    resumed = next(two)
+    assert torch.equal(third.images, resumed.images)
+    assert torch.equal(third.hidden, resumed.hidden)
+    assert third.images.shape == (4, 3, 64, 64)
+    assert third.hidden.sum(dim=1).tolist() == [12] * 4
+
+
+def test_crops_stay_inside_and_keep_their_share() -> None:
+    for key in range(500):
+        top, left, height, width, _ = crop_box(np.uint64(key), 150, 220, (0.2, 1.0))
+        assert 0 <= top <= 150 - height
+        assert 0 <= left <= 220 - width
+        assert 0.18 <= height * width / (150 * 220) <= 1.0
+        assert 0.72 <= width / height <= 1.4
+    assert {crop_box(np.uint64(key), 150, 220, (0.2, 1.0))[4] for key in range(20)} == {True, False}
+
+
+def test_a_crop_that_fits_nowhere_falls_back_to_the_centre_square() -> None:
+    assert crop_box(np.uint64(1), 10, 400, (0.9, 1.0))[:4] == (0, 195, 10, 10)
+
+
+# --- recipe -----------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_recipes_are_valid(root: Path) -> None:
+    names = [path.stem for path in (root / "model/pretrain/recipes").glob("*.toml")]
+    assert "small" in names
+    for name in names:
+        assert load_recipe(name).steps > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("steps = 1\nnme = 'x'", "nme"),
+        ("name = 'x'\nsteps = 0", "steps"),
+        ("name = 'x'\nsteps = 1\nsize = 'giant'", "size"),
+        ("name = 'x'\nsteps = 1\nmask_ratio = 1.0", "mask_ratio"),
+        ("name = 'x'\nsteps = 1\ncrop_scale = [0.5, 0.2]", "crop_scale"),
+        ("name = 'x'\nsteps = 1\noptimiser = 'sgd'", "optimiser"),
+        ("name = 'x'\nsteps = 1\n[source_weights]\nodd = 2.0", "source_weights"),
+        ("name = 'x'", "recipe"),
+        ("name = ", "recipe"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, field: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert caught.value.field == field
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match="small"):
+        load_recipe("giant")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "trapezoid"])
+def test_the_learning_rate_rises_and_ends_near_zero(schedule: str) -> None:
+    recipe = _recipe(steps=100, warmup_steps=10, schedule=schedule)
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    assert rates[0] == 0
+    assert rates[10] == 1
+    assert rates[99] < 0.03
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+# --- Muon -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(32, 96), (96, 32), (40, 40)])
+def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+    values = torch.linalg.svdvals(
+        orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0)), 5)
+    )
+    assert float(values.min()) > 0.3
+    assert float(values.max()) < 1.3
+
+
+def test_muon_steps_as_torch_does_in_its_bfloat16() -> None:
+    start, gradients = torch.randn(24, 40), [torch.randn(24, 40) for _ in range(3)]
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    optimisers = [
+        Muon([ours], lr=0.02, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for gradient in gradients:
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    moved = (theirs - start).detach()
+    assert float((ours - theirs).detach().norm() / moved.norm()) < 0.03
+
+
+def test_every_parameter_is_in_one_optimiser_and_norms_are_not_decayed(debug_network: MAE) -> None:
+    adamw, muon = build_optimisers(debug_network, _recipe())
+    groups = [*adamw.param_groups, *muon.param_groups]
+    members = [parameter for group in groups for parameter in group["params"]]
+    assert len(members) == len(set(members)) == len(list(debug_network.parameters()))
+    assert all(p.ndim == 1 for group in groups if group["weight_decay"] == 0 for p in group["params"])
+    assert {tuple(p.shape) for p in muon.param_groups[0]["params"]} == {
+        (96, 32),
+        (32, 32),
+        (128, 32),
+        (32, 128),
+    }
+
+
+# --- runs -------------------------------------------------------------------------------------------------
+
+
+def test_training_learns_and_leaves_weights_pictures_and_a_log(tmp_path: Path) -> None:
+    # Photos of one colour each: what is hidden is known as soon as the colour of the rest is copied.
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for number, colour in enumerate(np.random.default_rng(0).integers(0, 256, (12, 3), dtype=np.uint8)):
+        (folder / f"{number}.png").write_bytes(encoded(np.broadcast_to(colour, (64, 64, 3)).copy()))
+    recipe = _recipe(steps=60, batch_size=12, lr=1e-2, muon_lr=4e-2, log_every=10, picture_every=20)
+    weights = pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert lines[-1]["samples"] == 720
+    assert len(list((tmp_path / "run/pictures").glob("*.png"))) == 3
+    assert load(weights, "cpu").describe()["samples"] == 720
+
+
+def test_a_run_that_crashed_ends_bit_equal_to_an_uninterrupted_one(shard: Path, tmp_path: Path) -> None:
+    whole = pretrain(_recipe(), [shard], tmp_path / "whole", device="cpu")
+
+    def crash(progress: Progress, network: MAE) -> None:
+        if progress.step == 5:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(_recipe(), Photos.open([shard]), tmp_path / "parts", device=torch.device("cpu"), report=crash)
+    assert (tmp_path / "parts/LATEST").read_text() == "state-0000004.pt"
+    parts = pretrain(_recipe(), [shard], tmp_path / "parts", resumed=True, device="cpu", workers=2)
+    first, second = (load(path, "cpu")._network.state_dict() for path in (whole, parts))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_resuming_another_recipe_or_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        pretrain(_recipe(), [folder], tmp_path / "empty", resumed=True, device="cpu")
+    pretrain(_recipe(steps=2), [folder], tmp_path / "run", device="cpu")
+    with pytest.raises(CheckpointError, match="batch_size"):
+        pretrain(_recipe(batch_size=2), [folder], tmp_path / "run", resumed=True, device="cpu")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(steps=200, lr=float("inf"), optimiser="adamw")
+    with pytest.raises(DataError, match="loss"):
+        pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+
+
+@pytest.mark.slow
+def test_a_stopped_process_saves_its_state_and_goes_on(root: Path, folder: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "model", "pretrain", "small", "--size", "debug", "--batch-size", "4",
+        "--steps", "100000", "--data", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    assert (tmp_path / "run" / "LATEST").is_file()
+    assert (tmp_path / "run" / "small.safetensors").is_file()
+    steps = json.loads(log.read_text().splitlines()[-1])["step"]
+    assert 0 < steps < 100_000
