@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
-from torch import Tensor
 
 from model.config import IMAGE_STD
 
@@ -75,32 +74,28 @@ def score(original: Floats, candidates: list[Floats], hidden: Bools) -> list[Sco
     return scores
 
 
-def _ssim(original: Floats, candidates: list[Floats]) -> NDArray[np.float32]:
-    """Similarity maps ``[N, H, W]``, mean over channels; equal to scikit-image's with Gaussian weights."""
-    x = torch.from_numpy(original).permute(2, 0, 1)[None]  # [1, 3, H, W]
-    y = torch.from_numpy(np.stack(candidates)).permute(0, 3, 1, 2)  # [N, 3, H, W]
-    blurred = _blur(torch.cat([x, x * x, y, y * y, x * y]))
-    mean_x, square_x = blurred[:1], blurred[1:2]
-    mean_y, square_y, product = blurred[2:].chunk(3)
-    var_x, var_y = square_x - mean_x**2, square_y - mean_y**2
-    covariance = product - mean_x * mean_y
+def _ssim(original: Floats, candidates: list[Floats]) -> list[Floats]:
+    """Similarity maps ``[H, W]``, mean over channels; equal to scikit-image's with Gaussian weights."""
+    mean_x, square_x = _blur(original), _blur(original * original)
+    var_x = square_x - mean_x**2
     c1, c2 = 0.01**2, 0.03**2
-    upper = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    lower = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    return (upper / lower).mean(dim=1).numpy()
+    maps = []
+    for candidate in candidates:
+        mean_y = _blur(candidate)
+        var_y = _blur(candidate * candidate) - mean_y**2
+        covariance = _blur(original * candidate) - mean_x * mean_y
+        upper = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+        lower = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+        maps.append((upper / lower).mean(axis=-1))
+    return maps
 
 
-def _blur(images: Tensor) -> Tensor:
-    """Gaussian of deviation 1.5 over 11 pixels, mirrored at the border (the edge pixel twice, as scipy does)."""
-    weights = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=torch.float32) / 1.5) ** 2)
-    weights = (weights / weights.sum()).view(1, 1, 1, -1)
-    height, width = images.shape[-2:]
-    rows = torch.from_numpy(np.pad(np.arange(height), 5, mode="symmetric"))
-    columns = torch.from_numpy(np.pad(np.arange(width), 5, mode="symmetric"))
-    flat = images.reshape(-1, 1, height, width)
-    flat = torch.nn.functional.conv2d(flat[..., columns], weights)
-    flat = torch.nn.functional.conv2d(flat[..., rows, :], weights.mT)
-    return flat.view(images.shape)
+def _blur(image: Floats) -> Floats:
+    """Gaussian of deviation 1.5 over 11 pixels, mirrored at the border with the edge pixel twice, as scipy does."""
+    # OpenCV's own type says "some number"; a float32 picture comes back as one, without a copy here.
+    return cv2.GaussianBlur(image, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT).astype(
+        np.float32, copy=False
+    )
 
 
 def plain_fill(original: Floats, hidden: Bools) -> Floats:
