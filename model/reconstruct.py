@@ -51,7 +51,7 @@ class Options:
         seed: Decides a sampled mask; drawn where it is left out, and told in the result.
         indices: Hidden patches, row-major from 0, for strategy ``indices``.
         drawing: A picture file, white = hide, for strategy ``drawing``.
-        interpolation: Also score linear interpolation, which takes a fifth of a second.
+        interpolation: Also score linear interpolation, which takes a tenth of a second.
     """
 
     strategy: str = "random"
