@@ -83,11 +83,26 @@ def _pretrain(given: argparse.Namespace) -> None:
     from model.pretrain.launch import pretrain
     from model.pretrain.recipe import load_recipe
 
-    recipe = load_recipe(given.recipe, steps=given.steps, batch_size=given.batch_size, size=given.size)
+    changes = {name: getattr(given, name) for name in ("steps", "minutes", "batch_size", "size", "data_path")}
     weights = pretrain(
-        recipe, given.data, given.out, resumed=given.resume, device=given.device, workers=given.workers
+        load_recipe(given.recipe, **changes),
+        given.data,
+        given.out,
+        resumed=given.resume,
+        device=given.device,
+        workers=given.workers,
     )
-    print(f"Weights: {weights}")
+    if weights:
+        print(f"Weights: {weights}")
+
+
+def _shards(given: argparse.Namespace) -> None:
+    from model.pretrain.shards import pack
+
+    packed = pack(given.folder, given.out, side=given.side, per_shard=given.per_shard, workers=given.workers)
+    print(f"{packed.photos} photos in {len(packed.shards)} shards under {given.out}.")
+    for name in packed.broken:
+        print(f"left out, cannot be decoded: {name}", file=sys.stderr)
 
 
 def _evaluate(given: argparse.Namespace) -> None:
@@ -134,20 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="print the service's JSON answer instead of a PNG")
     _device_and_weights(verb)
 
-    verb = verbs.add_parser("pretrain", help="train a model from a recipe")
-    verb.set_defaults(verb=_pretrain)
-    verb.add_argument("recipe", help="a TOML file, or the name of a shipped recipe")
-    verb.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="folders of pictures, or .tar shards"
-    )
-    verb.add_argument("--out", type=Path, required=True, help="folder of the run")
-    verb.add_argument("--resume", action="store_true", help="go on from the last state in --out")
-    verb.add_argument("--steps", type=int, help="instead of the recipe's")
-    verb.add_argument("--batch-size", type=int, help="instead of the recipe's")
-    verb.add_argument("--size", help="instead of the recipe's: vit_base, vit_large, vit_huge, small, debug")
-    verb.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
-    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
-
+    _add_training_verbs(verbs)
     questions = verbs.add_parser("evaluate", help="measure a model").add_subparsers(
         required=True, metavar="QUESTION"
     )
@@ -163,6 +165,37 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true")
     verb.add_argument("--device")
     return parser
+
+
+def _add_training_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser("pretrain", help="train a model from a recipe")
+    verb.set_defaults(verb=_pretrain)
+    verb.add_argument("recipe", help="a TOML file, or the name of a shipped recipe")
+    verb.add_argument(
+        "--data", type=Path, nargs="+", required=True,
+        help="folders of pictures or .tar shards, or patterns such as 'shard-{00000..00006}.tar'",
+    )  # fmt: skip
+    verb.add_argument("--out", type=Path, required=True, help="folder of the run")
+    verb.add_argument("--resume", action="store_true", help="go on from the last state in --out")
+    verb.add_argument("--steps", type=int, help="instead of the recipe's steps or minutes")
+    verb.add_argument("--minutes", type=float, help="as many steps as fit, instead of the recipe's")
+    verb.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    verb.add_argument("--size", help="instead of the recipe's: vit_base, vit_large, vit_huge, small, debug")
+    verb.add_argument(
+        "--data-path",
+        choices=("auto", "host", "device"),
+        help="decode as it goes, or all into the GPU's memory",
+    )
+    verb.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+
+    verb = verbs.add_parser("shards", help="pack a folder of pictures into tar shards for training")
+    verb.set_defaults(verb=_shards)
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("out", type=Path, help="folder for the shards")
+    verb.add_argument("--side", type=int, default=256, help="short side at most, pixels (default 256)")
+    verb.add_argument("--per-shard", type=int, default=2000, help="photos a shard (default 2000)")
+    verb.add_argument("--workers", type=int, default=1, help="threads (default 1)")
 
 
 def _device_and_weights(verb: argparse.ArgumentParser) -> None:

@@ -1,18 +1,24 @@
-"""From a recipe and paths to a finished weight file: device chosen, threads started, run watched, weights written."""
+"""From a recipe and paths to a finished weight file: processes found, device chosen, run watched, weights written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from model.checkpoints import store
+from model.errors import CheckpointError, RecipeError
 from model.network import MAE
+from model.pretrain import resume
 from model.pretrain.data import Photos
-from model.pretrain.loop import Progress, run
+from model.pretrain.loop import run
 from model.pretrain.recipe import Recipe
-from model.pretrain.watch import Watch
+from model.pretrain.watch import Progress, Watch
+from model.pretrain.world import ALONE, World
 
 
 def pretrain(
@@ -23,37 +29,82 @@ def pretrain(
     resumed: bool = False,
     device: str | None = None,
     workers: int = 1,
-) -> Path:
-    """Train by a recipe.
+) -> Path | None:
+    """Train by a recipe, alone or as one of the processes that ``torchrun`` started.
 
     Args:
         recipe: What to train and how.
-        data: Folders of pictures and tar shards.
+        data: Folders of pictures and tar shards, or patterns of them.
         out: The run's folder.
         resumed: Go on from its last state.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
-        workers: Decoding threads.
+        workers: Decoding threads of each process.
 
     Returns:
-        The weight file, ``out/<name>.safetensors``.
+        The weight file, ``out/<name>.safetensors``; None in processes other than the first.
 
     Raises:
-        DataError: There are no photos, or the loss is no longer finite.
-        CheckpointError: There is nothing to resume, or it belongs to another recipe.
+        DataError: There are no photos, too many are broken, or the loss is no longer finite.
+        CheckpointError: There is nothing to resume, it belongs to another recipe, or ``out`` holds another run.
+        RecipeError: The batch cannot be shared out, or does not fit the device's memory.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    photos = Photos.open(data)
-    watch = Watch(recipe, photos, out, where)
-    made = 0
+    begun = (out / resume.LATEST).is_file()
+    # torchrun starts everyone anew when one dies: then the same command goes on.
+    resumed = resumed or (begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)  # noqa: TID251
+    if begun and not resumed:
+        raise CheckpointError(
+            f"{out} holds the states of a run.",
+            code="run-exists",
+            hint="Add --resume to go on with it, or give another folder with --out.",
+            field="out",
+        )
+    with _world(device) as (world, where):
+        photos = Photos.open(data)
+        watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 
-    def report(progress: Progress, network: MAE) -> None:
-        nonlocal made
-        made = progress.step
-        watch.report(progress.step, progress.loss, progress.lr, progress.images_per_second, network)
+        def report(progress: Progress, network: MAE) -> None:
+            if watch:
+                watch.report(progress, network)
 
-    network = run(recipe, photos, out, device=where, workers=workers, resumed=resumed, report=report)
-    watch.close()
+        try:
+            training = run(
+                recipe, photos, out,
+                device=where, workers=workers, resumed=resumed, world=world, report=report,
+            )  # fmt: skip
+        except torch.OutOfMemoryError as error:
+            raise RecipeError(
+                f"A batch of {recipe.batch_size} does not fit the memory of {where}.",
+                code="memory",
+                hint="Double accumulate (the same training in less memory), or lower batch_size.",
+                field="batch_size",
+            ) from error
+        finally:
+            if watch:
+                watch.close()
+    if not world.first:
+        return None
     weights = out / f"{recipe.name}.safetensors"
-    card = {"steps": made, "samples": made * recipe.batch_size, "recipe": recipe.to_dict()}
-    store.write(weights, network, name=recipe.name, card=card)
+    samples = training.step * recipe.batch_size
+    card = {"steps": training.step, "samples": samples, "recipe": training.recipe.to_dict()}
+    store.write(weights, training.result, name=recipe.name, card=card)
     return weights
+
+
+@contextmanager
+def _world(device: str | None) -> Iterator[tuple[World, torch.device]]:
+    """The processes ``torchrun`` started, connected for as long as the block runs, and this one's device."""
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if "WORLD_SIZE" not in os.environ:  # noqa: TID251 (torchrun's way to tell)
+        yield ALONE, torch.device(kind)
+        return
+    if kind == "cuda":
+        kind = f"cuda:{os.environ['LOCAL_RANK']}"  # noqa: TID251
+    where = torch.device(kind)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size()), where
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()

@@ -3,44 +3,64 @@
     batch -> normalise -> forward on the visible patches -> loss on the hidden ones
           -> backward -> clip -> optimiser at the step's learning rate -> log, picture, checkpoint
 
+Nothing in a step makes the host wait for a GPU: losses are read when a report or a state is due.
 Source: arXiv 2111.06377, appendix A.1. Muon for the block matrices: docs/log.md says what it brought.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model.errors import DataError
 from model.network import MAE
-from model.pretrain import resume
-from model.pretrain.data import Batch, Photos, batches
+from model.pretrain import feed, resume
+from model.pretrain.data import Photos
 from model.pretrain.muon import Muon
 from model.pretrain.recipe import Recipe
+from model.pretrain.resume import Training
+from model.pretrain.samples import Batch, refuse_too_many_broken
+from model.pretrain.watch import Progress
+from model.pretrain.world import ALONE, World
+
+#: Steps after which a run limited by minutes knows its speed, and those before that do not count (compilation).
+MEASURED, UNTYPICAL = 50, 10
+#: Share of the time left that goes into steps; the rest is for pictures, states and the end.
+STEPPING_SHARE = 0.97
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What one step tells whoever watches."""
+class Objective(nn.Module):
+    """What is minimised, as one module: compiled as a whole, and its gradients shared between processes."""
 
-    step: int  # steps made, this one included
-    loss: float  # mean over the steps since the last report, squared target units
-    lr: float  # share of the top learning rate, 0..1
-    images_per_second: float
-    seconds: float  # since this process began to train
+    def __init__(self, network: MAE, bf16: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.bf16 = bf16
+
+    def forward(self, images: Tensor, ids_keep: Tensor, ids_restore: Tensor, hidden: Tensor) -> Tensor:
+        """Loss of ``images [B, 3, H, W] uint8`` under a mask given in its three forms."""
+        image = self.network.normalise(images.float() / 255)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            pred = self.network(image, ids_keep, ids_restore)
+        return self.network.loss(image, pred, hidden)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Share of the top rate in step 0, 1, ...: linear warm-up, then the recipe's schedule down to 0."""
     if step < recipe.warmup_steps:
         return step / recipe.warmup_steps
+    if recipe.steps == 0:  # the end is not yet known
+        return 1.0
     if recipe.schedule == "cosine":
         done = (step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
@@ -83,27 +103,44 @@ def wants_bf16(recipe: Recipe, device: torch.device) -> bool:
     return recipe.precision == "bf16"
 
 
-def step(
-    network: MAE, batch: Batch, optimisers: list[torch.optim.Optimizer], recipe: Recipe, scale: float
-) -> Tensor:
-    """One optimiser step; ``scale`` is the share of the top learning rate. Returns the loss, detached."""
-    device = network.pos_embed.device
-    image = network.normalise(batch.images.to(device, non_blocking=True).float() / 255)
+def step(objective: Objective | DistributedDataParallel, batch: Batch, training: Training) -> Tensor:
+    """One optimiser step at the schedule's learning rate. Returns this process's loss, detached."""
+    recipe = training.recipe
+    device = training.network.pos_embed.device
+    images = batch.images.to(device, non_blocking=True)
     hidden = batch.hidden.to(device, non_blocking=True)
-    order = hidden.int().argsort(dim=1, stable=True)  # visible ascending, then hidden ascending
-    ids_keep = order[:, : int((~batch.hidden[0]).sum())]
-    with torch.autocast(device.type, torch.bfloat16, enabled=wants_bf16(recipe, device)):
-        pred = network(image, ids_keep, order.argsort(dim=1))
-    loss = network.loss(image, pred, hidden)
-    loss.backward()  # type: ignore[no-untyped-call]
+    ids_keep, ids_restore = mask_orders(hidden, int((~batch.hidden[0]).sum()))
+    total = torch.zeros((), device=device)
+    parts = [of.chunk(recipe.accumulate) for of in (images, ids_keep, ids_restore, hidden)]
+    for number, part in enumerate(zip(*parts, strict=True), 1):
+        # Gradients travel between processes once a step, with the last part.
+        held_back = isinstance(objective, DistributedDataParallel) and number < recipe.accumulate
+        with objective.no_sync() if held_back else nullcontext():  # type: ignore[operator]
+            loss = objective(*part) / recipe.accumulate
+            loss.backward()
+        total += loss.detach()
     if recipe.clip_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-    for optimiser, top in zip(optimisers, (recipe.lr, recipe.muon_lr), strict=False):
+        nn.utils.clip_grad_norm_(training.network.parameters(), recipe.clip_norm)
+    scale = learning_rate(recipe, training.step)
+    for optimiser, top in zip(training.optimisers, (recipe.lr, recipe.muon_lr), strict=False):
         for group in optimiser.param_groups:
             group["lr"] = top * scale
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return loss.detach()
+    if training.average is not None and recipe.ema is not None:
+        # At first the average follows quickly, so that the random start is soon forgotten.
+        kept = min(recipe.ema, (1 + training.step) / (10 + training.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(training.average.parameters()), list(training.network.parameters()), 1 - kept
+            )
+    return total
+
+
+def mask_orders(hidden: Tensor, visible: int) -> tuple[Tensor, Tensor]:
+    """``ids_keep [B, K]`` and ``ids_restore [B, L]`` of ``hidden [B, L] bool`` with ``visible`` = K."""
+    order = hidden.int().argsort(dim=1, stable=True)  # visible ascending, then hidden ascending
+    return order[:, :visible], order.argsort(dim=1)
 
 
 def run(
@@ -114,8 +151,9 @@ def run(
     device: torch.device,
     workers: int = 1,
     resumed: bool = False,
+    world: World = ALONE,
     report: Callable[[Progress, MAE], None],
-) -> MAE:
+) -> Training:
     """Train to the recipe's last step, or until SIGTERM or Ctrl-C, saving the state either way.
 
     Args:
@@ -125,49 +163,123 @@ def run(
         device: Where the network lives.
         workers: Decoding threads.
         resumed: Go on from the state in ``out``.
+        world: The processes that train together; every one calls this function.
         report: Called every ``log_every`` steps and at the end; watching and evaluating happen there.
 
     Raises:
-        DataError: The loss is no longer finite; the last state on disk is the one before.
+        DataError: Too many photos are broken, or the loss is no longer finite (the last state on disk is
+            from before that).
     """
+    began = time.monotonic()
+    stop = _stop_signals()
+    training = _begin(recipe, out, device, resumed)
+    objective = _objective(training, device, world)
+    pace = _Pace(training.step, began)
+    stream = feed.batches(photos, training.recipe, training.step, device=device, workers=workers, world=world)
+    since_state: list[Tensor] = []
+    stopped = False
+    while not (stopped or training.finished):
+        batch = next(stream)
+        training.broken |= batch.broken
+        refuse_too_many_broken(training.broken, photos, recipe)
+        scale = learning_rate(training.recipe, training.step)
+        loss = step(objective, batch, training)
+        training.step += 1
+        training.losses.append(loss)
+        since_state.append(loss)
+        if training.recipe.steps == 0:
+            training.recipe = pace.plan(training, device, world)
+        # Several processes must stop after the same step, so they ask each other when a report is due anyway.
+        due = training.step % recipe.log_every == 0 or training.finished
+        stopped = bool(stop) if world.size == 1 else due and world.any(bool(stop))
+        saving = training.step % recipe.checkpoint_every == 0 or stopped or training.finished
+        if due or saving:
+            training.broken = world.union(training.broken)
+            training.losses = world.means(training.losses)
+        if due:
+            mean = _finite_mean(training.losses, training.step)
+            speed = len(training.losses) * recipe.batch_size / pace.since_report()
+            broken = frozenset(training.broken)
+            progress = Progress(training.step, training.recipe.steps, mean, scale, speed, broken)
+            training.losses = []
+            report(progress, training.result)
+            pace.reported()
+        if saving:
+            mean = _finite_mean(world.means(since_state), training.step)
+            since_state = []
+            if world.first:
+                resume.save(out, training, mean)
+    return training
+
+
+def _begin(recipe: Recipe, out: Path, device: torch.device, resumed: bool) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
     network = MAE(recipe.config).to(device).train()
-    optimisers = build_optimisers(network, recipe)
-    start = resume.restore(out, network, optimisers, recipe) if resumed else 0
-    if recipe.compile:
-        for block in (*network.blocks, *network.decoder_blocks):
-            block.compile()
-    stop = _stop_signals()
-    began = last = time.monotonic()
-    losses: list[Tensor] = []
-    done = start
-    for done, batch in enumerate(batches(photos, recipe, start, workers), start + 1):
-        if done > recipe.steps:
-            done = recipe.steps
-            break
-        scale = learning_rate(recipe, done - 1)
-        losses.append(step(network, batch, optimisers, recipe, scale))
-        if done % recipe.log_every == 0 or done == recipe.steps or stop:
-            loss = float(torch.stack(losses).mean())
-            if not math.isfinite(loss):
-                raise DataError(
-                    f"The loss is {loss} after step {done}.",
-                    code="loss",
-                    hint="Resume from the last state with a lower learning rate, or set clip_norm.",
-                )
-            now = time.monotonic()
-            speed = len(losses) * recipe.batch_size / (now - last)
-            report(Progress(done, loss, scale, speed, now - began), network)
-            last, losses = time.monotonic(), []
-        if done % recipe.checkpoint_every == 0 or stop:
-            resume.save(out, done, network, optimisers, recipe)
-        if stop:
-            break
-    else:  # pragma: no cover (the stream of batches has no end)
-        pass
-    resume.save(out, done, network, optimisers, recipe)
-    return network
+    average = copy.deepcopy(network) if recipe.ema is not None else None
+    training = Training(recipe, network, build_optimisers(network, recipe), average)
+    if resumed:
+        resume.restore(out, training)
+    return training
+
+
+def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:
+    objective = Objective(training.network, wants_bf16(training.recipe, device))
+    if training.recipe.compile:
+        objective.compile(dynamic=False)  # a run has one shape: compiled once
+    if world.size == 1:
+        return objective
+    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _finite_mean(losses: list[Tensor], step_made: int) -> float:
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise DataError(
+            f"The loss is {mean} after step {step_made}.",
+            code="loss",
+            hint="Resume from the last state with a lower learning rate, or set clip_norm.",
+        )
+    return mean
+
+
+class _Pace:
+    """Speed of this process: for the log, and to turn minutes into steps.
+
+    Args:
+        first: Steps made before this process began.
+        began: When it began, monotonic seconds.
+    """
+
+    def __init__(self, first: int, began: float) -> None:
+        self._first = first
+        self._began = began
+        self._settled = began
+        self._last = time.monotonic()
+
+    def since_report(self) -> float:
+        """Seconds since the last report was done."""
+        return time.monotonic() - self._last
+
+    def reported(self) -> None:
+        """Remember that a report is done: drawing it is not the network's time."""
+        self._last = time.monotonic()
+
+    def plan(self, training: Training, device: torch.device, world: World) -> Recipe:
+        """The recipe, with a number of steps instead of minutes once the speed is known."""
+        made = training.step - self._first
+        if made not in (UNTYPICAL, MEASURED) or training.recipe.minutes is None:
+            return training.recipe
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.monotonic()
+        if made == UNTYPICAL:
+            self._settled = now
+            return training.recipe
+        step_s = (now - self._settled) / (MEASURED - UNTYPICAL)
+        left_s = training.recipe.minutes * 60 - (now - self._began)
+        more = max(round(STEPPING_SHARE * left_s / step_s), 1)
+        return replace(training.recipe, minutes=None, steps=world.told_by_first(training.step + more))
 
 
 def _stop_signals() -> list[int]:

@@ -1,7 +1,7 @@
-"""Muon for the matrices inside the blocks, in float32.
+"""Muon for the matrices inside the blocks: in float32 on a CPU, in bfloat16 and stacked on a GPU.
 
-torch's own Muon orthogonalises in bfloat16; a CPU without bfloat16 arithmetic needs minutes for one step of
-it (docs/log.md). Same update otherwise; a test compares the two.
+torch's own Muon orthogonalises in bfloat16 one by one; a CPU without bfloat16 arithmetic needs minutes for one
+step of it (docs/log.md), and a GPU waits for a thousand small launches. Same update otherwise; tests compare.
 Source: Jordan et al. 2024 (Muon), Liu et al. 2025, arXiv 2502.16982 (scale matched to AdamW's).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,26 +46,49 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                # Nesterov: look one step ahead along the new momentum.
-                ahead = parameter.grad.lerp(state["momentum"], group["momentum"])
-                update = orthogonalise(ahead, group["steps"])
-                rate = group["lr"] * 0.2 * math.sqrt(max(parameter.shape))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            # Stacking gains on a GPU and loses on a CPU.
+            stacks = _of_equal_shape(moved) if moved and moved[0].is_cuda else [[one] for one in moved]
+            for stack in stacks:
+                self._move(stack, group)
+
+    def _move(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Update parameters of one shape."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        # Nesterov: look one step ahead along the new momentum.
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        if len(ahead) == 1 and not ahead[0].is_cuda:
+            updates = [orthogonalise(ahead[0], group["steps"])]
+        else:
+            stack = orthogonalise(torch.stack(list(ahead)).bfloat16(), group["steps"])
+            updates = list(stack.to(parameters[0].dtype).unbind())
+        rate = group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape))
+        values: list[Tensor] = [*parameters]
+        torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(values, updates, alpha=-rate)
+
+
+def _of_equal_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters grouped by shape, so that each group is one stack."""
+    groups: dict[torch.Size, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.shape, []).append(parameter)
+    return list(groups.values())
 
 
 def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
-    """The nearest orthogonal matrix, roughly: ``[R, C] -> [R, C]`` with singular values near 1."""
-    tall = matrix.shape[0] > matrix.shape[1]
+    """The nearest orthogonal matrix, roughly: ``[..., R, C]``, singular values to near 1; one or a stack."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
-    x = x / x.norm().clamp_min(1e-7)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    # beta * first + alpha * second @ third
+    combine = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+        x = combine(x, combine(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
     return x.mT if tall else x

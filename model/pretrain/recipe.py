@@ -27,13 +27,17 @@ class Recipe:
     target: Literal["pixel", "norm_pixel"] = "pixel"
     seed: int = 0  # decides every sample, crop, flip and mask
 
-    steps: int  # optimiser steps in all
+    steps: int = 0  # optimiser steps in all
+    minutes: float | None = None  # instead of steps: they are derived from the speed of the first ones
     batch_size: int = 4096  # photos a step
+    accumulate: int = 1  # parts in which a step's photos go through the network, to save memory
     mask_ratio: float = 0.75
     crop_scale: tuple[float, float] = (0.2, 1.0)  # share of the photo's area in a crop
     source_weights: dict[str, float] = field(
         default_factory=dict
     )  # photos a source gives an epoch, 0..1, default 1
+    max_broken_share: float = 0.01  # photos that may be undecodable (and replaced) before the run stops
+    data_path: Literal["auto", "host", "device"] = "auto"  # device: all photos decoded into its memory
 
     optimiser: Literal["adamw", "muon"] = "adamw"  # muon: block matrices by Muon, the rest by AdamW at `lr`
     lr: float = 2.4e-3  # real learning rate at the top (the paper's 1.5e-4 * batch / 256)
@@ -44,36 +48,45 @@ class Recipe:
     schedule: Literal["cosine", "trapezoid"] = "cosine"  # trapezoid: flat, then down; can be lengthened later
     decay_share: float = 0.3  # trapezoid: share of the steps in which the rate falls to zero
     clip_norm: float | None = None  # the paper does not clip
+    ema: float | None = None  # decay of an average of the weights, which is then what a run leaves
 
     precision: Literal["auto", "bf16", "fp32"] = (
         "auto"  # bf16: autocast, weights stay float32; auto: where fast
     )
-    compile: bool = False  # torch.compile the blocks
+    compile: bool = False  # torch.compile network and loss, for one shape
     log_every: int = 20
     picture_every: int = 500
     checkpoint_every: int = 250
+    keep: int = 2  # newest states that stay on disk; the best one stays too
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained, by name and with the reason."""
-        if self.size not in SIZES:
-            raise _bad("size", f"{self.size!r} is unknown; take one of {', '.join(SIZES)}")
-        for name in ("steps", "batch_size", "log_every", "picture_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise _bad(name, f"{getattr(self, name)} must be at least 1")
-        if not 0 < self.mask_ratio < 1:
-            raise _bad("mask_ratio", f"{self.mask_ratio} must lie above 0 and below 1")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise _bad("crop_scale", f"{self.crop_scale} must rise within 0..1")
-        if any(not 0 < weight <= 1 for weight in self.source_weights.values()):
-            raise _bad("source_weights", "weights must lie above 0 and at most at 1")
+        for name in ("batch_size", "accumulate", "log_every", "picture_every", "checkpoint_every", "keep"):
+            _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} must be at least 1")
         for name, allowed in (
+            ("size", tuple(SIZES)),
             ("optimiser", ("adamw", "muon")),
             ("schedule", ("cosine", "trapezoid")),
             ("precision", ("auto", "bf16", "fp32")),
             ("target", ("pixel", "norm_pixel")),
+            ("data_path", ("auto", "host", "device")),
         ):
-            if getattr(self, name) not in allowed:
-                raise _bad(name, f"{getattr(self, name)!r} is not one of {', '.join(allowed)}")
+            value = getattr(self, name)
+            _require(value in allowed, name, f"{value!r} is unknown; take one of {', '.join(allowed)}")
+        for name, inside, bounds in (
+            ("steps", self.steps >= 1 or self.minutes is not None, "at least 1, or minutes given instead"),
+            (
+                "minutes",
+                self.minutes is None or self.minutes > 0 == self.steps,
+                "above 0, and steps not given",
+            ),
+            ("mask_ratio", 0 < self.mask_ratio < 1, "above 0 and below 1"),
+            ("crop_scale", 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, "rising within 0..1"),
+            ("source_weights", all(0 < w <= 1 for w in self.source_weights.values()), "above 0, at most 1"),
+            ("max_broken_share", 0 <= self.max_broken_share < 1, "at least 0 and below 1"),
+            ("ema", self.ema is None or 0 < self.ema < 1, "above 0 and below 1"),
+        ):
+            _require(inside, name, f"{getattr(self, name)} must be {bounds}")
 
     @property
     def config(self) -> MAEConfig:
@@ -110,7 +123,10 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
         values = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise _bad("recipe", f"{path.name} is no valid TOML: {error}") from error
-    values |= {key: value for key, value in changes.items() if value is not None}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if changes.keys() & {"steps", "minutes"}:  # one takes the other's place
+        values = {key: value for key, value in values.items() if key not in ("steps", "minutes")}
+    values |= changes
     known_keys = {entry.name for entry in fields(Recipe)}
     if unknown := sorted(set(values) - known_keys):
         raise _bad(unknown[0], f"unknown key in {path.name}; known are {', '.join(sorted(known_keys))}")
@@ -121,6 +137,11 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
         return Recipe(**values)
     except (TypeError, CheckpointError) as error:
         raise _bad("recipe", f"{path.name}: {error}") from error
+
+
+def _require(fulfilled: bool, field_name: str, message: str) -> None:
+    if not fulfilled:
+        raise _bad(field_name, message)
 
 
 def _bad(field_name: str, message: str) -> RecipeError:

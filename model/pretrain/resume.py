@@ -1,69 +1,167 @@
 """Training state on disk: everything that makes the next step the same as if nothing had happened.
 
-Samples, crops and masks depend on (seed, step) alone, so the state is step, network, optimisers and recipe.
+Samples, crops and masks depend on (seed, step) alone, so the state is step, network, optimisers, recipe and
+what the log still owes. ``LATEST`` names the newest state, ``BEST`` the one before which the loss was lowest.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from model.errors import CheckpointError
+from model.network import MAE
 from model.pretrain.recipe import Recipe
 
 LATEST = "LATEST"
+BEST = "BEST"
 
 
-def save(
-    folder: Path, step: int, network: nn.Module, optimisers: list[torch.optim.Optimizer], recipe: Recipe
-) -> Path:
-    """Write one state and point ``LATEST`` at it; a crash at any moment leaves the previous one intact.
+@dataclass
+class Training:
+    """A run as it stands: what a state file holds.
+
+    Attributes:
+        recipe: What the run does; ``steps`` is filled in once ``minutes`` has become a number of steps.
+        network: The weights that are trained.
+        optimisers: In a fixed order.
+        average: Their running average, if the recipe wants one.
+        step: Steps made so far.
+        losses: Of the steps since the last report.
+        broken: Numbers of the photos found undecodable so far.
+        best: Lowest mean loss between two states so far.
+    """
+
+    recipe: Recipe
+    network: MAE
+    optimisers: list[torch.optim.Optimizer]
+    average: MAE | None = None
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    broken: set[int] = field(default_factory=set)
+    best: float = float("inf")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is made; never while ``minutes`` are not yet a number of steps."""
+        return 0 < self.recipe.steps <= self.step
+
+    @property
+    def result(self) -> MAE:
+        """What the run leaves behind."""
+        return self.average or self.network
+
+
+def save(folder: Path, training: Training, loss: float) -> Path:
+    """Write the state and point ``LATEST`` at it; a crash or a full disk leaves the previous one intact.
 
     Args:
         folder: The run's folder.
-        step: Steps made so far.
-        network: Its parameters are stored; positions are a formula.
-        optimisers: In a fixed order.
-        recipe: What the run was started with.
+        training: The run as it stands.
+        loss: Mean since the state before, which decides whether this one is the best.
 
     Returns:
         The file written.
+
+    Raises:
+        CheckpointError: It cannot be written.
     """
+    best = loss < training.best
+    training.best = min(loss, training.best)
     state = {
-        "step": step,
-        "network": {key: value.detach() for key, value in network.named_parameters()},
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-        "recipe": recipe.to_dict(),
+        "step": training.step,
+        "network": _weights(training.network),
+        "optimisers": [optimiser.state_dict() for optimiser in training.optimisers],
+        "recipe": training.recipe.to_dict(),
+        "average": _weights(training.average) if training.average else None,
+        "losses": [float(value) for value in training.losses],
+        "broken": sorted(training.broken),
+        "best": training.best,
     }
-    path = folder / f"state-{step:07d}.pt"
-    _atomically(path, lambda part: torch.save(state, part))
-    _atomically(folder / LATEST, lambda part: part.write_text(path.name))
-    for old in sorted(folder.glob("state-*.pt"))[:-2]:
-        old.unlink()
+    path = folder / f"state-{training.step:07d}.pt"
+    _atomically(path, lambda file: torch.save(state, file))
+    for pointer in (LATEST, BEST) if best else (LATEST,):
+        _atomically(folder / pointer, lambda file: file.write(path.name.encode()))
+    _prune(folder, training.recipe.keep)
     return path
 
 
-def _atomically(path: Path, write: Any) -> None:
+def _weights(network: MAE) -> dict[str, Tensor]:
+    # Positions are a formula: parameters only.
+    return {key: value.detach() for key, value in network.named_parameters()}
+
+
+def _atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside, force it to disk, then rename: a reader sees the old file or the whole new one."""
     part = path.with_name(path.name + ".part")
-    write(part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
+        part.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__
+        why = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be written ({why}). The state before it is intact.",
+            code="state-write",
+            hint="Make room, then go on with --resume.",
+        ) from error
 
 
-def restore(folder: Path, network: nn.Module, optimisers: list[torch.optim.Optimizer], recipe: Recipe) -> int:
-    """Load the state ``LATEST`` points at.
+def _prune(folder: Path, keep: int) -> None:
+    """Delete old states, but never one that a pointer names."""
+    named = {(folder / pointer).read_text() for pointer in (LATEST, BEST) if (folder / pointer).is_file()}
+    for old in sorted(folder.glob("state-*.pt"))[:-keep]:
+        if old.name not in named:
+            old.unlink()
 
-    Returns:
-        Steps made so far.
+
+def latest_step(folder: Path) -> int:
+    """Steps made by the run in this folder, 0 if it has left no state yet."""
+    pointer = folder / LATEST
+    return int(pointer.read_text().removeprefix("state-").removesuffix(".pt")) if pointer.is_file() else 0
+
+
+def restore(folder: Path, training: Training) -> None:
+    """Bring a fresh run to where the state ``LATEST`` points at stood.
 
     Raises:
-        CheckpointError: There is none, or it was written for another network.
+        CheckpointError: There is none, it is damaged, or it was written for another network or recipe.
     """
+    state = _read(folder)
+    saved, wanted = state["recipe"], training.recipe.to_dict()
+    for key in ("size", "target", "optimiser", "batch_size", "seed", "mask_ratio", "ema"):
+        if saved.get(key) != wanted[key]:
+            raise CheckpointError(
+                f"The run in {folder} has {key} = {saved.get(key)!r}, the recipe says {wanted[key]!r}.",
+                code="resume-recipe",
+                hint="Resume with the recipe it was started with, or start anew in another folder.",
+            )
+    _fill(training.network, state["network"])
+    if training.average is not None:
+        _fill(training.average, state["average"])
+    for optimiser, saved_state in zip(training.optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(saved_state)
+    training.step = int(state["step"])
+    # States of before these were kept lack them; the run is the same, its log a little shorter.
+    device = training.network.pos_embed.device
+    training.losses = [torch.tensor(value, device=device) for value in state.get("losses", [])]
+    training.broken = set(state.get("broken", []))
+    training.best = float(state.get("best", float("inf")))
+    if training.recipe.minutes is not None and saved.get("steps"):
+        training.recipe = replace(training.recipe, minutes=None, steps=saved["steps"])
+
+
+def _read(folder: Path) -> dict[str, Any]:
     pointer = folder / LATEST
     if not pointer.is_file():
         raise CheckpointError(
@@ -71,18 +169,19 @@ def restore(folder: Path, network: nn.Module, optimisers: list[torch.optim.Optim
             code="resume-missing",
             hint="Leave out --resume to start a new run, or give the run's folder with --out.",
         )
-    # Our own file, but read as a stranger's: tensors and plain values only.
-    state = torch.load(folder / pointer.read_text(), map_location="cpu", weights_only=True)  # noqa: TID251
-    saved, wanted = state["recipe"], recipe.to_dict()
-    for key in ("size", "target", "optimiser", "batch_size", "seed", "mask_ratio"):
-        if saved[key] != wanted[key]:
-            raise CheckpointError(
-                f"The run in {folder} has {key} = {saved[key]!r}, the recipe says {wanted[key]!r}.",
-                code="resume-recipe",
-                hint="Resume with the recipe it was started with, or start anew in another folder.",
-            )
+    path = folder / pointer.read_text()
+    try:
+        # Our own file, but read as a stranger's: tensors and plain values only.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+    except (OSError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}",
+            code="resume-damaged",
+            hint=f"Write the name of an older state of that folder into {pointer}.",
+        ) from error
+    return state
+
+
+def _fill(network: MAE, weights: dict[str, Tensor]) -> None:
     for key, parameter in network.named_parameters():
-        parameter.data.copy_(state["network"][key])
-    for optimiser, saved_state in zip(optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(saved_state)
-    return int(state["step"])
+        parameter.data.copy_(weights[key])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,30 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoints import store
-from model.images import encode_png
+from model.errors import ImageError
+from model.images import encode_png, load_square
 from model.network import MAE
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
 from model.reconstruct import Options, Reconstructor
 from model.views import side_by_side
 
+_LOGGER = logging.getLogger(__name__)
+
 #: Photos in the picture of progress, evenly spaced over the set.
 SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop tells whoever watches."""
+
+    step: int  # steps made
+    steps: int  # in all; 0 while not yet known
+    loss: float  # mean over the steps since the last report, squared target units
+    lr: float  # share of the top learning rate, 0..1
+    images_per_second: float  # since the last report
+    broken: frozenset[int]  # numbers of the photos found undecodable so far
 
 
 class Watch:
@@ -29,43 +46,58 @@ class Watch:
         photos: Where the shown photos come from.
         out: The run's folder: ``metrics.jsonl`` and ``pictures/step-*.png`` appear there.
         device: Where the network lives.
-        start: Steps already made.
+        start: Steps already made; lines a killed process wrote after them are taken back.
     """
 
     def __init__(
         self, recipe: Recipe, photos: Photos, out: Path, device: torch.device, start: int = 0
     ) -> None:
         self._recipe = recipe
+        self._photos = photos
         self._out = out
         self._device = device
-        self._bar = tqdm(total=recipe.steps, initial=start, unit="step", desc=recipe.name)
-        numbers = np.linspace(0, len(photos) - 1, min(SHOWN, len(photos))).astype(int)
-        self._shown = [photos.read(int(number)) for number in numbers]
+        self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
+        self._shown = _readable(photos)
+        self._named: frozenset[int] = frozenset()
         (out / "pictures").mkdir(parents=True, exist_ok=True)
+        self._log = out / "metrics.jsonl"
+        _take_back(self._log, start)
 
-    def report(self, step: int, loss: float, lr: float, images_per_second: float, network: MAE) -> None:
+    def report(self, progress: Progress, network: MAE) -> None:
         """Record one report; draw the photos when their step has come.
 
         Args:
-            step: Steps made.
-            loss: Mean since the last report, squared target units.
-            lr: Share of the top learning rate.
-            images_per_second: Since the last report.
+            progress: What the loop says.
             network: As it stands.
         """
+        step, speed = progress.step, progress.images_per_second
+        self._bar.total = progress.steps or None
         self._bar.update(step - self._bar.n)
-        self._bar.set_postfix(loss=f"{loss:.4f}", images_per_second=f"{images_per_second:.1f}")
+        self._bar.set_postfix(loss=f"{progress.loss:.4f}", images_per_second=f"{speed:.1f}")
+        self._name_broken(progress.broken)
         line = {
             "step": step,
             "samples": step * self._recipe.batch_size,
-            "loss": round(loss, 6),
-            "lr": round(lr, 6),
-            "images_per_second": round(images_per_second, 2),
+            "loss": round(progress.loss, 6),
+            "lr": round(progress.lr, 6),
+            "images_per_second": round(speed, 2),
+            "broken": len(progress.broken),
         }
-        with (self._out / "metrics.jsonl").open("a") as log:
+        with self._log.open("a") as log:
             log.write(json.dumps(line) + "\n")
-        if self._recipe.target == "pixel" and step // self._recipe.picture_every > self._drawn(step):
+        if (
+            self._shown
+            and self._recipe.target == "pixel"
+            and step // self._recipe.picture_every > self._drawn(step)
+        ):
             self._draw(step, network)
+
+    def _name_broken(self, broken: frozenset[int]) -> None:
+        """Say once which photos cannot be decoded."""
+        for number in sorted(broken - self._named):
+            entry = self._photos.entries[number]
+            _LOGGER.warning("%s in %s cannot be decoded; another photo stands in", entry.name, entry.path)
+        self._named |= broken
 
     def _drawn(self, step: int) -> int:
         """How many pictures of earlier reports there are, at most one for each ``picture_every`` steps."""
@@ -86,3 +118,32 @@ class Watch:
     def close(self) -> None:
         """End the bar."""
         self._bar.close()
+
+
+def _readable(photos: Photos) -> list[bytes]:
+    """The shown photos' files, evenly spaced over the set; what cannot be decoded is left out."""
+    shown = []
+    for number in np.linspace(0, len(photos) - 1, min(SHOWN, len(photos))).astype(int).tolist():
+        data = photos.read(number)
+        try:
+            load_square(data, 16)
+        except ImageError:
+            continue
+        shown.append(data)
+    return shown
+
+
+def _take_back(log: Path, start: int) -> None:
+    """Drop lines of steps after ``start``, which will be made anew, and a line cut off by a kill."""
+    if not log.is_file():
+        return
+    kept = []
+    for line in log.read_text().splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= start:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
+    part = log.with_name(log.name + ".part")
+    part.write_text("".join(kept))
+    part.replace(log)

@@ -19,11 +19,14 @@ import torch
 
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
-from model.pretrain.data import Photos, Sampler, batches, crop_box
+from model.pretrain.data import Photos
+from model.pretrain.host import batches
 from model.pretrain.launch import pretrain
-from model.pretrain.loop import Progress, build_optimisers, learning_rate, run
+from model.pretrain.loop import build_optimisers, learning_rate, run
 from model.pretrain.muon import Muon, orthogonalise
 from model.pretrain.recipe import Recipe, load_recipe
+from model.pretrain.samples import Sampler, crop_boxes
+from model.pretrain.watch import Progress
 from model.reconstruct import load
 from tests.pictures import encoded, photo
 
@@ -122,17 +125,33 @@ def test_the_same_step_gives_the_same_batch_whatever_the_threads(folder: Path) -
 
 
 def test_crops_stay_inside_and_keep_their_share() -> None:
-    for key in range(500):
-        top, left, height, width, _ = crop_box(np.uint64(key), 150, 220, (0.2, 1.0))
+    keys = np.arange(500, dtype=np.uint64)
+    boxes = crop_boxes(keys, [150] * 500, [220] * 500, (0.2, 1.0))
+    for top, left, height, width, _ in zip(*boxes, strict=True):
         assert 0 <= top <= 150 - height
         assert 0 <= left <= 220 - width
         assert 0.18 <= height * width / (150 * 220) <= 1.0
         assert 0.72 <= width / height <= 1.4
-    assert {crop_box(np.uint64(key), 150, 220, (0.2, 1.0))[4] for key in range(20)} == {True, False}
+    assert set(boxes.flip[:20].tolist()) == {True, False}
+
+
+def test_a_crop_is_the_same_alone_and_in_a_batch() -> None:
+    keys = np.arange(300, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    heights, widths = [150 + n % 90 for n in range(300)], [220 - n % 50 for n in range(300)]
+    together = np.stack(crop_boxes(keys, heights, widths, (0.2, 1.0)))
+    for n in range(300):
+        alone = np.stack(crop_boxes(keys[n : n + 1], [heights[n]], [widths[n]], (0.2, 1.0)))
+        assert (alone[:, 0] == together[:, n]).all()
+
+
+def test_crops_are_for_ever_the_same() -> None:
+    boxes = crop_boxes(np.array([1, 2**63], dtype=np.uint64), [213, 213], [221, 221], (0.2, 1.0))
+    assert np.stack(boxes).T.tolist() == [[5, 33, 201, 187, 1], [13, 30, 138, 180, 0]]
 
 
 def test_a_crop_that_fits_nowhere_falls_back_to_the_centre_square() -> None:
-    assert crop_box(np.uint64(1), 10, 400, (0.9, 1.0))[:4] == (0, 195, 10, 10)
+    box = crop_boxes(np.array([1], dtype=np.uint64), [10], [400], (0.9, 1.0))
+    assert [int(of[0]) for of in box[:4]] == [0, 195, 10, 10]
 
 
 # --- recipe -----------------------------------------------------------------------------------------------
@@ -142,7 +161,8 @@ def test_the_shipped_recipes_are_valid(root: Path) -> None:
     names = [path.stem for path in (root / "model/pretrain/recipes").glob("*.toml")]
     assert "small" in names
     for name in names:
-        assert load_recipe(name).steps > 0
+        recipe = load_recipe(name)
+        assert (recipe.steps > 0) != (recipe.minutes is not None)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +175,11 @@ def test_the_shipped_recipes_are_valid(root: Path) -> None:
         ("name = 'x'\nsteps = 1\ncrop_scale = [0.5, 0.2]", "crop_scale"),
         ("name = 'x'\nsteps = 1\noptimiser = 'sgd'", "optimiser"),
         ("name = 'x'\nsteps = 1\n[source_weights]\nodd = 2.0", "source_weights"),
-        ("name = 'x'", "recipe"),
+        ("name = 'x'", "steps"),
+        ("steps = 1", "recipe"),
+        ("name = 'x'\nsteps = 1\nminutes = 2.0", "minutes"),
+        ("name = 'x'\nsteps = 1\nema = 1.0", "ema"),
+        ("name = 'x'\nsteps = 1\ndata_path = 'moon'", "data_path"),
         ("name = ", "recipe"),
     ],
 )

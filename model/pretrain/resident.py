@@ -1,0 +1,183 @@
+"""The device's data path: all photos decoded once, kept as uint8 in the device's memory, cropped there in batches.
+
+Threads of a host feed a GPU a few hundred photos a second each; the network eats thousands. A set that fits
+is therefore laid end to end in one tensor, and a batch is: boxes (from the same keys as on the host) ->
+gather -> two matrix products a photo, which are torchvision's antialiased bicubic resize -> uint8.
+The same samples, boxes, flips and masks as ``host``; pixels differ by rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model.errors import DataError
+from model.masking import Bools, Ints
+from model.pretrain.data import Photos
+from model.pretrain.recipe import Recipe
+from model.pretrain.samples import Batch, Boxes, Sample, Sampler, crop_boxes, masks, stand_ins
+from model.pretrain.world import ALONE, World
+
+#: Pixels gathered at once: bounds the working memory of a crop to about 2 GB.
+CHUNK = 2**26
+#: Share of the device's free memory that the photos may take where the choice is left to us.
+FREE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Decoded photos, end to end.
+
+    Attributes:
+        pixels: ``[P, 3] uint8`` on the device, rows of photo after photo.
+        start: ``[N] int64``, first pixel of each photo.
+        height: ``[N] int64``; 0 where the photo cannot be decoded.
+        width: ``[N] int64``.
+    """
+
+    pixels: Tensor
+    start: Ints
+    height: Ints
+    width: Ints
+
+    @classmethod
+    def decode(cls, photos: Photos, device: torch.device, workers: int, quiet: bool = True) -> Pool:
+        """Decode every photo once, by ``workers`` threads; what cannot be decoded has height 0."""
+
+        def decode(number: int) -> Tensor:
+            try:
+                return photos.decode(number).permute(1, 2, 0).contiguous()
+            except DataError as error:
+                if error.code != "data-broken":
+                    raise
+                return torch.zeros(0, 0, 3, dtype=torch.uint8)
+
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
+            numbers = range(len(photos))
+            decoded = list(
+                tqdm(threads.map(decode, numbers), total=len(photos), desc="decode", disable=quiet)
+            )
+        height, width = (
+            np.array([photo.shape[axis] for photo in decoded], dtype=np.int64) for axis in (0, 1)
+        )
+        end = np.cumsum(height * width)
+        pixels = torch.empty(int(end[-1]), 3, dtype=torch.uint8, device=device)
+        start = end - height * width
+        for number, first in enumerate(start.tolist()):
+            photo = decoded[number].reshape(-1, 3)
+            pixels[first : first + len(photo)] = photo
+            decoded[number] = photo[:0]  # the host's copy goes as the device's comes
+        return cls(pixels, start, height, width)
+
+    @property
+    def broken(self) -> Bools:
+        """``[N] bool``: which photos cannot be decoded."""
+        return self.height == 0
+
+
+def fits(photos: Photos, device: torch.device) -> bool:
+    """Whether the decoded set is small enough for the device's free memory, judged by 64 photos of it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    numbers = np.linspace(0, len(photos) - 1, min(64, len(photos))).astype(int).tolist()
+    sizes = []
+    for number in numbers:
+        try:
+            sizes.append(photos.decode(number).numel())
+        except DataError:
+            continue
+    return bool(sizes) and float(np.mean(sizes)) * len(photos) < FREE_SHARE * free
+
+
+def batches(
+    pool: Pool, photos: Photos, recipe: Recipe, start_step: int, world: World = ALONE
+) -> Iterator[Batch]:
+    """Batches from ``start_step`` on, made on the device; a thread plans the next one meanwhile."""
+    part = world.part(recipe.batch_size, recipe.accumulate)
+    parts = Sampler(photos, recipe).batches(recipe.batch_size, start_step, part)
+
+    def plan() -> tuple[NDArray[np.int64], Boxes, Tensor, frozenset[int]]:
+        samples = next(parts)
+        numbers, broken = _replace(samples, pool.broken)
+        keys = np.array([sample.key for sample in samples], dtype=np.uint64)
+        boxes = crop_boxes(keys, pool.height[numbers], pool.width[numbers], recipe.crop_scale)
+        return numbers, boxes, torch.from_numpy(masks(samples, recipe)), frozenset(broken)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="plan") as thread:
+        ahead = thread.submit(plan)
+        while True:
+            numbers, boxes, hidden, broken = ahead.result()
+            ahead = thread.submit(plan)
+            yield Batch(crop(pool, numbers, boxes, recipe.config.image_size), hidden, broken)
+
+
+def _replace(samples: list[Sample], broken: Bools) -> tuple[Ints, set[int]]:
+    """Photo numbers of the samples, broken ones replaced as the host replaces them, and those met broken."""
+    numbers = np.array([sample.number for sample in samples], dtype=np.int64)
+    met: set[int] = set()
+    for place in np.flatnonzero(broken[numbers]).tolist():
+        candidates = [int(numbers[place]), *stand_ins(samples[place], broken.size)]
+        whole = next((number for number in candidates if not broken[number]), None)
+        if whole is None:
+            raise DataError(
+                "None of a broken photo's stand-ins can be decoded.",
+                code="data-broken",
+                hint="Remove or replace the broken photos.",
+                field="data",
+            )
+        met |= set(candidates[: candidates.index(whole)])
+        numbers[place] = whole
+    return numbers, met
+
+
+def crop(pool: Pool, numbers: Ints, boxes: Boxes, side: int) -> Tensor:
+    """Cut, scale and mirror: ``[B, 3, side, side] uint8`` on the pool's device, without waiting for it."""
+    rows, columns = int(boxes.height.max()), int(boxes.width.max())
+    chunk = max(1, CHUNK // (rows * columns))
+    fields = np.stack(
+        [pool.start[numbers] + boxes.top * pool.width[numbers] + boxes.left, pool.width[numbers],
+         boxes.height, boxes.width, boxes.flip]
+    )  # fmt: skip
+    table = torch.from_numpy(fields)
+    if pool.pixels.is_cuda:
+        table = table.pin_memory().to(pool.pixels.device, non_blocking=True)
+    return torch.cat(
+        [_crop(pool.pixels, part, rows, columns, side) for part in torch.split(table, chunk, dim=1)]
+    )
+
+
+def _crop(pixels: Tensor, table: Tensor, rows: int, columns: int, side: int) -> Tensor:
+    first, stride, height, width, flip = table[:, :, None]
+    y = torch.arange(rows, device=pixels.device)
+    x = torch.arange(columns, device=pixels.device)
+    # Beyond its box a crop repeats its last row and column; they have weight 0.
+    row = first + torch.minimum(y, height - 1) * stride  # [B, rows]
+    column = torch.minimum(x, width - 1)  # [B, columns]
+    boxes = pixels[row[:, :, None] + column[:, None, :]].permute(0, 3, 1, 2).float()  # [B, 3, rows, columns]
+    across = _weights(width, columns, side)  # [B, side, columns]
+    across = torch.where(flip[:, :, None] > 0, across.flip(1), across)
+    down = _weights(height, rows, side)  # [B, side, rows]
+    # Columns first, and rounded to 8 bit in between, as torchvision does it.
+    boxes = (boxes @ across.mT[:, None]).round_().clamp_(0, 255)
+    return (down[:, None] @ boxes).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _weights(lengths: Tensor, longest: int, side: int) -> Tensor:
+    """Bicubic resampling of lengths ``[B, 1]`` to ``side``, as matrices ``[B, side, longest]``.
+
+    Shrinking widens the kernel by the same factor (antialiasing). Source: Keys 1981, a = -0.5, as in Pillow.
+    """
+    scale = lengths[:, :, None] / side  # [B, 1, 1]
+    place = torch.arange(side, device=lengths.device)[:, None] + 0.5
+    source = torch.arange(longest, device=lengths.device)
+    distance = ((source + 0.5 - place * scale) / scale.clamp_min(1)).abs()
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weight = torch.where(distance < 1, near, far) * (distance < 2) * (source < lengths[:, :, None])
+    return weight / weight.sum(dim=-1, keepdim=True)

@@ -1,0 +1,165 @@
+"""The one sequence of samples: which photo, which crop, which flip, which mask, at every step of a run.
+
+Everything is a function of (seed, epoch, photo) through the integer hash of ``model.masking``: nothing is
+drawn from a generator's state. So a run resumes at any step by its number alone, and both data paths
+(``host``, ``resident``) and any number of processes see the same samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.errors import DataError
+from model.masking import Bools, Ints, hidden_count, noise, random_hidden
+from model.pretrain.data import Photos
+from model.pretrain.recipe import Recipe
+
+Keys = NDArray[np.uint64]
+Reals = NDArray[np.float64]
+
+#: Photos tried in place of one that cannot be decoded.
+STAND_INS = 16
+
+
+class Sample(NamedTuple):
+    """One draw: which photo, and the key of everything random about it."""
+
+    number: int
+    key: np.uint64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step eats: a process's share of the batch.
+
+    Attributes:
+        images: ``[B, 3, H, W] uint8``.
+        hidden: ``[B, L] bool``, the same count in every row.
+        broken: Numbers of photos that could not be decoded and were replaced.
+    """
+
+    images: Tensor
+    hidden: Tensor
+    broken: frozenset[int] = frozenset()
+
+
+class Sampler:
+    """The endless sequence of samples of a recipe.
+
+    An epoch holds every photo of weight 1 once; of a source of weight w it holds another share w each time, so
+    that all its photos come equally often in the long run.
+    """
+
+    def __init__(self, photos: Photos, recipe: Recipe) -> None:
+        sources = np.array([entry.source for entry in photos.entries])
+        self._seed = recipe.seed
+        self._weight = np.ones(len(photos))
+        self._phase = np.zeros(len(photos))
+        for source, weight in recipe.source_weights.items():
+            members = np.flatnonzero(sources == source)
+            self._weight[members] = weight
+            # Evenly spread phases, dealt out at random: each epoch takes an equal share.
+            order = np.argsort(noise(_key(self._seed, 0), members.size)[0], kind="stable")
+            self._phase[members[order]] = (np.arange(members.size) + 0.5) / max(members.size, 1)
+
+    def epoch(self, number: int) -> list[Sample]:
+        """All samples of one epoch in their order."""
+        due = np.floor((number + 1) * self._weight + self._phase) - np.floor(
+            number * self._weight + self._phase
+        )
+        members = np.flatnonzero(due > 0.5)
+        keys = noise(_key(self._seed, number + 1), self._weight.size)[0]
+        members = members[np.argsort(keys[members], kind="stable")]
+        return [Sample(int(n), keys[n]) for n in members]
+
+    def stream(self, start: int) -> Iterator[Sample]:
+        """Samples from position ``start`` on, across epochs."""
+        epoch = 0
+        while True:
+            samples = self.epoch(epoch)
+            yield from samples[start:]
+            start = max(0, start - len(samples))
+            epoch += 1
+
+    def batches(self, size: int, start_step: int, part: slice) -> Iterator[list[Sample]]:
+        """Batch after batch from ``start_step`` on; of each, the ``part`` this process computes."""
+        stream = self.stream(start_step * size)
+        while True:
+            yield [next(stream) for _ in range(size)][part]
+
+
+def _key(seed: int, number: int) -> Keys:
+    return noise(np.array([seed], dtype=np.uint64), 1)[0] + np.uint64(number)
+
+
+def stand_ins(sample: Sample, photos: int) -> list[int]:
+    """Photos to try, in this order, when the sample's own cannot be decoded: a function of the sample alone."""
+    # Another key than the crop's and the mask's.
+    draws = noise(np.array([sample.key ^ np.uint64(0xB5297A4D)], dtype=np.uint64), STAND_INS)[0]
+    return [int(draw % np.uint64(photos)) for draw in draws]
+
+
+def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> None:
+    """Stop a run on a set that is damaged as a whole.
+
+    Raises:
+        DataError: More than ``recipe.max_broken_share`` of the photos cannot be decoded.
+    """
+    if len(broken) <= recipe.max_broken_share * len(photos):
+        return
+    named = ", ".join(photos.entries[number].name for number in sorted(broken)[:3])
+    raise DataError(
+        f"{len(broken)} of {len(photos)} photos cannot be decoded ({named}, ...), "
+        f"more than max_broken_share = {recipe.max_broken_share:g} of them.",
+        code="data-broken",
+        hint="Remove or replace them, or raise max_broken_share in the recipe.",
+        field="data",
+    )
+
+
+class Boxes(NamedTuple):
+    """Crops of a batch in pixels of their photos: ``[N] int64`` each, and whether mirrored ``[N] bool``."""
+
+    top: Ints
+    left: Ints
+    height: Ints
+    width: Ints
+    flip: Bools
+
+
+def crop_boxes(
+    keys: Keys, heights: Sequence[int] | Ints, widths: Sequence[int] | Ints, scale: tuple[float, float]
+) -> Boxes:
+    """Random resized crops and flips, one a key.
+
+    Area share uniform in ``scale``, aspect log-uniform in 3/4..4/3; ten tries, then the largest centre square.
+    Source: the crop of torchvision's RandomResizedCrop, as in the paper's table 8.
+    """
+    draws = noise(keys, 41) / np.float64(2**64)
+    area, aspect, top, left = np.moveaxis(draws[:, :40].reshape(-1, 10, 4), 2, 0)  # [N, 10] each
+    whole_h, whole_w = (np.asarray(sides, dtype=np.int64)[:, None] for sides in (heights, widths))
+    area = whole_h * whole_w * (scale[0] + (scale[1] - scale[0]) * area)
+    aspect = np.exp((2 * aspect - 1) * math.log(4 / 3))
+    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = (h > 0) & (h <= whole_h) & (w > 0) & (w <= whole_w)
+    tries = np.stack([top * (whole_h - h + 1), left * (whole_w - w + 1), h, w]).astype(np.int64)
+    chosen = np.take_along_axis(tries, fits.argmax(axis=1)[None, :, None], axis=2)[:, :, 0]
+    side = np.minimum(whole_h, whole_w)
+    centre = np.concatenate([(whole_h - side) // 2, (whole_w - side) // 2, side, side], axis=1).T
+    box = np.where(fits.any(axis=1), chosen, centre)
+    return Boxes(box[0], box[1], box[2], box[3], draws[:, 40] < 0.5)
+
+
+def masks(samples: Sequence[Sample], recipe: Recipe) -> Bools:
+    """The samples' masks: ``[B, L] bool``, True = hidden."""
+    patches = recipe.config.patches
+    # Another key than the crop's: mask and crop of a sample are independent.
+    keys = np.array([sample.key for sample in samples], dtype=np.uint64) ^ np.uint64(0x5DEECE66D)
+    return random_hidden(keys, patches, hidden_count(recipe.mask_ratio, patches))

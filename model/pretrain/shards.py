@@ -1,0 +1,125 @@
+"""A folder of pictures to tar shards: upright, of one short side, as JPEG, with a JSON sidecar each.
+
+Packing once saves decoding large photos at every sample, and thousands of small files on a cluster's disk.
+The same folder gives the same bytes (one version of torchvision given). Readable by ``Photos.open`` and by
+any WebDataset reader.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.io import encode_jpeg
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+from tqdm import tqdm
+
+from model.errors import DataError
+from model.pretrain.data import Photos
+
+QUALITY = 90
+#: Pictures in the making; bounds the memory.
+AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was written.
+
+    Attributes:
+        shards: The files.
+        photos: Photos in them.
+        broken: Names of pictures that cannot be decoded and were left out.
+    """
+
+    shards: tuple[Path, ...]
+    photos: int
+    broken: tuple[str, ...]
+
+
+def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, workers: int = 1) -> Packed:
+    """Pack all pictures of a folder, searched to any depth, in the order of their names.
+
+    Args:
+        folder: Where the pictures are.
+        out: Where ``shard-00000.tar``, ... are written.
+        side: Short side at most, pixels; smaller pictures are not enlarged.
+        per_shard: Photos a shard.
+        workers: Threads that decode, scale and encode.
+
+    Raises:
+        DataError: The folder holds no picture that can be decoded, or ``out`` holds shards already.
+    """
+    if list(out.glob("shard-*.tar")):
+        raise DataError(
+            f"{out} holds shards already.", code="data-out", hint="Give an empty folder.", field="out"
+        )
+    photos = Photos.open([folder])
+    out.mkdir(parents=True, exist_ok=True)
+    broken: list[str] = []
+    whole = _encoded(photos, side, workers, broken)
+    shards: list[Path] = []
+    count = 0
+    while pictures := list(itertools.islice(whole, per_shard)):
+        path = out / f"shard-{len(shards):05d}.tar"
+        _write(path, pictures, count, folder.resolve().name)
+        shards.append(path)
+        count += len(pictures)
+    if not count:
+        raise DataError(
+            f"None of the {len(photos)} pictures under {folder} can be decoded.",
+            code="data-broken",
+            hint="Look at one of them with another program.",
+            field="folder",
+        )
+    return Packed(tuple(shards), count, tuple(broken))
+
+
+def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Names and JPEG bytes in order; names of what cannot be decoded go to ``broken``."""
+
+    def encode(number: int) -> bytes | None:
+        try:
+            picture = photos.decode(number)
+        except DataError as error:
+            if error.code != "data-broken":
+                raise
+            return None
+        if min(picture.shape[1:]) > side:
+            picture = resize(picture, [side], InterpolationMode.BICUBIC, antialias=True)
+        return bytes(encode_jpeg(picture, QUALITY).numpy())
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="pack") as threads:
+        waiting: list[Future[bytes | None]] = []
+        submitted = iter(range(len(photos)))
+        for number in tqdm(range(len(photos)), desc="shards", unit="photo"):
+            waiting += [threads.submit(encode, n) for n in itertools.islice(submitted, AHEAD - len(waiting))]
+            data = waiting.pop(0).result()
+            if data is None:
+                broken.append(photos.entries[number].name)
+            else:
+                yield photos.entries[number].name, data
+
+
+def _write(path: Path, pictures: list[tuple[str, bytes]], first: int, source: str) -> None:
+    """One shard, atomically; keys run on through all shards."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w") as shard:
+            for number, (name, data) in enumerate(pictures, first):
+                sidecar = json.dumps({"source": source, "file": name}).encode()
+                for suffix, content in ((".jpg", data), (".json", sidecar)):
+                    member = tarfile.TarInfo(f"{number:06d}{suffix}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
