@@ -1,13 +1,12 @@
-"""Weight files: the one place that reads and writes them.
+"""Weight files to networks and back: any known layout in (``layouts``), our own format out.
 
-Our format is safetensors: tensors under the public parameter names, and in the header the config, the digest
-needs nothing else. Loading is strict: a missing, extra, misshapen or non-finite tensor refuses the file by name,
-because a decoder left at random is the field's most common "my reconstruction is garbage".
+Our format is safetensors: tensors under the public parameter names, and in the header the config and the card;
+it needs nothing else. Loading is strict: a missing, extra, misshapen or non-finite tensor refuses the file by
+name, because a decoder left at random is the field's most common "my reconstruction is garbage".
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from model.checkpoints import layouts
+from model.checkpoints.files import RawFile, open_raw, refuse
+from model.checkpoints.layouts import FORMAT, POSITIONS, Given
 from model.config import MAEConfig
-from model.errors import CheckpointError
 from model.network import MAE
-
-FORMAT = "unmask-mae-1"
+from model.positions import sincos_positions
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,16 @@ class Checkpoint:
         name: What the file calls itself.
         digest: SHA-256 of the file, hex.
         card: What else the header says: licence, data, steps, samples.
+        layout: Name of the layout it was read from.
+        notes: What a person should know about the file, sentences.
     """
 
     network: MAE
     name: str
     digest: str
     card: dict[str, Any]
+    layout: str = "unmask"
+    notes: tuple[str, ...] = ()
 
 
 def write(path: Path, network: MAE, *, name: str, card: dict[str, Any], half: bool = False) -> None:
@@ -54,86 +57,191 @@ def write(path: Path, network: MAE, *, name: str, card: dict[str, Any], half: bo
         half: Store float16: half the bytes, an error of 5e-4 relative on each weight.
     """
     dtype = torch.float16 if half else torch.float32
-    # Positions are a formula, not weights: they are made anew on loading.
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.named_parameters()}
+    # Positions are a formula, not weights, and made anew on loading; only other ones are kept, unshortened.
+    tensors |= foreign_positions(network)
     header = {
         "format": FORMAT,
         "name": name,
         "config": json.dumps(network.config.to_dict()),
         "card": json.dumps(card),
     }
+    write_bytes(path, save(tensors, metadata=header))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:
-        file.write(save(tensors, metadata=header))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
-def read(path: Path) -> Checkpoint:
-    """Read our format, strictly.
+def foreign_positions(network: MAE) -> dict[str, Tensor]:
+    """Positions that are not to the bit what the formula gives; empty for every model trained here."""
+    return {
+        name: stored.detach().cpu().contiguous()
+        for name, stored in network.named_buffers()
+        if name in POSITIONS
+        and not stored.cpu().equal(sincos_positions(*network.config.grid, stored.shape[-1]))
+    }
+
+
+def read(path: Path, given: Given | None = None) -> Checkpoint:
+    """Read a full MAE of any known layout, strictly: nothing is left at random, nothing is left over.
+
+    Args:
+        path: A file, or a folder as ``save_pretrained`` writes it.
+        given: What the file may not say: heads, target.
 
     Raises:
-        CheckpointError: The file is missing, truncated, of another format, or its tensors do not fit its config.
+        CheckpointError: The file is missing, truncated, of another kind, or its tensors do not fit.
     """
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except FileNotFoundError:
-        raise _refuse(f"There is no weight file at {path}", "Check the path.", "missing") from None
-    except (OSError, SafetensorError) as error:
-        raise _refuse(
-            f"{path.name} is no readable safetensors file ({error})", "Copy or fetch it again.", "unreadable"
-        ) from error
-    if header.get("format") != FORMAT:
-        raise _refuse(
-            f"{path.name} does not carry the config of an Unmask model (format {header.get('format')!r})",
-            f"Give a file written by `python -m model pretrain` (format {FORMAT}).",
-            "layout",
+    raw = open_raw(path)
+    layout = layouts.recognise(raw)
+    house = layout.to_house(raw.tensors)
+    given = given or Given()
+    _refuse_without_decoder(path, house)
+    target, _ = layouts.find_target(raw, given)
+    if target is None:
+        raise refuse(
+            f"{path.name} carries no config that says whether it predicts raw or normalised pixels",
+            f"Say it once: python -m model convert {path.name} OUT --to unmask --target pixel (or norm_pixel); "
+            "`python -m model inspect FILE --photos FOLDER` measures which.",
+            "target-unknown",
         )
-    network = MAE(MAEConfig.from_dict(json.loads(header["config"])))
-    _fill(network, tensors, path.name)
-    return Checkpoint(network.eval(), header["name"], digest, json.loads(header["card"]))
+    network = MAE(layouts.infer_config(raw, house, given, target))
+    notes = check_config(raw) + fill(network, house, path.name)
+    facts = layouts.stored_facts(raw)
+    card = facts.get("card")
+    if not isinstance(card, dict):
+        licence = "CC-BY-NC-4.0" if layouts.is_released(raw) else "not stated"
+        card = {"origin": layout.title, "licence": licence}
+    own_name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "")
+    name = str(facts.get("name", own_name))
+    return Checkpoint(network.eval(), name, raw.digest, card, layout=layout.name, notes=notes)
 
 
-def _fill(network: MAE, tensors: dict[str, Tensor], file_name: str) -> None:
-    """Put tensors into the network, refusing anything that is not an exact fit."""
-    wanted = dict(network.named_parameters())
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+def _refuse_without_decoder(path: Path, house: dict[str, Tensor]) -> None:
+    kind = layouts.content(house)
+    if kind == "encoder":
+        raise refuse(
+            f"{path.name} holds the encoder alone, no decoder: it cannot reconstruct",
+            "Of the authors' files use mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth instead.",
+            "encoder",
+        )
+    if kind == "classifier":
+        raise refuse(
+            f"{path.name} is a fine-tuned classifier, no decoder: it cannot reconstruct",
+            "Of the authors' files use mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth instead.",
+            "classifier",
+        )
+
+
+def check_config(raw: RawFile) -> tuple[str, ...]:
+    """Refuse a Hugging Face config that asks for another network than ours; note what costs little.
+
+    Raises:
+        CheckpointError: Its activation is another.
+    """
+    activation = raw.config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise refuse(
+            f"{raw.path.name} computes with {activation!r} instead of gelu",
+            "Only networks as in the paper are read.",
+            "shape",
+        )
+    epsilon = raw.config.get("layer_norm_eps", 1e-6)
+    if epsilon == 1e-6:
+        return ()
+    return (
+        f"config.json asks for layer_norm_eps {epsilon:g}; 1e-6 is used, as in training (differs by about 2e-5).",
+    )
+
+
+def fill(network: MAE, tensors: dict[str, Tensor], file_name: str) -> tuple[str, ...]:
+    """Put the tensors of a full MAE into a network; what ``check`` refuses and notes holds here too."""
+    notes = check(network, tensors, file_name)
+    state = network.state_dict()
+    for key, value in tensors.items():
+        state[key].copy_(value)
+    return notes
+
+
+def check(
+    network: MAE, tensors: dict[str, Tensor], file_name: str, kind: layouts.Content = "full"
+) -> tuple[str, ...]:
+    """Refuse tensors that are not an exact fit.
+
+    Args:
+        network: Its names and shapes count, not its values (it may be a skeleton).
+        tensors: Under house names.
+        file_name: For messages.
+        kind: Which part of the network the file should hold.
+
+    Returns:
+        Notes: stored positions that are not the formula's are used, and said.
+
+    Raises:
+        CheckpointError: A tensor is missing, left over, misshapen or not finite.
+    """
+    missing, extra = misfits(network, tensors, kind)
     if missing or extra:
-        raise _refuse(
+        raise refuse(
             f"{file_name} does not fit its config: missing {_some(missing)}, left over {_some(extra)}",
-            "The file was changed or written by another version; nothing was loaded.",
+            "The file was changed, cut, or written by another program; nothing was loaded.",
             "tensors",
         )
-    for key, parameter in wanted.items():
-        value = tensors[key]
-        if value.shape != parameter.shape:
-            raise _refuse(
-                f"{file_name}: {key} has shape {list(value.shape)}, its config says {list(parameter.shape)}",
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    notes = []
+    for key, value in tensors.items():
+        if value.shape != shapes.get(key, value.shape):
+            raise refuse(
+                f"{file_name}: {key} has shape {list(value.shape)}, its config says {list(shapes[key])}",
                 "The file was changed or written by another version; nothing was loaded.",
                 "tensors",
             )
         if not bool(torch.isfinite(value).all()):
-            raise _refuse(
+            raise refuse(
                 f"{file_name}: {key} holds numbers that are not finite",
                 "Take an earlier checkpoint.",
                 "finite",
             )
-        parameter.data.copy_(value)
+        if key in POSITIONS:
+            formula = sincos_positions(*network.config.grid, value.shape[-1])
+            if (gap := float((value.float() - formula).abs().max())) > 1e-5:
+                notes.append(f"{key} differs from the formula by up to {gap:.2g}; the stored one is used.")
+    return tuple(notes)
+
+
+def misfits(
+    network: MAE, tensors: dict[str, Tensor], kind: layouts.Content = "full"
+) -> tuple[list[str], list[str]]:
+    """Names that a network of this kind needs and the file lacks, and names that are left over."""
+    wanted = set(dict(network.named_parameters()))
+    if kind != "full":
+        wanted = {key for key in wanted if not key.startswith("decoder_") and key != "mask_token"}
+    allowed = wanted | set(POSITIONS)
+    if kind == "classifier":
+        # A classifier has its own norm behind the pool, in place of the encoder's.
+        allowed |= {f"{part}.{which}" for part in ("fc_norm", "head") for which in ("weight", "bias")}
+        wanted -= {"norm.weight", "norm.bias"}
+    return sorted(wanted - tensors.keys()), sorted(tensors.keys() - allowed)
+
+
+def skeleton(config: MAEConfig) -> MAE:
+    """A network with names and shapes and no memory."""
+    with torch.device("meta"):
+        return MAE(config)
 
 
 def _some(names: list[str]) -> str:
     return (
         ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
     )
-
-
-def _refuse(message: str, hint: str, code: str) -> CheckpointError:
-    return CheckpointError(message + ".", code=f"checkpoint-{code}", hint=hint)
 
 
 def shipped(name: str = "small") -> Path:

@@ -179,7 +179,7 @@ def _tampered(tmp_path, network: MAE, change) -> None:  # type: ignore[no-untype
         (lambda t, h: t.update(extra=t["norm.bias"].clone()), "checkpoint-tensors", "extra"),
         (lambda t, h: t.update({"norm.bias": t["norm.bias"][:3].clone()}), "checkpoint-tensors", "norm.bias"),
         (lambda t, h: t["norm.bias"].fill_(float("nan")), "checkpoint-finite", "norm.bias"),
-        (lambda t, h: h.pop("format"), "checkpoint-layout", "config"),
+        (lambda t, h: h.pop("format"), "checkpoint-target-unknown", "config"),
         (lambda t, h: h.update(config='{"wings": 2}'), "config", "wings"),
     ],
 )

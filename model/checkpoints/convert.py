@@ -1,0 +1,141 @@
+"""One weight file to another layout, to the bit.
+
+Whatever we write also carries our config (head counts stand in no public file), name and card (with the licence),
+in a place that the other programs do not look at.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+
+from model.checkpoints import layouts, store
+from model.checkpoints.files import RawFile, open_raw, refuse
+from model.checkpoints.layouts import Given, Tensors
+from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
+from model.positions import sincos_positions
+
+To = Literal["unmask", "authors", "huggingface", "timm"]
+
+
+def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> Path:
+    """Read a file of any known layout and write it in another.
+
+    Args:
+        source: File or folder to read.
+        out: File to write; for ``huggingface`` a folder.
+        to: ``unmask``; ``authors`` (their ``.pth``); ``huggingface`` (the folder that every transformers
+            reads); ``timm`` (the encoder alone, for ``timm.create_model(..., checkpoint_path=OUT)``).
+        given: What the source may not say.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: The source cannot be read, or lacks what the new layout needs.
+    """
+    raw = open_raw(source)
+    house = layouts.recognise(raw).to_house(raw.tensors)
+    if to == "timm":
+        return _write_timm(out, raw, house, given or Given())
+    checkpoint = store.read(source, given)
+    config = checkpoint.network.config
+    if to == "unmask":
+        store.write(out, checkpoint.network, name=checkpoint.name, card=checkpoint.card)
+        return out
+    tensors = {key: value.detach().contiguous() for key, value in checkpoint.network.state_dict().items()}
+    facts = {"config": config.to_dict(), "name": checkpoint.name, "card": checkpoint.card}
+    if to == "authors":
+        _save_pickle(out, {"model": tensors, "unmask": facts})
+        return out
+    header = {"format": "pt", "unmask": json.dumps(facts)}
+    store.write_bytes(out / "config.json", _json(_huggingface_config(config)))
+    store.write_bytes(out / "preprocessor_config.json", _json(_preprocessor(config)))
+    # Last: a reader that sees the weights sees the whole folder.
+    store.write_bytes(out / "model.safetensors", save(layouts.to_huggingface(tensors), metadata=header))
+    return out
+
+
+def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
+    """The encoder of anything that has one: a file of timm's names, positions included."""
+    kind = layouts.content(house)
+    if kind == "classifier":
+        raise refuse(
+            f"{raw.path.name} is a fine-tuned classifier without the encoder's last norm",
+            "Convert the pre-trained file that it was made from.",
+            "classifier",
+        )
+    target, _ = layouts.find_target(raw, given)
+    config = layouts.infer_config(raw, house, given, target or "pixel")
+    skeleton = store.skeleton(config)
+    store.check(skeleton, house, raw.path.name, kind)
+    encoder = {
+        key: value.float().contiguous()
+        for key, value in house.items()
+        if not key.startswith("decoder_") and key != "mask_token"
+    }
+    if "pos_embed" not in encoder:
+        encoder["pos_embed"] = sincos_positions(*config.grid, config.width)
+    if out.suffix != ".safetensors":  # timm chooses its reader by the name
+        _save_pickle(out, encoder)
+        return out
+    facts = {**layouts.stored_facts(raw), "config": config.to_dict()}
+    header = {"format": "pt", "unmask": json.dumps(facts)}
+    store.write_bytes(out, save(encoder, metadata=header))
+    return out
+
+
+def _save_pickle(out: Path, content: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    store.write_bytes(out, buffer.getvalue())
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _huggingface_config(config: MAEConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "attention_probs_dropout_prob": 0.0,
+        "decoder_hidden_size": config.decoder_width,
+        "decoder_intermediate_size": round(config.decoder_width * config.mlp_ratio),
+        "decoder_num_attention_heads": config.decoder_heads,
+        "decoder_num_hidden_layers": config.decoder_depth,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": config.width,
+        "image_size": config.image_size,
+        "initializer_range": 0.02,
+        "intermediate_size": round(config.width * config.mlp_ratio),
+        "layer_norm_eps": 1e-6,  # transformers' own default, 1e-12, is not what any public MAE was trained with
+        "mask_ratio": 0.75,
+        "norm_pix_loss": config.target == "norm_pixel",
+        "num_attention_heads": config.heads,
+        "num_channels": 3,
+        "num_hidden_layers": config.depth,
+        "patch_size": config.patch_size,
+        "qkv_bias": True,
+        "torch_dtype": "float32",
+    }
+
+
+def _preprocessor(config: MAEConfig) -> dict[str, Any]:
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(IMAGE_MEAN),
+        "image_std": list(IMAGE_STD),
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": config.image_size, "width": config.image_size},
+    }

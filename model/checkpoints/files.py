@@ -1,0 +1,224 @@
+"""From a path to named tensors, without running anything that a file brings along.
+
+Knows containers (safetensors, pickles of tensors, sharded folders), not what the tensors mean: that is
+``layouts``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.errors import CheckpointError
+
+#: Where training programs put the weights inside what they save.
+_NESTED = ("model", "state_dict", "model_state_dict", "network")
+#: What wrappers (data parallel, compile, a trainer's attribute) put in front of every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "mae.")
+#: A Hugging Face folder holds one of these, in its own order of preference.
+_IN_FOLDER = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """What a weight file holds, before anyone says what it means.
+
+    Attributes:
+        path: The file or folder as given.
+        tensors: By the file's own names, wrappers' prefixes removed.
+        digest: SHA-256 hex over the file, or over the digests of a folder's parts in order.
+        size_bytes: Of all parts.
+        header: Metadata of a safetensors file.
+        config: ``config.json`` of a Hugging Face folder.
+        arguments: Training arguments stored in the file, plain values only.
+        nested: The weights lay inside another object (``model``, ``state_dict``).
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    digest: str
+    size_bytes: int
+    header: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    nested: bool = False
+
+
+def open_raw(path: Path) -> RawFile:
+    """Read a weight file or a folder of one.
+
+    Raises:
+        CheckpointError: It is missing, truncated, no weight file, or a pickle of more than tensors.
+    """
+    parts = _parts(path)
+    tensors: dict[str, Tensor] = {}
+    header: dict[str, str] = {}
+    arguments: dict[str, Any] = {}
+    nested = False
+    for part in parts:
+        if _is_safetensors(part):
+            more, header = _read_safetensors(part)
+        else:
+            more, arguments, nested = _read_pickle(part)
+        tensors |= more
+    digests = [_digest(part) for part in parts]
+    return RawFile(
+        path=path,
+        tensors=_without_prefixes(tensors),
+        digest=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
+        size_bytes=sum(part.stat().st_size for part in parts),
+        header=header,
+        config=_config(path),
+        arguments=arguments,
+        nested=nested,
+    )
+
+
+def refuse(message: str, hint: str, code: str) -> CheckpointError:
+    """The error for a file that cannot be used."""
+    return CheckpointError(message + ".", code=f"checkpoint-{code}", hint=hint)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files that together hold the tensors."""
+    if not path.exists():
+        raise refuse(f"There is no weight file at {path}", "Check the path.", "missing")
+    if path.is_dir():
+        found = next((path / name for name in _IN_FOLDER if (path / name).exists()), None)
+        if found is None:
+            raise refuse(
+                f"{path} holds none of {', '.join(_IN_FOLDER)}",
+                "Give the weight file itself, or a folder as written by save_pretrained.",
+                "missing",
+            )
+        path = found
+    if not path.name.endswith(".index.json"):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise refuse(f"{path.name} is no index of weight files", "Fetch it again.", "unreadable") from error
+    # Only files beside the index: a name with a folder in it could point anywhere.
+    parts = [path.parent / Path(str(name)).name for name in names]
+    if absent := [part.name for part in parts if not part.exists()]:
+        raise refuse(f"{path.name} lists {absent[0]}, which is not there", "Fetch all parts.", "missing")
+    return parts
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """``config.json`` of the folder, where it speaks of a Hugging Face model."""
+    if not path.is_dir() and path.name not in _IN_FOLDER:
+        return {}  # any other file may merely lie beside somebody's config
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    try:
+        values = json.loads(file.read_text()) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise refuse(f"{file.name} beside the weights is no JSON", "Fetch it again.", "unreadable") from error
+    return values if isinstance(values, dict) and "model_type" in values else {}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content where the name does not say: eight bytes of length, then a JSON object."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise refuse(
+            f"{path.name} is no readable safetensors file ({error})", "Copy or fetch it again.", "unreadable"
+        ) from error
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+    try:
+        # Reads tensors and plain values; the one class beyond them is the plain record of command-line options
+        # that the authors' training script stores.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(  # noqa: TID251 (the one reader of weight files; weights_only runs no code)
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except (pickle.UnpicklingError, AttributeError, TypeError) as error:
+        raise _pickled_object(path, str(error)) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise refuse(
+            f"{path.name} is no readable weight file ({str(error).splitlines()[0][:160] if str(error) else 'empty'})",
+            "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
+            "unreadable",
+        ) from error
+    arguments = content.get("args", {}) if isinstance(content, Mapping) else {}
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    own = content.get("unmask", {}) if isinstance(content, Mapping) else {}
+    weights, nested = content, False
+    while isinstance(weights, Mapping):
+        inner = next((weights[key] for key in _NESTED if isinstance(weights.get(key), Mapping)), None)
+        if inner is None:
+            break
+        weights, nested = inner, True
+    tensors = (
+        {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
+        if isinstance(weights, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise refuse(
+            f"{path.name} holds a {type(content).__name__} without named tensors",
+            "Give a file whose state dict lies bare or under 'model' or 'state_dict'.",
+            "layout",
+        )
+    kept = {"args": arguments if isinstance(arguments, dict) else {}, "unmask": own}
+    return tensors, kept, nested
+
+
+def _pickled_object(path: Path, error: str) -> CheckpointError:
+    """Name the class that a pickle wants to build, which would mean running code from the file."""
+    marker = "Unsupported global: GLOBAL "
+    if marker in error:
+        name = error.split(marker, 1)[1].split()[0]
+        return refuse(
+            f"{path.name} is a pickle of a Python object ({name}), which opens only by running code; nothing was run",
+            "In the program that wrote it, save model.state_dict() alone, and give that file.",
+            "pickle",
+        )
+    return refuse(
+        f"{path.name} is neither a safetensors file nor a pickle of tensors; nothing in it was run",
+        "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
+        "unreadable",
+    )
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what a wrapper put in front of every name, as often as it was wrapped."""
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
+        if not tensors:
+            break
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors

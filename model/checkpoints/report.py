@@ -1,0 +1,219 @@
+"""What a weight file is, for a person who must decide whether it is the right one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model import images
+from model.checkpoints import layouts, store
+from model.checkpoints.files import open_raw
+from model.checkpoints.layouts import Content, Given, Tensors
+from model.config import SIZES, MAEConfig, Target
+from model.errors import CheckpointError
+from model.masking import hidden_count, sample_mask
+from model.network import MAE
+
+#: Photos that a target is measured on: four masks settle what differs by a factor of several.
+_PHOTOS = 4
+#: A target is only named when the prediction explains a tenth of it.
+_CONVINCING = 0.9
+_FULL = "mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything ``inspect`` says.
+
+    Attributes:
+        path: As given.
+        size_bytes: Of all parts.
+        digest: SHA-256 hex, as in ``Checkpoint``.
+        layout: Title of the layout.
+        proved_against: What its map was proved against; None where it was only read in its origin's code.
+        content: ``full``, ``encoder`` or ``classifier``.
+        size: Named size the shapes fit, if any.
+        config: The shape; None where a part of it is unknown.
+        target: ``pixel`` or ``norm_pixel``; None where unknown or meaningless (no decoder).
+        target_source: Who says so.
+        parameters: Numbers in the file, positions included.
+        usable_for: What it can be used for here.
+        missing: Names the network needs and the file lacks.
+        left_over: Names in the file that the network does not have.
+        notes: What else should be known.
+        advice: One sentence.
+    """
+
+    path: str
+    size_bytes: int
+    digest: str
+    layout: str
+    proved_against: str | None
+    content: str
+    size: str | None
+    config: dict[str, Any] | None
+    target: Target | None
+    target_source: str | None
+    parameters: int
+    usable_for: tuple[str, ...]
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+    notes: tuple[str, ...]
+    advice: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        proof = f"proved against {self.proved_against}" if self.proved_against else "not proved by its origin"
+        rows: list[tuple[str, str]] = [
+            ("file", f"{self.path} ({self.size_bytes / 1e6:.1f} MB)"),
+            ("sha256", self.digest),
+            ("layout", f"{self.layout} ({proof})"),
+            ("content", self.content),
+            ("size", self.size or "no named one"),
+            ("shape", ", ".join(f"{k} {v}" for k, v in (self.config or {}).items()) or "unknown"),
+            ("target", f"{self.target} ({self.target_source})" if self.target else self._no_target()),
+            ("parameters", f"{self.parameters:,}"),
+            ("usable for", ", ".join(self.usable_for) or "nothing here"),
+            ("missing", _few(self.missing)),
+            ("left over", _few(self.left_over)),
+        ]
+        rows += [("note", note) for note in self.notes] + [("advice", self.advice)]
+        return [f"{title:11s} {text}" for title, text in rows]
+
+    def _no_target(self) -> str:
+        return "unknown" if self.content == "full" else "none: there is no decoder"
+
+
+def inspect(path: Path, given: Given | None = None, photos: Path | None = None) -> Report:
+    """Look at a weight file without running anything it brings along.
+
+    Args:
+        path: A file or a folder.
+        given: What the file may not say.
+        photos: A folder of pictures; with it an unknown target is measured on up to four of them.
+
+    Raises:
+        CheckpointError: The file cannot be opened or belongs to another family of model.
+    """
+    raw = open_raw(path)
+    layout = layouts.recognise(raw)
+    house = layout.to_house(raw.tensors)
+    given = given or Given()
+    kind = layouts.content(house)
+    target, source = layouts.find_target(raw, given) if kind == "full" else (None, "")
+    notes: tuple[str, ...] = ()
+    missing: list[str] = []
+    left_over: list[str] = []
+    config: MAEConfig | None = None
+    sound = False
+    try:
+        config = layouts.infer_config(raw, house, given, target or "pixel")
+        skeleton = store.skeleton(config)
+        missing, left_over = store.misfits(skeleton, house, kind)
+        notes = store.check_config(raw)
+        if not missing and not left_over:
+            notes += store.check(skeleton, house, path.name, kind)
+            sound = True
+        if sound and kind == "full" and target is None and photos is not None:
+            target, source = _measure(house, config, photos, path.name)
+    except CheckpointError as error:
+        notes = (*notes, f"{error} {error.hint}")
+    return Report(
+        path=str(path),
+        size_bytes=raw.size_bytes,
+        digest=raw.digest,
+        layout=layout.title,
+        proved_against=layout.proof or None,
+        content=kind,
+        size=_size_name(config, kind) if config else None,
+        config=_shape(config, kind) if config else None,
+        target=target,
+        target_source=source or None,
+        parameters=sum(value.numel() for value in house.values()),
+        usable_for=_uses(kind, target) if sound else (),
+        missing=tuple(missing),
+        left_over=tuple(left_over),
+        notes=notes,
+        advice=_advice(kind, target, sound=sound),
+    )
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "nothing"
+
+
+def _size_name(config: MAEConfig, kind: Content) -> str | None:
+    """The named size of the same shape, whatever its target."""
+    ours = _shape(config, kind)
+    return next((name for name, size in SIZES.items() if _shape(size, kind) == ours), None)
+
+
+def _shape(config: MAEConfig, kind: Content) -> dict[str, Any]:
+    """The config without its target, and without a decoder where there is none."""
+    values = config.to_dict()
+    del values["target"]
+    return {key: value for key, value in values.items() if kind == "full" or not key.startswith("decoder_")}
+
+
+def _uses(kind: Content, target: Target | None) -> tuple[str, ...]:
+    if kind == "classifier":
+        return ()
+    drawn = kind == "full" and target is not None
+    return ("reconstruct", "evaluate", "serve", "convert") if drawn else ("convert",)
+
+
+def _advice(kind: Content, target: Target | None, *, sound: bool) -> str:
+    """One sentence."""
+    if not sound:
+        return "Do not use this file here before the points above are settled."
+    if kind == "encoder":
+        return f"No decoder: it cannot reconstruct; for pictures use {_FULL}, for features it is right."
+    if kind == "classifier":
+        return f"A fine-tuned classifier: it cannot reconstruct; for pictures use {_FULL}."
+    if target is None:
+        return (
+            "Nothing says whether it predicts raw or normalised pixels: measure it with --photos, then say it once "
+            "with convert --to unmask --target."
+        )
+    if target == "norm_pixel":
+        return (
+            "It predicts each patch without its brightness and contrast, so pictures need these from elsewhere; "
+            "for pictures a pixel model (mae_visualize_vit_*.pth) is the better choice."
+        )
+    return "Ready to reconstruct pictures."
+
+
+@torch.inference_mode()
+def _measure(house: Tensors, config: MAEConfig, folder: Path, name: str) -> tuple[Target | None, str]:
+    """Guess the target: of which of the two a prediction explains more than predicting zero does."""
+    network = MAE(config).eval()
+    store.fill(network, house, name)
+    mask = sample_mask("random", config.grid, hidden_count("0.75", config.patches), 0)
+    hidden = torch.from_numpy(mask.hidden)[None]
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    left: dict[Target, list[float]] = {"pixel": [], "norm_pixel": []}  # share of the target not explained
+    for file in files[:_PHOTOS]:
+        pixels = torch.from_numpy(images.load_square(file.read_bytes(), config.image_size).copy())
+        image = network.normalise(pixels.permute(2, 0, 1)[None].float() / 255)
+        ids_keep, ids_restore = (torch.from_numpy(ids)[None] for ids in (mask.ids_keep, mask.ids_restore))
+        pred = network(image, ids_keep, ids_restore)
+        for target, shares in left.items():
+            network.config = replace(config, target=target)  # decides what ``loss`` compares with
+            loss, zero = (float(network.loss(image, p, hidden)) for p in (pred, torch.zeros_like(pred)))
+            shares.append(loss / max(zero, 1e-9))
+    if not files:
+        return None, ""
+    means = {target: float(np.mean(shares)) for target, shares in left.items()}
+    best: Target = "pixel" if means["pixel"] <= means["norm_pixel"] else "norm_pixel"
+    told = ", ".join(f"{target} leaves {share:.0%}" for target, share in means.items())
+    if means[best] > _CONVINCING:
+        return None, ""
+    return best, f"a guess, measured on {len(files[:_PHOTOS])} photos: {told} unexplained"

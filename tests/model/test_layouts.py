@@ -1,0 +1,482 @@
+"""Every public layout in, ours and three others out, measured against the programs that own them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model import Options
+from model.checkpoints import layouts, store
+from model.checkpoints.convert import convert
+from model.checkpoints.layouts import Given
+from model.config import MAEConfig
+from model.errors import CheckpointError
+from model.masking import sample_mask
+from model.network import MAE
+from model.reconstruct import load
+from tests.pictures import encoded, photo
+
+#: No named size, so that nothing is known beforehand: 5 x 5 patches of 8 pixels, widths with heads of 16 and 12.
+ODD = MAEConfig(
+    image_size=40,
+    patch_size=8,
+    width=48,
+    depth=3,
+    heads=3,
+    decoder_width=24,
+    decoder_depth=2,
+    decoder_heads=2,
+)
+ODD_HEADS = Given(heads=3, decoder_heads=2, target="pixel")
+
+
+def _network(config: MAEConfig = ODD) -> MAE:
+    """Random weights, with biases and norms away from their trivial start."""
+    network = MAE(config).eval()
+    network.init_weights(torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+@pytest.fixture(scope="module")
+def network() -> MAE:
+    return _network()
+
+
+@pytest.fixture
+def ours(tmp_path: Path, network: MAE) -> Path:
+    path = tmp_path / "ours.safetensors"
+    store.write(path, network, name="odd", card={"licence": "none"})
+    return path
+
+
+def _inputs(config: MAEConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, ids_keep, ids_restore for two masks of three quarters."""
+    count = config.patches - config.patches // 4
+    masks = [sample_mask("random", config.grid, count, seed) for seed in range(2)]
+    side = config.image_size
+    image = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    keep, restore = (
+        torch.from_numpy(np.stack([getattr(m, k) for m in masks])) for k in ("ids_keep", "ids_restore")
+    )
+    return image, keep, restore
+
+
+def _predict(network: MAE) -> Tensor:
+    with torch.inference_mode():
+        pred: Tensor = network(*_inputs(network.config))
+    return pred
+
+
+def _gap(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _equal(one: MAE, other: MAE) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(value.equal(b[key]) for key, value in a.items())
+
+
+# --- both directions, to the bit ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [("authors", "a.pth"), ("huggingface", "folder"), ("unmask", "u.safetensors")]
+)
+@pytest.mark.parametrize("target", ["pixel", "norm_pixel"])
+def test_a_file_comes_back_to_the_bit(tmp_path: Path, to: Any, name: str, target: Any) -> None:
+    network = _network(MAEConfig(**{**ODD.to_dict(), "target": target}))
+    store.write(tmp_path / "ours.safetensors", network, name="odd", card={"licence": "none"})
+    there = convert(tmp_path / "ours.safetensors", tmp_path / name, to=to)
+    back = convert(there, tmp_path / "back.safetensors", to="unmask")
+    assert (store.read(there).name, store.read(there).card) == ("odd", {"licence": "none"})
+    read = store.read(back).network
+    assert read.config == network.config
+    assert _equal(read, network)
+    assert load_file(back).keys() == load_file(tmp_path / "ours.safetensors").keys()
+
+
+def test_positions_that_are_not_the_formula_survive_and_are_said(tmp_path: Path) -> None:
+    network = _network()
+    network.pos_embed[0, 3] += 0.5
+    store.write(tmp_path / "ours.safetensors", network, name="odd", card={})
+    path = tmp_path / "ours.safetensors"
+    for to, name in (("authors", "a.pth"), ("huggingface", "h"), ("unmask", "u.safetensors")):
+        path = convert(path, tmp_path / name, to=to)  # type: ignore[arg-type]
+        checkpoint = store.read(path)
+        assert _equal(checkpoint.network, network), to
+        assert any("pos_embed differs from the formula by up to 0.5" in note for note in checkpoint.notes)
+
+
+# --- the authors' files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"model": s},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
+        lambda s: {"model": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
+        lambda s: {
+            "model": s,
+            "optimizer": {"state": {}},
+            "args": argparse.Namespace(lr=1e-4, device="cuda"),
+        },
+    ],
+    ids=["bare", "model", "module", "compiled", "training"],
+)
+def test_authors_files_are_read_however_wrapped(
+    tmp_path: Path, network: MAE, wrap: Callable[[dict[str, Tensor]], Any]
+) -> None:
+    torch.save(wrap(network.state_dict()), tmp_path / "a.pth")
+    checkpoint = store.read(tmp_path / "a.pth", ODD_HEADS)
+    assert checkpoint.layout == "authors"
+    assert _equal(checkpoint.network, network)
+
+
+def test_old_pickles_are_read_too(tmp_path: Path, network: MAE) -> None:
+    torch.save({"model": network.state_dict()}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert _equal(store.read(tmp_path / "a.pth", ODD_HEADS).network, network)
+
+
+@pytest.mark.parametrize(("normalised", "target"), [(True, "norm_pixel"), (False, "pixel")])
+def test_training_options_in_a_file_tell_its_target(
+    tmp_path: Path, network: MAE, normalised: bool, target: str
+) -> None:
+    options = argparse.Namespace(norm_pix_loss=normalised)
+    torch.save({"model": network.state_dict(), "args": options}, tmp_path / "a.pth")
+    read = store.read(tmp_path / "a.pth", Given(heads=3, decoder_heads=2)).network
+    assert read.config.target == target
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("mae_visualize_vit_large_ganloss.pth", "pixel"), ("mae_pretrain_vit_base_full.pth", "norm_pixel")],
+)
+def test_the_names_of_released_files_tell_their_target(
+    tmp_path: Path, network: MAE, name: str, target: str
+) -> None:
+    torch.save({"model": network.state_dict()}, tmp_path / name)
+    checkpoint = store.read(tmp_path / name, Given(heads=3, decoder_heads=2))
+    assert checkpoint.network.config.target == target
+    assert checkpoint.card["licence"] == "CC-BY-NC-4.0"
+
+
+def test_heads_that_nobody_tells_are_refused_not_guessed(tmp_path: Path, network: MAE) -> None:
+    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="unknown heads") as caught:
+        store.read(tmp_path / "a.pth", Given(target="pixel"))
+    assert caught.value.code == "checkpoint-heads"
+    assert "--decoder-heads" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("size", "heads"), [("vit_base", 12), ("vit_large", 16), ("vit_huge", 16), ("small", 4)]
+)
+def test_heads_of_known_sizes_are_known(size: str, heads: int) -> None:
+    from model.checkpoints.files import RawFile
+    from model.config import SIZES
+
+    house = store.skeleton(SIZES[size]).state_dict()
+    raw = RawFile(Path("a.pth"), house, "", 0)
+    assert layouts.infer_config(raw, house, Given(), "pixel") == SIZES[size]
+
+
+def test_a_target_that_nobody_tells_is_refused_not_guessed(tmp_path: Path, network: MAE) -> None:
+    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="raw or normalised") as caught:
+        store.read(tmp_path / "a.pth", Given(heads=3, decoder_heads=2))
+    assert caught.value.code == "checkpoint-target-unknown"
+
+
+# --- Hugging Face -------------------------------------------------------------------------------------------------
+
+
+def _transformers() -> Any:
+    """The package, untyped: its annotations leave out what ``output_loading_info`` changes."""
+    import transformers
+
+    return transformers
+
+
+def _transformers_model(config: MAEConfig) -> Any:
+    transformers = _transformers()
+    values = {key: value for key, value in _huggingface_values(config).items() if key != "torch_dtype"}
+    return transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**values)).eval()
+
+
+def _huggingface_values(config: MAEConfig) -> dict[str, Any]:
+    from model.checkpoints.convert import _huggingface_config
+
+    return _huggingface_config(config)
+
+
+def _transformers_prediction(oracle: Any, config: MAEConfig) -> Tensor:
+    image, _, restore = _inputs(config)
+    with torch.inference_mode():
+        logits: Tensor = oracle(image, noise=restore.float()).logits
+    return logits
+
+
+def test_transformers_reads_the_folder_we_write(tmp_path: Path, ours: Path, network: MAE) -> None:
+    convert(ours, tmp_path / "h1", to="huggingface")
+    oracle, loading = _transformers().ViTMAEForPreTraining.from_pretrained(
+        tmp_path / "h1", output_loading_info=True
+    )
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert _gap(_predict(network), _transformers_prediction(oracle.eval(), ODD)) < 1e-5
+
+
+def test_we_write_the_names_of_every_version_of_transformers(tmp_path: Path, ours: Path) -> None:
+    names = load_file(convert(ours, tmp_path / "h1", to="huggingface") / "model.safetensors").keys()
+    assert "vit.encoder.layer.0.attention.attention.query.weight" in names
+    assert "decoder.decoder_layers.1.attention.output.dense.bias" in names
+    assert {"vit.layernorm.weight", "decoder.mask_token", "decoder.decoder_pos_embed"} <= names
+
+
+@pytest.mark.parametrize(
+    ("options", "tells"),
+    [
+        ({}, "decoder.decoder_encoder.layer.0.attention.attention.query.weight"),
+        ({"save_original_format": False}, "decoder.decoder_layers.0.attention.q_proj.weight"),
+        ({"max_shard_size": "60KB"}, ""),
+    ],
+    ids=["H4", "H3", "sharded"],
+)
+def test_what_transformers_saves_is_read(tmp_path: Path, network: MAE, options: Any, tells: str) -> None:
+    oracle = _transformers_model(ODD)
+    _randomise(oracle)
+    oracle.save_pretrained(tmp_path, **options)
+    if tells:
+        assert tells in load_file(tmp_path / "model.safetensors")
+    else:
+        assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    checkpoint = store.read(tmp_path)
+    assert checkpoint.layout == "huggingface"
+    assert checkpoint.network.config == ODD
+    assert _gap(_predict(checkpoint.network), _transformers_prediction(oracle, ODD)) < 1e-5
+    picture = load(tmp_path, "cpu")(encoded(photo()), Options(seed=1)).panel("reconstruction")
+    assert picture.shape == (40, 40, 3)
+
+
+def _randomise(oracle: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_a_bin_file_with_its_config_is_read(tmp_path: Path, ours: Path, network: MAE) -> None:
+    folder = convert(ours, tmp_path / "h1", to="huggingface")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert _equal(store.read(folder).network, network)
+
+
+def test_absent_query_key_and_value_biases_are_zero(tmp_path: Path, ours: Path) -> None:
+    folder = convert(ours, tmp_path / "h1", to="huggingface")
+    tensors = {
+        key: value
+        for key, value in load_file(folder / "model.safetensors").items()
+        if not key.endswith(("query.bias", "key.bias", "value.bias"))
+    }
+    save_file(tensors, folder / "model.safetensors")
+    assert not store.read(folder).network.state_dict()["blocks.0.attn.qkv.bias"].any()
+
+
+def test_a_query_without_its_key_is_named(tmp_path: Path, ours: Path) -> None:
+    folder = convert(ours, tmp_path / "h1", to="huggingface")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["vit.encoder.layer.1.attention.attention.key.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing blocks\.1\.attn\.qkv\.weight") as caught:
+        store.read(folder)
+    assert caught.value.code == "checkpoint-tensors"
+
+
+def test_another_activation_is_refused(tmp_path: Path, ours: Path) -> None:
+    folder = convert(ours, tmp_path / "h1", to="huggingface")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "hidden_act": "relu"}))
+    with pytest.raises(CheckpointError, match="relu"):
+        store.read(folder)
+
+
+@pytest.mark.slow
+def test_vit_base_agrees_with_transformers_through_the_folder(tmp_path: Path) -> None:
+    network = _network(MAEConfig())
+    store.write(tmp_path / "base.safetensors", network, name="base", card={})
+    convert(tmp_path / "base.safetensors", tmp_path / "h1", to="huggingface")
+    oracle = _transformers().ViTMAEForPreTraining.from_pretrained(tmp_path / "h1").eval()
+    assert _gap(_predict(network), _transformers_prediction(oracle, network.config)) < 1e-5
+    assert _equal(store.read(tmp_path / "h1").network, network)
+
+
+# --- timm -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "encoder.pth"])
+def test_timm_computes_the_same_features_from_the_encoder_we_write(tmp_path: Path, name: str) -> None:
+    timm: Any = importlib.import_module("timm")
+    config = MAEConfig(width=192, depth=12, heads=3, decoder_width=24, decoder_depth=1, decoder_heads=2)
+    network = _network(config)
+    store.write(tmp_path / "ours.safetensors", network, name="tiny", card={})
+    path = convert(tmp_path / "ours.safetensors", tmp_path / name, to="timm")
+    theirs = timm.create_model("vit_tiny_patch16_224", checkpoint_path=str(path), num_classes=0).eval()
+    image, *_ = _inputs(config)
+    with torch.inference_mode():
+        mine = network.encode(image, torch.arange(config.patches).expand(2, -1))
+        assert _gap(mine, theirs.forward_features(image)) < 1e-5
+
+
+def test_an_encoder_is_converted_from_an_encoder(tmp_path: Path, ours: Path, network: MAE) -> None:
+    first = convert(ours, tmp_path / "e.safetensors", to="timm")
+    again = convert(first, tmp_path / "f.safetensors", to="timm")
+    one, two = load_file(first), load_file(again)
+    assert one.keys() == two.keys()
+    assert all(value.equal(two[key]) for key, value in one.items())
+    assert one["norm.weight"].equal(network.norm.weight)
+
+
+# --- maps read in their origin's code -------------------------------------------------------------------------------
+
+
+def _openmmlab(name: str) -> str:
+    neck = name.startswith(("decoder_", "mask_token"))
+    name = name.replace("norm1.", "ln1.").replace("norm2.", "ln2.")
+    name = name.replace("mlp.fc1", "ffn.layers.0.0").replace("mlp.fc2", "ffn.layers.1")
+    if name.startswith("decoder_norm."):
+        return name.replace("decoder_norm.", "neck.ln1.")
+    if name.startswith("norm."):
+        return name.replace("norm.", "backbone.ln1.")
+    if not neck:
+        name = name.replace("blocks.", "layers.", 1).replace("patch_embed.proj.", "patch_embed.projection.")
+    return ("neck." if neck else "backbone.") + name
+
+
+def _lightly(name: str) -> str:
+    return ("decoder." if name.startswith(("decoder_", "mask_token")) else "backbone.vit.") + name
+
+
+@pytest.mark.parametrize(("rename", "layout"), [(_openmmlab, "openmmlab"), (_lightly, "lightly")])
+def test_layouts_without_their_origin_here_follow_their_names(
+    tmp_path: Path, network: MAE, rename: Callable[[str], str], layout: str
+) -> None:
+    tensors = {rename(key): value for key, value in network.state_dict().items()}
+    if layout == "lightly":  # stored by its wrapper, used by nothing
+        tensors |= {
+            "backbone.mask_token": torch.zeros(1, 1, 48),
+            "backbone.vit.head.weight": torch.zeros(9, 48),
+        }
+    torch.save({"state_dict": tensors}, tmp_path / "a.pth")
+    checkpoint = store.read(tmp_path / "a.pth", ODD_HEADS)
+    assert checkpoint.layout == layout
+    assert _equal(checkpoint.network, network)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def _without_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith(("decoder_", "mask_token"))}
+
+
+def _classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    kept = {key: value for key, value in _without_decoder(state).items() if not key.startswith("norm.")}
+    head = {"head.weight": torch.zeros(9, 48), "head.bias": torch.zeros(9)}
+    return kept | head | {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (_without_decoder, "encoder", "no decoder: it cannot reconstruct"),
+        (_classifier, "classifier", "fine-tuned classifier"),
+        (lambda s: {k: v for k, v in s.items() if k != "norm.bias"}, "tensors", "missing norm.bias"),
+        (lambda s: {**s, "blocks.0.wings": torch.ones(2)}, "tensors", "left over blocks.0.wings"),
+        (lambda s: {k: v for k, v in s.items() if "blocks.1." not in k}, "tensors", r"blocks\.1"),
+        (lambda s: {**s, "norm.bias": torch.full((48,), float("inf"))}, "finite", "norm.bias"),
+        (lambda s: {**s, "pos_embed": torch.zeros(1, 8, 48)}, "shape", "no square grid"),
+        (lambda s: {**s, "patch_embed.proj.weight": torch.zeros(48, 1, 8, 8)}, "shape", "3 colours"),
+        (lambda s: {"layer4.0.conv1.weight": torch.ones(1)}, "family", "ResNet"),
+        (lambda s: {**s, "blocks.0.ls1.gamma": torch.ones(48)}, "family", "DINOv2"),
+        (lambda s: {"encoder_to_decoder.weight": torch.ones(1)}, "family", "no class token"),
+        (lambda s: {"wings": torch.ones(1)}, "layout", "no known MAE layout"),
+        (lambda s: {"steps": 3}, "layout", "without named tensors"),
+        (lambda s: [1, 2], "layout", "list without named tensors"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_reason(
+    tmp_path: Path, network: MAE, change: Callable[[dict[str, Tensor]], Any], code: str, says: str
+) -> None:
+    torch.save(change(network.state_dict()), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=says) as caught:
+        store.read(tmp_path / "a.pth", ODD_HEADS)
+    assert caught.value.code == f"checkpoint-{code}"
+    assert caught.value.hint
+
+
+class Trap:
+    """A pickle that would run a command on loading."""
+
+    ran = False
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return setattr, (Trap, "ran", True)
+
+
+@pytest.mark.parametrize("what", [lambda: nn.Linear(2, 2), Trap, lambda: {"model": Trap()}])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_object_is_refused_and_never_run(
+    tmp_path: Path, what: Callable[[], Any], zipped: bool
+) -> None:
+    torch.save(what(), tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="nothing was run") as caught:
+        store.read(tmp_path / "a.pth")
+    assert caught.value.code == "checkpoint-pickle"
+    assert not Trap.ran
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 20_000])
+def test_a_cut_pickle_is_refused(tmp_path: Path, network: MAE, keep: int) -> None:
+    torch.save({"model": network.state_dict()}, tmp_path / "whole.pth")
+    (tmp_path / "a.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:keep])
+    with pytest.raises(CheckpointError) as caught:
+        store.read(tmp_path / "a.pth")
+    assert caught.value.code == "checkpoint-unreadable"
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds none of"):
+        store.read(tmp_path)
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "../../model-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"model-1\.safetensors, which is not there"):
+        store.read(tmp_path)
+
+
+def test_a_header_that_promises_another_network_builds_nothing(tmp_path: Path, ours: Path) -> None:
+    tensors = load_file(ours)
+    config = json.dumps({**ODD.to_dict(), "width": 4_000_000_000, "heads": 4})
+    save_file(tensors, ours, metadata={"format": layouts.FORMAT, "config": config, "name": "x", "card": "{}"})
+    with pytest.raises(CheckpointError, match="its config says width"):
+        store.read(ours)
