@@ -1,0 +1,150 @@
+"""What a person is told about a weight file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.__main__ import main
+from model.checkpoints import store
+from model.checkpoints.convert import convert
+from model.checkpoints.layouts import Given
+from model.checkpoints.report import inspect
+from model.config import SIZES
+from model.network import MAE
+from tests.pictures import encoded
+
+
+def _encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith(("decoder_", "mask_token"))}
+
+
+def test_our_own_file_is_ready(debug_file: Path) -> None:
+    report = inspect(debug_file)
+    assert (report.layout, report.content, report.size, report.target) == ("Unmask", "full", "debug", "pixel")
+    assert report.usable_for == ("reconstruct", "evaluate", "serve", "convert")
+    assert report.advice == "Ready to reconstruct pictures."
+    assert report.digest == store.read(debug_file).digest
+
+
+def test_an_encoder_is_told_which_file_to_use_instead(tmp_path: Path, debug_network: MAE) -> None:
+    path = tmp_path / "mae_pretrain_vit_base.pth"
+    torch.save({"model": _encoder(debug_network.state_dict())}, path)
+    report = inspect(path, Given(heads=2))
+    assert (report.content, report.target, report.usable_for) == ("encoder", None, ("convert",))
+    assert "mae_visualize_vit_*.pth" in report.advice
+    assert not report.missing
+    assert "no decoder" in "\n".join(report.lines())
+
+
+def test_a_classifier_is_good_for_nothing_here(tmp_path: Path, debug_network: MAE) -> None:
+    state = {k: v for k, v in _encoder(debug_network.state_dict()).items() if not k.startswith("norm.")}
+    state |= {"fc_norm.weight": torch.ones(32), "fc_norm.bias": torch.zeros(32)}
+    torch.save(
+        {"model": {**state, "head.weight": torch.ones(9, 32), "head.bias": torch.ones(9)}}, tmp_path / "c.pth"
+    )
+    report = inspect(tmp_path / "c.pth", Given(heads=2))
+    assert (report.content, report.usable_for) == ("classifier", ())
+    assert not report.missing
+    assert not report.left_over
+    assert "cannot reconstruct" in report.advice
+
+
+def test_missing_and_left_over_tensors_are_named(tmp_path: Path, debug_network: MAE) -> None:
+    state = debug_network.state_dict()
+    del state["norm.bias"]
+    torch.save({"model": {**state, "wings": torch.ones(1)}}, tmp_path / "a.pth")
+    report = inspect(tmp_path / "a.pth", Given(target="pixel"))
+    assert (report.missing, report.left_over, report.usable_for) == (("norm.bias",), ("wings",), ())
+    assert "Do not use" in report.advice
+
+
+def test_what_stands_in_the_way_is_a_note(tmp_path: Path, debug_network: MAE) -> None:
+    debug_network.norm.bias.data[0] = float("nan")
+    torch.save({"model": debug_network.state_dict()}, tmp_path / "a.pth")
+    report = inspect(tmp_path / "a.pth")
+    assert any("norm.bias holds numbers that are not finite" in note for note in report.notes)
+    assert report.usable_for == ()
+
+
+def test_an_unknown_target_is_said_and_how_to_find_out(tmp_path: Path, debug_network: MAE) -> None:
+    torch.save({"model": debug_network.state_dict()}, tmp_path / "a.pth")
+    report = inspect(tmp_path / "a.pth")
+    assert report.target is None
+    assert "--photos" in report.advice
+    assert report.usable_for == ("convert",)
+
+
+def test_normalised_pixels_come_with_a_warning(tmp_path: Path, debug_network: MAE) -> None:
+    torch.save({"model": debug_network.state_dict()}, tmp_path / "mae_pretrain_vit_base_full.pth")
+    report = inspect(tmp_path / "mae_pretrain_vit_base_full.pth")
+    assert (report.target, report.target_source) == ("norm_pixel", "the file's name")
+    assert "brightness and contrast" in report.advice
+
+
+@pytest.mark.parametrize("target", ["pixel", "norm_pixel", None])
+def test_an_unknown_target_is_measured_on_photos(
+    tmp_path: Path, debug_network: MAE, target: str | None
+) -> None:
+    """A network that always paints one patch; photos of which that is the raw, or the normalised, truth."""
+    pattern = np.linspace(-20, 20, 16 * 16 * 3).reshape(16, 16, 3)
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        # One brightness everywhere, or another for each patch: only contrast is left to know.
+        level = np.full((4, 4), 200.0) if target == "pixel" else rng.uniform(30, 220, (4, 4))
+        tile = np.zeros_like(pattern) if target == "pixel" else pattern
+        photo = level.repeat(16, 0).repeat(16, 1)[..., None] + np.tile(tile, (4, 4, 1))
+        (tmp_path / f"{number}.png").write_bytes(encoded(photo.round().astype(np.uint8)))
+    truth = (
+        torch.from_numpy(tile if target else rng.normal(size=pattern.shape)).float().permute(2, 0, 1)[None]
+        / 255
+    )
+    scaled = truth / debug_network.image_std
+    if target == "pixel":
+        scaled = debug_network.normalise(torch.full((1, 3, 16, 16), 200 / 255))
+    patch = debug_network.patchify(scaled)[0, 0]
+    if target != "pixel":
+        patch = (patch - patch.mean()) / patch.std()
+    debug_network.decoder_pred.weight.data.zero_()
+    debug_network.decoder_pred.bias.data.copy_(patch)
+    torch.save({"model": debug_network.state_dict()}, tmp_path / "a.pth")
+    report = inspect(tmp_path / "a.pth", photos=tmp_path)
+    assert report.target == target
+    if target:
+        assert "a guess, measured on 3 photos" in str(report.target_source)
+
+
+def test_the_command_prints_lines_or_json(debug_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(debug_file)]) == 0
+    assert "layout      Unmask" in capsys.readouterr().out
+    assert main(["inspect", str(debug_file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["content"] == "full"
+
+
+def test_the_command_refuses_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.pth").write_bytes(b"no weights")
+    assert main(["inspect", str(tmp_path / "a.pth")]) == 2
+    assert "is neither a safetensors file nor a pickle of tensors" in capsys.readouterr().err
+
+
+def test_the_command_converts_and_says_where(
+    tmp_path: Path, debug_network: MAE, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(debug_network.state_dict(), tmp_path / "a.pth")
+    out = tmp_path / "b.safetensors"
+    assert main(["convert", str(tmp_path / "a.pth"), str(out), "--to", "unmask", "--target", "pixel"]) == 0
+    assert str(out) in capsys.readouterr().out
+    checkpoint = store.read(out)
+    assert (checkpoint.name, checkpoint.network.config) == ("a", SIZES["debug"])
+    assert checkpoint.card["licence"] == "not stated"
+
+
+def test_an_encoder_cannot_be_converted_to_a_full_model(tmp_path: Path, debug_file: Path) -> None:
+    encoder = convert(debug_file, tmp_path / "e.safetensors", to="timm")
+    assert main(["convert", str(encoder), str(tmp_path / "x"), "--to", "huggingface"]) == 2
+    assert not (tmp_path / "x").exists()
