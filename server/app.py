@@ -9,9 +9,10 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from server import problems
+from server import __version__, openapi, problems
 from server.limits import BodyLimit
 from server.logs import AccessLog
+from server.metrics import Measure
 from server.routes import build_router
 from server.samples import Sample
 from server.security import Gate, SecurityHeaders, body_limit
@@ -19,7 +20,10 @@ from server.service import Service
 from server.settings import Settings
 
 REQUEST_ID = "X-Request-ID"
-EXPOSED = [REQUEST_ID, "X-Unmask-Seed", "X-Unmask-Hidden-Count", "Retry-After"]
+EXPOSED = [
+    REQUEST_ID, "X-Unmask-Seed", "X-Unmask-Hidden-Count", "X-Unmask-Mask", "X-Unmask-Model", "X-Unmask-Items", "ETag",
+    "Retry-After",
+]  # fmt: skip
 
 
 def create_app(service: Service, settings: Settings, samples: Mapping[str, Sample] | None = None) -> FastAPI:
@@ -44,25 +48,28 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
         redoc_url=None,
         static_url="/docs-assets",
         title="Unmask",
+        version=__version__,
         summary="Hide patches of a photo and see the model paint them.",
         root_path=settings.root_path,
         lifespan=lifespan,
-        middleware=_middleware(settings),
+        middleware=_middleware(service, settings),
     )
     app.include_router(build_router(service, settings, samples or {}))
     problems.install(app)
+    openapi.install(app)
     return app
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
-    """From the outermost inwards; every answer, refusals included, passes the first three."""
+def _middleware(service: Service, settings: Settings) -> list[Middleware]:
+    """From the outermost inwards; every answer, refusals included, passes the first four."""
     return [
+        Middleware(Measure, metrics=service.metrics),
         Middleware(CorrelationIdMiddleware, header_name=REQUEST_ID, validator=_is_request_id),
         Middleware(AccessLog, crashed=problems.crashed),
         Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
         # Always there, even without origins: where it is, gradio's own generous rules stay silent.
         Middleware(CORSMiddleware, allow_origins=settings.cors_origins, expose_headers=EXPOSED),
-        Middleware(BodyLimit, limit_of=body_limit(settings.max_body_bytes)),
+        Middleware(BodyLimit, limit_of=body_limit(settings.max_body_bytes, settings.batch_bytes)),
         Middleware(Gate),
     ]
 

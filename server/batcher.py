@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from server.metrics import Metrics, surface
 from server.problems import OverloadedError, ShuttingDownError
 
 J = TypeVar("J")  # job
@@ -29,6 +30,8 @@ NEWEST = 0.2
 class _Entry(Generic[J, P]):
     job: J
     future: "Future[P]" = field(default_factory=Future)
+    surface: str = field(default_factory=surface.get)
+    queued: float = field(default_factory=time.monotonic)
 
 
 class Batcher(Generic[J, P]):
@@ -39,11 +42,19 @@ class Batcher(Generic[J, P]):
         max_batch: Most jobs of one call.
         max_waiting: Most requests admitted at a time.
         max_queue_s: Seconds of predicted wait from which no more requests are admitted.
+        metrics: Where waits, batches and times are counted.
     """
 
     def __init__(
-        self, run: Callable[[list[J]], Sequence[P]], *, max_batch: int, max_waiting: int, max_queue_s: float
+        self,
+        run: Callable[[list[J]], Sequence[P]],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        max_queue_s: float,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._run_jobs = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
@@ -96,10 +107,12 @@ class Batcher(Generic[J, P]):
         """
         self.check_room()
         self._admitted += 1
+        self._metrics.admitted.set(self._admitted)
         try:
             yield
         finally:
             self._admitted -= 1
+            self._metrics.admitted.set(self._admitted)
 
     async def submit(self, job: J) -> P:
         """Queue a job and wait for its prediction; cancelling the wait drops the job if it has not started."""
@@ -114,9 +127,14 @@ class Batcher(Generic[J, P]):
     def _work(self) -> None:
         while (batch := self._take()) is not None:
             started = time.monotonic()
+            for entry in batch:
+                self._metrics.queue_wait.labels(entry.surface).observe(started - entry.queued)
             self._settle(batch)
             if batch:
-                job_s = (time.monotonic() - started) / len(batch)
+                batch_s = time.monotonic() - started
+                self._metrics.batch_size.observe(len(batch))
+                self._metrics.infer.observe(batch_s)
+                job_s = batch_s / len(batch)
                 self._job_s = job_s if not self._job_s else (1 - NEWEST) * self._job_s + NEWEST * job_s
 
     def _take(self) -> list[_Entry[J, P]] | None:

@@ -26,10 +26,10 @@ class BodyLimit:
 
     Args:
         app: The next application.
-        limit_of: Bytes allowed for a path.
+        limit_of: Bytes allowed for a path and the kind of its body.
     """
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int]) -> None:
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], int]) -> None:
         self.app = app
         self.limit_of = limit_of
 
@@ -38,8 +38,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.limit_of(scope["path"])
         headers = Headers(scope=scope)
+        limit = self.limit_of(scope["path"], headers.get("content-type", "").strip().lower())
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > limit:
             await _refuse(limit, scope, receive, send, drain="expect" not in headers)

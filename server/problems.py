@@ -4,6 +4,7 @@ Every refusal carries a stable type, what was wrong, the limit and what to do. A
 becomes a problem through `STATUS`; what nobody foresaw becomes a 500 that tells nothing about the inside.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,11 +15,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from model import CheckpointError, UnmaskError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:unmask:problem:"
+SCOPE_KEY = "unmask.problem"
 
 # Codes of the model whose status is not 422; every other mistake of the caller is "unprocessable".
 STATUS = {"image-format": 415, "image-pixels": 413}
@@ -125,6 +128,21 @@ class ClientGoneError(ServiceError):
         super().__init__("The client closed the connection.", code="client-gone", hint="Nothing to do.")
 
 
+class ProblemResponse(JSONResponse):
+    """An answer that says in the request's scope which problem it is, for the count of refusals."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        """As ASCII: what a client wrote may hold halves of characters, which no other encoding takes."""
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        scope[SCOPE_KEY] = json.loads(bytes(self.body))["type"].removeprefix(TYPE_PREFIX)
+        await super().__call__(scope, receive, send)
+
+
 def problem(
     status: int,
     code: str,
@@ -152,7 +170,7 @@ def problem(
         "instance": correlation_id.get(),
         "errors": [dict(error) for error in errors],
     }
-    return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
+    return ProblemResponse(body, status, {"Cache-Control": "no-store", **(headers or {})})
 
 
 def from_error(error: UnmaskError) -> JSONResponse:

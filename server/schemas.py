@@ -1,9 +1,13 @@
 """The shape of requests and answers. Limits that the model owns are checked by the model and not repeated here."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.json_schema import models_json_schema
 
 from model import PANELS, STRATEGIES
 
@@ -11,6 +15,7 @@ if TYPE_CHECKING:
     from model import Options
 
 DEFAULT_PANELS = ("masked", "reconstruction", "original")
+VIEWS = ("sheet", *PANELS)
 
 # Whole numbers are bounded before they are parsed: nobody needs a seed of a thousand digits.
 MAX_DIGITS = 12
@@ -25,7 +30,7 @@ def _text_to_int(value: object) -> object:
 
 def _text_to_list(value: object) -> object:
     try:
-        numbers = json.loads(str(value))
+        numbers = value if isinstance(value, list) else json.loads(str(value))
     except (ValueError, RecursionError):
         numbers = None
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
@@ -34,14 +39,36 @@ def _text_to_list(value: object) -> object:
 
 
 def _text_to_panels(value: object) -> object:
-    names = tuple(name.strip() for name in str(value).split(",") if name.strip())
+    listed = value if isinstance(value, list) else str(value).split(",")
+    names = tuple(name.strip() for name in map(str, listed) if name.strip())
     unknown = [name for name in names if name not in PANELS]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(f"must be a comma separated list, without repetition, of {', '.join(PANELS)}")
     return names
 
 
+def _number_to_text(value: object) -> object:
+    """JSON may say 1 where a form says "1"; decimals arrive as text from both."""
+    return str(value) if type(value) is int and abs(value) < 10**MAX_DIGITS else value
+
+
+def _known_view(value: object) -> object:
+    if value not in VIEWS:
+        raise ValueError(f"must be one of {', '.join(VIEWS)}")
+    return value
+
+
 WholeNumber = Annotated[int, BeforeValidator(_text_to_int)]
+Ratio = Annotated[
+    str,
+    BeforeValidator(_number_to_text),
+    Field(pattern=r"^[+-]?([0-9]{1,4}(\.[0-9]{0,16})?|\.[0-9]{1,16})$"),
+]
+Panels = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_text_to_panels),
+    WithJsonSchema({"type": "string", "examples": [",".join(DEFAULT_PANELS)]}),
+]
 
 
 class ReconstructFields(BaseModel):
@@ -53,9 +80,8 @@ class ReconstructFields(BaseModel):
         default="random",
         description="How the hidden patches are chosen. 'indices' and 'drawing' need the field of that name.",
     )
-    ratio: str | None = Field(
+    ratio: Ratio | None = Field(
         default=None,
-        pattern=r"^[+-]?([0-9]{1,4}(\.[0-9]{0,16})?|\.[0-9]{1,16})$",
         description="Share of patches to hide, above 0 and below 1, as a decimal number; 0.75 when omitted.",
         examples=["0.75"],
     )
@@ -76,12 +102,15 @@ class ReconstructFields(BaseModel):
         ]
         | None
     ) = Field(default=None, description="JSON list of the hidden patches, row by row from 0.")
-    panels: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_text_to_panels),
-        WithJsonSchema({"type": "string", "examples": [",".join(DEFAULT_PANELS)]}),
-    ] = Field(
+    panels: Panels = Field(
         default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(PANELS)}."
+    )
+    view: (
+        Annotated[str, BeforeValidator(_known_view), WithJsonSchema({"type": "string", "enum": list(VIEWS)})]
+        | None
+    ) = Field(
+        default=None,
+        description="With an image answer: the one picture wanted; 'sheet' puts the panels side by side.",
     )
     interpolation: bool = Field(
         default=False, description="Also score linear interpolation of the visible pixels."
@@ -102,37 +131,193 @@ class ReconstructFields(BaseModel):
         )
 
 
-class ReconstructForm(ReconstructFields):
-    """The whole form, for the API's description: the files and the text fields."""
+# Strategies that need nothing but numbers, and so can be listed.
+LISTED_STRATEGIES = tuple(name for name in STRATEGIES if name not in ("indices", "drawing"))
+MAX_LISTED = 1024
 
-    image: Annotated[str, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
-        description="The photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+
+def _split(value: object) -> object:
+    """A comma separated list, or the list itself in JSON."""
+    parts = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
+    if not 0 < len(parts) <= MAX_LISTED:
+        raise ValueError("must have at least one entry, and at most " + str(MAX_LISTED))
+    return tuple(parts)
+
+
+def _listed_strategy(value: object) -> object:
+    if value not in LISTED_STRATEGIES:
+        raise ValueError(f"must be a comma separated list of {', '.join(LISTED_STRATEGIES)}")
+    return value
+
+
+def _comma_list(*examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "examples": list(examples)})
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to hide patches, of those a batch asks for."""
+
+    strategy: str
+    ratio: str | None
+    seed: int | None
+
+
+class BatchFields(BaseModel):
+    """The text fields of a batch request: every combination of the listed values is reconstructed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    strategies: Annotated[
+        tuple[Annotated[str, BeforeValidator(_listed_strategy)], ...],
+        BeforeValidator(_split),
+        _comma_list("random,block"),
+    ] = Field(default=("random",), description=f"Comma separated, of {', '.join(LISTED_STRATEGIES)}.")
+    ratios: Annotated[tuple[Ratio, ...], BeforeValidator(_split), _comma_list("0.5,0.75,0.9")] = Field(
+        default=("0.75",),
+        description="Shares of patches to hide, comma separated decimal numbers; 0.75 when omitted.",
     )
-    drawing: Annotated[str, WithJsonSchema({"type": "string", "format": "binary"})] | None = Field(
-        default=None, description="With strategy 'drawing': a black and white picture, white is hidden."
+    seeds: Annotated[tuple[WholeNumber, ...], BeforeValidator(_split), _comma_list("1,2,3")] | None = Field(
+        default=None,
+        description="Comma separated, 0 to 4294967295. Omitted: one is drawn for each and returned.",
+    )
+    panels: Panels = Field(
+        default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(PANELS)}."
+    )
+    interpolation: bool = Field(
+        default=False, description="Also score linear interpolation of the visible pixels."
     )
 
+    @property
+    def count(self) -> int:
+        """Variants of each picture."""
+        return len(self.strategies) * len(self.ratios) * len(self.seeds or (None,))
 
-FILE_FIELDS = ("image", "drawing")
-TEXT_FIELDS = tuple(ReconstructFields.model_fields)
+    def variants(self) -> list[Variant]:
+        """All combinations; seeds change fastest."""
+        return [Variant(*each) for each in product(self.strategies, self.ratios, self.seeds or (None,))]
+
+    def options(self, variant: Variant) -> "Options":
+        """The model's options for one combination."""
+        from model import Options  # pulls torch, which must not delay the start
+
+        return Options(
+            strategy=variant.strategy,
+            ratio=variant.ratio,
+            seed=variant.seed,
+            interpolation=self.interpolation,
+        )
+
+
+JSON_TYPES: dict[str, dict[str, Any]] = {
+    "ratio": {"type": "number"},
+    "indices": {"type": "array", "items": {"type": "integer"}},
+    "panels": {"type": "array", "items": {"enum": list(PANELS)}},
+    "strategies": {"type": "array", "items": {"enum": list(LISTED_STRATEGIES)}},
+    "ratios": {"type": "array", "items": {"type": "number"}},
+    "seeds": {"type": "array", "items": {"type": "integer"}},
+}
+PHOTO = "The photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+DRAWING = "With strategy 'drawing': a black and white picture, white is hidden."
+
+
+def form_schema(model: type[BaseModel], files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The description of a form.
+
+    Args:
+        model: The text fields.
+        files: Schema of each file field; the first is required.
+    """
+    schema = model.model_json_schema()
+    schema["properties"] = {**files, **schema["properties"]}
+    return schema | {"required": [next(iter(files))]}
+
+
+def json_schema(model: type[BaseModel], files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The description of the same fields as JSON: numbers and lists are what they are, files are base64."""
+    schema = form_schema(model, files)
+    for name, wanted in JSON_TYPES.items():
+        if name in schema["properties"]:
+            kept = {"description": schema["properties"][name]["description"]}
+            schema["properties"][name] = kept | wanted
+    return schema
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The description of the same text fields in the query."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in model.model_json_schema()["properties"].items()
+    ]
+
+
+def components() -> dict[str, Any]:
+    """Answers that several routes share, by name."""
+    modes = [(model, "serialization") for model in (Problem, ReconstructAnswer, BatchAnswer)]
+    _, top = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    definitions: dict[str, Any] = top["$defs"]
+    return definitions
 
 
 class ReconstructAnswer(BaseModel):
     """What was hidden, what the model painted, and how well. Everything needed to repeat it is here."""
 
     model: str
+    model_digest: str = Field(description="SHA-256 of the weight file.")
     strategy: str
     ratio: float = Field(description="True share hidden.")
     seed: int | None = Field(description="Send it again to hide the same patches.")
     grid: tuple[int, int] = Field(description="Rows, columns.")
     hidden: list[int] = Field(description="Hidden patches, row by row from 0.")
+    mask_hash: str = Field(
+        description="First 16 hex digits of SHA-256 over the mask's bits: row by row, first patch highest, 1 hidden."
+    )
     metrics: dict[str, Any] = Field(
         description="Errors over hidden pixels, beside the same for a plain fill."
     )
     error_scale: Any = Field(default=None, description="What the colours of the 'error' panel mean.")
     images: dict[str, str] = Field(description="Panel name to data:image/png;base64,...")
     timings_ms: dict[str, float]
+    request_id: str | None = None
+
+
+class BatchItem(BaseModel):
+    """One reconstruction of a batch: the result, or the problem that stood in its way."""
+
+    index: int = Field(description="Place in the batch, from 0: by picture, strategy, ratio, seed.")
+    image: int = Field(description="Which picture of the request, from 0.")
+    asked: dict[str, Any] = Field(description="strategy, ratio and seed as asked.")
+    result: "ReconstructAnswer | None" = None
+    problem: "Problem | None" = None
+
+
+class BatchAnswer(BaseModel):
+    """All reconstructions of a batch, in order."""
+
+    model: str
+    model_digest: str
     request_id: str | None
+    items: list[BatchItem]
+
+
+class Models(BaseModel):
+    """The models that are served."""
+
+    models: list[dict[str, Any]]
+
+
+class Info(BaseModel):
+    """What the service is and takes."""
+
+    name: str
+    version: str
+    models: list[str]
+    strategies: list[str]
+    panels: list[str]
+    views: list[str]
+    accepts: list[str] = Field(description="Kinds of body.")
+    answers: list[str] = Field(description="Forms of an answer.")
+    limits: dict[str, float]
 
 
 class FieldError(BaseModel):

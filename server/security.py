@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import problems
 
-API_PATHS = frozenset({"/reconstruct", "/healthz", "/readyz", "/docs", "/openapi.json"})
+API_PATHS = frozenset({"/reconstruct", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
 API_FOLDERS = ("/v1/", "/docs/", "/docs-assets/")
 
 # The page draws itself and talks to the API; it needs none of Gradio's calls, queues, uploads and files.
@@ -26,6 +26,7 @@ PAGE_FOLDERS = ("/assets/", "/static/")
 
 # Paths whose body may hold a picture; everything else is small.
 PICTURE_PATHS = ("/reconstruct", "/v1/reconstruct")
+BATCH_PATH = "/v1/reconstruct/batch"
 SMALL_BODY_BYTES = 256 * 1024
 
 # Gradio builds the page's root address from these without asking who sent them, which poisons caches.
@@ -68,13 +69,24 @@ class PageMount(Mount):
         return (Match.NONE, {}) if is_api(local_path(scope)) else super().matches(scope)
 
 
-def body_limit(picture_bytes: int) -> Callable[[str], int]:
-    """The rule of how many bytes a path takes.
+def body_limit(picture_bytes: int, batch_bytes: int) -> Callable[[str, str], int]:
+    """The rule of how many bytes a path takes, by the kind of the body.
 
     Args:
-        picture_bytes: Limit where a picture is sent.
+        picture_bytes: Limit where a picture is sent; base64 in JSON may take a third more.
+        batch_bytes: The same where many are sent.
     """
-    return lambda path: picture_bytes if path.endswith(PICTURE_PATHS) else SMALL_BODY_BYTES
+
+    def limit(path: str, kind: str) -> int:
+        if path.endswith(BATCH_PATH):
+            allowed = batch_bytes
+        elif path.endswith(PICTURE_PATHS):
+            allowed = picture_bytes
+        else:
+            return SMALL_BODY_BYTES
+        return allowed * 4 // 3 if kind.startswith("application/json") else allowed
+
+    return limit
 
 
 class Gate:

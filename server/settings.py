@@ -69,6 +69,17 @@ class Settings(BaseSettings):
     )
 
     max_bytes: int = Field(default=16 * MIB, ge=1024, description="Bytes of one uploaded picture.")
+    batch_items: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="Reconstructions of one batch request: pictures times variants.",
+    )
+    batch_bytes: int = Field(
+        default=32 * MIB,
+        ge=1024,
+        description="Bytes of a batch request with all its pictures; four may be in work.",
+    )
     max_waiting: int = Field(
         default=64, ge=1, description="Requests in work or waiting; bounds the memory they hold."
     )
@@ -81,6 +92,9 @@ class Settings(BaseSettings):
     graceful_s: int = Field(default=5, ge=1, description="Seconds that running requests get after SIGTERM.")
 
     page: bool = Field(default=True, description="Serve the page at / beside the API.")
+    metrics: bool = Field(
+        default=True, description="Serve counters for Prometheus at /metrics; close the path to strangers."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )

@@ -46,10 +46,17 @@ class FakeResult:
     seed: int
 
     def to_dict(self, panels: tuple[str, ...]) -> dict[str, Any]:
-        return {"seed": self.seed, "hidden": [0], "images": {name: self.image.hex() for name in panels}}
+        images = {name: self.image.hex() for name in panels}
+        return {"seed": self.seed, "grid": [2, 2], "hidden": [0], "images": images}
 
     def sheet(self, names: tuple[str, ...]) -> bytes:
         return self.image
+
+    def png(self, name: str) -> bytes:
+        return self.image
+
+    def panel(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return np.zeros((8, 8, 3), np.uint8)
 
 
 @dataclass
@@ -68,6 +75,8 @@ class FakeEngine:
     fails_on: bytes | None = None
     device: str = "cpu"
     image_size: int = 64
+    name: str = "fake"
+    digest: str = "d" * 64
 
     def describe(self) -> dict[str, Any]:
         return {"name": "fake"}

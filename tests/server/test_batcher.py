@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from server.batcher import Batcher
+from server.metrics import Metrics
 from server.problems import OverloadedError, ShuttingDownError
 
 
@@ -36,7 +37,11 @@ def started(
     network: Recorder, *, max_batch: int = 4, max_waiting: int = 8, max_queue_s: float = 2.0
 ) -> Iterator[Batcher[str, str]]:
     batcher: Batcher[str, str] = Batcher(
-        network, max_batch=max_batch, max_waiting=max_waiting, max_queue_s=max_queue_s
+        network,
+        max_batch=max_batch,
+        max_waiting=max_waiting,
+        max_queue_s=max_queue_s,
+        metrics=Metrics(),
     )
     batcher.start()
     try:
@@ -107,7 +112,9 @@ def test_a_bad_job_fails_alone() -> None:
 
 
 def test_predictions_that_do_not_fit_the_jobs_are_an_error() -> None:
-    batcher: Batcher[str, str] = Batcher(lambda _: [], max_batch=1, max_waiting=1, max_queue_s=1)
+    batcher: Batcher[str, str] = Batcher(
+        lambda _: [], max_batch=1, max_waiting=1, max_queue_s=1, metrics=Metrics()
+    )
     batcher.start()
     with pytest.raises(RuntimeError, match="0 predictions for 1 jobs"):
         asyncio.run(batcher.submit("a"))

@@ -44,6 +44,9 @@ def test_the_accept_header_picks_the_form(client: TestClient) -> None:
         "image/*": "image/png",
         "image/png;q=0.5, application/json": "application/json",
         "text/html, image/png, */*;q=0.8": "image/png",
+        "image/webp": "image/webp",
+        "image/jpeg, image/png;q=0.9": "image/jpeg",
+        "image/avif, image/webp, */*;q=0.8": "image/webp",
         "*/*": "application/json",
         "application/*": "application/json",
     }
@@ -120,10 +123,12 @@ def test_a_file_that_is_too_large_is_named(name: str, client: TestClient) -> Non
     assert "65536" in body["errors"][0]["hint"]
 
 
-@pytest.mark.parametrize("kind", ["application/json", "image/png", "application/x-www-form-urlencoded", ""])
-def test_another_kind_of_body_is_refused(kind: str, client: TestClient) -> None:
+@pytest.mark.parametrize("kind", ["text/plain", "video/mp4", "application/x-www-form-urlencoded", ""])
+def test_another_kind_of_body_is_refused_with_the_accepted_ones(kind: str, client: TestClient) -> None:
     answer = client.post("/reconstruct", content=b"{}", headers={"content-type": kind})
     assert fields_of(answer, 415) == ["Content-Type"]
+    for accepted in ("multipart/form-data", "image/*", "application/json"):
+        assert accepted in answer.json()["detail"]
 
 
 def test_a_broken_form_is_refused(client: TestClient) -> None:
@@ -183,8 +188,30 @@ def test_the_description_is_complete(client: TestClient) -> None:
     assert form["required"] == ["image"]
     assert form["properties"]["strategy"]["enum"] == list(STRATEGIES)
     assert all(name in form["properties"]["panels"]["description"] for name in PANELS)
-    for status in ("406", "413", "415", "422", "503", "504"):
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
+    assert {parameter["name"] for parameter in operation["parameters"]} == set(form["properties"]) - {
+        "image",
+        "drawing",
+    }
+    for status in ("400", "406", "413", "415", "422", "503", "504"):
         assert "application/problem+json" in operation["responses"][status]["content"]
+
+
+def test_every_reference_in_the_description_leads_somewhere(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+
+    def references(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            yield from ([value["$ref"]] if "$ref" in value else [])
+            value = list(value.values())
+        if isinstance(value, list):
+            for inner in value:
+                yield from references(inner)
+
+    for reference in set(references(description)):
+        found = description
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
 
 
 def test_the_docs_page_asks_nobody_outside(client: TestClient) -> None:

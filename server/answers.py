@@ -1,0 +1,165 @@
+"""What a client gets: JSON or one picture, chosen by `Accept`, with all that is needed to repeat it."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Response
+from PIL import Image
+
+from model.views import side_by_side
+from server import __version__
+from server.problems import BadRequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from model import Reconstruction
+
+JSON, PNG, WEBP, JPEG, NDJSON = (
+    "application/json", "image/png", "image/webp", "image/jpeg", "application/x-ndjson",
+)  # fmt: skip
+FORMS = (JSON, PNG, WEBP, JPEG)
+
+# How a picture is written, by its type. WebP is exact in its fastest mode; JPEG keeps the colours' resolution.
+ENCODINGS: dict[str, dict[str, Any]] = {
+    WEBP: {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
+    JPEG: {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
+SHEET = "sheet"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an answer is to look.
+
+    Attributes:
+        media_type: One of `FORMS`.
+        panels: Pictures in JSON, or side by side on the sheet.
+        view: The one picture of an image answer: a panel, or the sheet.
+        model_digest: Which weights answer.
+        request_id: Of the request.
+        etag: Where the answer can be had again.
+    """
+
+    media_type: str
+    panels: tuple[str, ...]
+    view: str
+    model_digest: str
+    request_id: str | None = None
+    etag: Callable[[], str] | None = None
+
+    def render(self, result: "Reconstruction") -> Response:
+        """The answer for a result. Encodes pictures: not for the event loop."""
+        as_json = self.media_type == JSON
+        facts = describe(result, self.panels if as_json else (), self.model_digest)
+        headers = {
+            "Cache-Control": "no-store",
+            "Vary": "Accept",
+            "X-Unmask-Hidden-Count": str(len(facts["hidden"])),
+            "X-Unmask-Mask": facts["mask_hash"],
+            "X-Unmask-Model": self.model_digest,
+        }
+        if facts["seed"] is not None:
+            headers["X-Unmask-Seed"] = str(facts["seed"])
+        if self.etag:
+            headers["ETag"] = self.etag()
+        content = dump(facts | {"request_id": self.request_id}) if as_json else self._picture(result)
+        return Response(content, media_type=self.media_type, headers=headers)
+
+    def _picture(self, result: "Reconstruction") -> bytes:
+        if self.media_type == PNG:
+            return result.sheet(self.panels) if self.view == SHEET else result.png(self.view)
+        if self.view != SHEET:
+            return encode(result.panel(self.view), self.media_type)
+        return encode(side_by_side([result.panel(name) for name in self.panels]), self.media_type)
+
+
+def describe(result: "Reconstruction", panels: tuple[str, ...], model_digest: str) -> dict[str, Any]:
+    """A result ready for JSON, with what identifies mask and model."""
+    facts = result.to_dict(panels)
+    return facts | {"mask_hash": mask_hash(facts["hidden"], facts["grid"]), "model_digest": model_digest}
+
+
+def dump(value: Any) -> bytes:
+    """JSON as bytes."""
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def encode(pixels: "NDArray[np.uint8]", media_type: str) -> bytes:
+    """A picture file of the wanted type."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, **ENCODINGS[media_type])
+    return file.getvalue()
+
+
+def mask_hash(hidden: Sequence[int], grid: Sequence[int]) -> str:
+    """Names a mask: the first 16 hex digits of SHA-256 over its bits.
+
+    One bit per patch, row by row, the first in the highest bit of the first byte, 1 is hidden.
+
+    Args:
+        hidden: Hidden patches, row by row from 0.
+        grid: Rows, columns.
+    """
+    bits = bytearray((grid[0] * grid[1] + 7) // 8)
+    for index in hidden:
+        bits[index >> 3] |= 0x80 >> (index & 7)
+    return hashlib.sha256(bits).hexdigest()[:16]
+
+
+def etag(parts: Sequence[bytes], parameters: dict[str, Any]) -> str:
+    """Names an answer by all it depends on. Weak, for times and request ids in it differ.
+
+    Args:
+        parts: The files of the request.
+        parameters: Everything else: options, form, model.
+    """
+    digest = hashlib.sha256()
+    for part in (*parts, dump(parameters | {"version": __version__})):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return f'W/"{digest.hexdigest()[:32]}"'
+
+
+def negotiate(accept: str, offers: Sequence[str]) -> str:
+    """Read an Accept header; of equally wanted forms the first offered wins.
+
+    Raises:
+        BadRequestError: When no form is acceptable.
+    """
+    wanted = max(offers, key=lambda offer: _quality(accept, offer))  # the first of equals
+    if _quality(accept, wanted):
+        return wanted
+    known = ", ".join(offers)
+    raise BadRequestError(
+        f"The answer comes as {known}, and 'Accept' excludes all of them.",
+        status=406,
+        code="not-acceptable",
+        hint=f"Send 'Accept: {offers[0]}' or another of {known}.",
+        field="Accept",
+    )
+
+
+def _quality(accept: str, media_type: str) -> float:
+    """How much a client wants a media type, 0..1: the weight of the most specific range that matches."""
+    ranges = {media_type: 2, media_type.split("/")[0] + "/*": 1, "*/*": 0}
+    best, quality = -1, 0.0
+    for part in accept.split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if ranges.get(name, -1) > best:
+            best, quality = ranges[name], _weight(parameters)
+    return quality
+
+
+def _weight(parameters: list[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return min(1.0, max(0.0, float(parameter[2:])))
+            except ValueError:
+                return 0.0
+    return 1.0

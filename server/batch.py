@@ -1,0 +1,150 @@
+"""Many reconstructions in one request: every picture in every listed way, answered in order.
+
+They take the same line as single requests, a few at a time, so that a batch is only as fast as the queue allows
+and never stands before anybody for longer than one call of the network.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from asgi_correlation_id import correlation_id
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from model import UnmaskError
+from server import openapi, problems
+from server.answers import JSON, NDJSON, describe, dump, negotiate
+from server.inputs import Shape, read
+from server.limits import unless_gone
+from server.problems import InvalidFieldsError
+from server.schemas import BatchFields, Variant
+from server.service import Service
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from model import Reconstruction
+
+logger = structlog.stdlib.get_logger("unmask.batch")
+
+
+def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
+    """The route.
+
+    Args:
+        router: Takes it.
+        service: Does the work.
+        settings: For the limits.
+    """
+    limit = settings.batch_items
+    shape = Shape(BatchFields, picture="images", max_bytes=settings.max_bytes, max_pictures=limit)
+
+    @router.post(
+        "/v1/reconstruct/batch",
+        operation_id="reconstruct_batch",
+        response_class=Response,
+        responses=openapi.problem_responses(400, 406, 413, 415, 422, 500, 503) | {200: openapi.BATCH_ANSWER},
+        openapi_extra=openapi.BATCH,
+    )
+    async def batch(request: Request) -> Response:
+        """Reconstruct many at once: each photo in every combination of the listed strategies, ratios and seeds.
+
+        The answer is one JSON object, or with `Accept: application/x-ndjson` one line for each as soon as it is
+        done. Both are in order. An entry that fails holds its problem and leaves the others alone.
+        """
+        media_type = negotiate(request.headers.get("accept", "*/*"), (JSON, NDJSON))
+        with ExitStack() as place:
+            place.enter_context(service.admit_batch())
+            fields, files = await read(request, shape)
+            images = files["images"]
+            _check_count(fields, len(images), limit)
+            lines = _run(service, images, fields)
+            headers = {
+                "Cache-Control": "no-store",
+                "Vary": "Accept",
+                "X-Unmask-Items": str(fields.count * len(images)),
+                "X-Unmask-Model": service.digest,
+            }
+            if media_type == NDJSON:
+                return _Stream(lines, place.pop_all(), headers)
+            content = await unless_gone(request, _collect(lines, service))
+            return Response(content, media_type=JSON, headers=headers)
+
+
+class _Stream(StreamingResponse):
+    """Lines as they come; what they hold is given back however the answer ends."""
+
+    def __init__(self, lines: AsyncIterator[bytes], place: ExitStack, headers: dict[str, str]) -> None:
+        super().__init__((line + b"\n" async for line in lines), headers=headers, media_type=NDJSON)
+        self._lines = lines
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._place:
+            async with aclosing(self._lines):  # type: ignore[type-var] # it is a generator
+                await super().__call__(scope, receive, send)
+
+
+async def _collect(lines: AsyncIterator[bytes], service: Service) -> bytes:
+    async with aclosing(lines):  # type: ignore[type-var] # it is a generator
+        items = [line async for line in lines]
+    facts = {"model": service.name, "model_digest": service.digest, "request_id": correlation_id.get()}
+    return dump(facts)[:-1] + b', "items": [' + b", ".join(items) + b"]}"
+
+
+async def _run(service: Service, images: list[bytes], fields: BatchFields) -> AsyncIterator[bytes]:
+    """The entries in order. No more are in work, or done and unsent, than one call of the network takes."""
+    variants = fields.variants()
+    total = len(images) * len(variants)
+    begun: deque[asyncio.Task[bytes]] = deque()
+    index = 0
+    try:
+        while index < total or begun:
+            while index < total and len(begun) < service.max_batch:
+                number, which = divmod(index, len(variants))
+                entry = _entry(service, images[number], fields, variants[which], index, number)
+                begun.append(asyncio.create_task(entry))
+                index += 1
+            yield await begun[0]
+            begun.popleft()
+    finally:
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+
+
+async def _entry(
+    service: Service, image: bytes, fields: BatchFields, variant: Variant, index: int, number: int
+) -> bytes:
+    asked = {"strategy": variant.strategy, "ratio": variant.ratio, "seed": variant.seed}
+    head = {"index": index, "image": number, "asked": asked}
+    render: Callable[[Reconstruction], bytes] = partial(
+        _render, head=head, panels=fields.panels, digest=service.digest
+    )
+    try:
+        return await service.reconstruct_patiently(image, fields.options(variant), render)
+    except UnmaskError as error:
+        answer = problems.from_error(error)
+    except Exception:
+        logger.exception("batch entry failed")
+        answer = problems.crashed()
+    return dump(head)[:-1] + b', "problem": ' + bytes(answer.body) + b"}"
+
+
+def _render(result: "Reconstruction", *, head: dict[str, Any], panels: tuple[str, ...], digest: str) -> bytes:
+    return dump(head | {"result": describe(result, panels, digest)})
+
+
+def _check_count(fields: BatchFields, images: int, limit: int) -> None:
+    if (asked := fields.count * images) > limit:
+        message = (
+            f"{images} pictures in {fields.count} ways are {asked} reconstructions; at most {limit} are made."
+        )
+        hint = "Ask for fewer strategies, ratios, seeds or pictures, or send several requests."
+        raise InvalidFieldsError([{"field": "images", "message": message, "hint": hint}])

@@ -1,0 +1,276 @@
+"""What a client sends: a form, a bare picture or JSON, read within limits and checked.
+
+All three carry the same fields. Text fields may stand in the query too, which is the only place a bare picture
+has for them. Nothing unknown, nothing twice, and every mistake is named at once.
+"""
+
+import binascii
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from server.problems import BadRequestError, InvalidFieldsError, TooLargeError
+
+F = TypeVar("F", bound=BaseModel)
+
+FORM, JSON, PICTURE = "multipart/form-data", "application/json", "image/*"
+ACCEPTED = (FORM, PICTURE, JSON)
+
+# Bounds of the form around the pictures: more than any honest request has, small enough to name what is
+# unknown.
+MAX_FIELDS = 32
+MAX_TEXT_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Shape(Generic[F]):
+    """What a route reads.
+
+    Attributes:
+        fields: Model of the text fields.
+        picture: Name of the file field that holds the photo, or the photos.
+        max_pictures: How many of them.
+        files: Further file fields, one file each.
+        max_bytes: Bytes of one file.
+    """
+
+    fields: type[F]
+    picture: str
+    max_bytes: int
+    max_pictures: int = 1
+    files: tuple[str, ...] = ()
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """All file fields."""
+        return (self.picture, *self.files)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All fields."""
+        return (*self.file_names, *self.fields.model_fields)
+
+
+Values = dict[str, Any]
+Files = dict[str, list[bytes]]
+
+
+async def read(request: Request, shape: Shape[F]) -> tuple[F, Files]:
+    """Read and check the whole request.
+
+    Args:
+        request: Its body is read to the end.
+        shape: What may be in it.
+
+    Returns:
+        The checked fields, and the content of each file field; that of the photo is never empty.
+
+    Raises:
+        BadRequestError: The body is of no accepted kind, or broken.
+        InvalidFieldsError: Fields are missing, unknown, repeated or wrong.
+        TooLargeError: A file is larger than allowed.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    query = _read_query(request, shape)
+    if kind == FORM:
+        values, files = await _read_form(request, shape)
+    elif kind == JSON:
+        body = await request.body()
+        values, files = await run_in_threadpool(lambda: _read_json(body, shape))  # may be many MiB of text
+    elif kind.startswith("image/"):
+        values, files = {}, {shape.picture: [content] if (content := await request.body()) else []}
+    else:
+        raise _unknown_kind(kind)
+    twice = [(name, *_repeated(name)) for name in query if name in values]
+    _refuse(twice)
+    fields = check(shape.fields, query | values)
+    _check_files(files, shape)
+    return fields, files
+
+
+def check(model: type[F], values: Mapping[str, Any]) -> F:
+    """Validate fields.
+
+    Raises:
+        InvalidFieldsError: Naming every wrong one, with what it takes.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        described = model.model_fields
+        raise InvalidFieldsError(
+            [
+                {
+                    "field": (name := str(entry["loc"][0])),
+                    "message": f"'{name}' is wrong: {entry['msg'].removeprefix('Value error, ')}.",
+                    "hint": described[name].description or "",
+                }
+                for entry in error.errors(include_url=False, include_input=False)
+            ]
+        ) from None
+
+
+def _unknown_kind(kind: str) -> BadRequestError:
+    return BadRequestError(
+        f"The body is '{kind[:60]}'; accepted are {', '.join(ACCEPTED)}.",
+        status=415,
+        code="content-type",
+        hint=(
+            "Send a form (curl -F image=@photo.jpg), the picture itself (curl -H 'Content-Type: image/jpeg' "
+            "--data-binary @photo.jpg), or JSON with the picture in base64."
+        ),
+        field="Content-Type",
+    )
+
+
+def _read_query(request: Request, shape: Shape[Any]) -> Values:
+    pairs = request.query_params.multi_items()
+    _check_names([name for name, _ in pairs], shape.fields.model_fields, shape)
+    return dict(pairs)
+
+
+async def _read_form(request: Request, shape: Shape[Any]) -> tuple[Values, Files]:
+    max_files = max(MAX_FIELDS, shape.max_pictures + len(shape.files))
+    async with request.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES) as form:
+        items = form.multi_items()
+        errors = []
+        for name, value in items:
+            if not isinstance(value, UploadFile) and name in shape.file_names:
+                errors.append((name, f"'{name}' is text; it must be a file.", f"With curl: -F {name}=@FILE."))
+            elif isinstance(value, UploadFile) and name in shape.fields.model_fields:
+                errors.append((name, f"'{name}' is a file; it must be text.", "Send it without a file name."))
+        _check_names([name for name, _ in items], shape.names, shape, errors)
+        texts = {name: value for name, value in items if isinstance(value, str)}
+        files: Files = {}
+        for name, value in items:
+            # A browser sends an empty file without a name for an input that was left empty.
+            if isinstance(value, UploadFile) and (value.filename or value.size):
+                _check_size(name, value.size or 0, shape.max_bytes)
+                files.setdefault(name, []).append(await value.read())
+    return texts, files
+
+
+def _read_json(body: bytes, shape: Shape[Any]) -> tuple[Values, Files]:
+    """The fields of a JSON object; those that are null count as left out."""
+    pairs = _parse_object(body)
+    _check_names([name for name, _ in pairs], shape.names, shape, repeatable=())
+    values = {name: value for name, value in pairs if value is not None}
+    files: Files = {}
+    for name in shape.file_names:
+        if (value := values.pop(name, None)) is None:
+            continue
+        many = name == shape.picture and shape.max_pictures > 1
+        texts = value if many and isinstance(value, list) else [value]
+        if many and len(texts) > shape.max_pictures:
+            break  # refused by count, before anything is decoded
+        files[name] = [_decode(name, text, shape.max_bytes) for text in texts]
+    else:
+        return values, files
+    raise _too_many(shape)
+
+
+def _parse_object(body: bytes) -> list[tuple[str, Any]]:
+    """Name and value pairs of the outermost object, repeated ones included."""
+
+    def refuse(_: str) -> Any:
+        raise ValueError
+
+    def keep_pairs(pairs: list[tuple[str, Any]]) -> Any:
+        return _Pairs(pairs)
+
+    try:
+        # Decimals stay text: a ratio is read by its digits, not by the nearest binary number.
+        parsed = json.loads(body, parse_float=str, parse_constant=refuse, object_pairs_hook=keep_pairs)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, _Pairs):
+        raise BadRequestError(
+            "The body is no JSON object.",
+            status=400,
+            code="json",
+            hint='Send an object such as {"image": "<base64>", "ratio": 0.75}.',
+            field="body",
+        )
+    return list(parsed)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with its names in order; a list of the client's is none."""
+
+
+def _decode(name: str, text: object, max_bytes: int) -> bytes:
+    """A file out of base64; its length is checked before it is decoded."""
+    hint = "Send the file's bytes in base64 without line breaks; a data: address is read too."
+    if not isinstance(text, str):
+        raise InvalidFieldsError([_named(name, f"'{name}' must be text in base64.", hint)])
+    head, comma, _ = text[:200].partition(",")
+    if comma and head.startswith("data:"):
+        text = text[len(head) + 1 :]
+    _check_size(name, len(text) // 4 * 3 - 2, max_bytes)
+    try:
+        content = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # characters that are not ASCII raise it as well
+        raise InvalidFieldsError([_named(name, f"'{name}' is no base64.", hint)]) from None
+    return content
+
+
+def _check_names(
+    given: Sequence[str],
+    allowed: Iterable[str],
+    shape: Shape[Any],
+    errors: Sequence[tuple[str, str, str]] = (),
+    repeatable: tuple[str, ...] | None = None,
+) -> None:
+    """Refuse what is unknown or repeated, together with what was found before."""
+    allowed = tuple(allowed)
+    if repeatable is None:
+        repeatable = (shape.picture,) if shape.max_pictures > 1 else ()
+    found = list(errors)
+    for name in dict.fromkeys(given):
+        if name not in allowed:
+            where = f"Allowed are {', '.join(allowed)}."
+            found.append((name, f"'{name[:60]}' is not a field of this request.", where))
+        elif given.count(name) > 1 and name not in repeatable:
+            found.append((name, *_repeated(name)))
+    _refuse(found)
+
+
+def _check_files(files: Files, shape: Shape[Any]) -> None:
+    for name, contents in files.items():
+        for content in contents:
+            _check_size(name, len(content), shape.max_bytes)
+    pictures = files.get(shape.picture)
+    if not pictures:
+        hint = f"Send the photo as a file, for example curl -F {shape.picture}=@photo.jpg."
+        raise InvalidFieldsError([_named(shape.picture, f"'{shape.picture}' is missing.", hint)])
+    if len(pictures) > shape.max_pictures:
+        raise _too_many(shape)
+
+
+def _check_size(name: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise TooLargeError(name, max_bytes)
+
+
+def _too_many(shape: Shape[Any]) -> InvalidFieldsError:
+    message = f"There are more than {shape.max_pictures} '{shape.picture}'."
+    return InvalidFieldsError([_named(shape.picture, message, "Send them in several requests.")])
+
+
+def _repeated(name: str) -> tuple[str, str]:
+    return f"'{name}' is there more than once.", "Send it once."
+
+
+def _refuse(errors: Sequence[tuple[str, str, str]]) -> None:
+    if errors:
+        raise InvalidFieldsError([_named(*error) for error in {error[0]: error for error in errors}.values()])
+
+
+def _named(name: str, message: str, hint: str) -> dict[str, str]:
+    return {"field": name[:60], "message": message, "hint": hint}

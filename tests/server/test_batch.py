@@ -1,0 +1,205 @@
+"""Many reconstructions in one request, and the facts about service and models beside it."""
+
+import asyncio
+import base64
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from model import Reconstructor
+from server import __version__
+from tests.server.conftest import FakeEngine, build_app, into, photo, png, post, problem_of, running
+
+ROOT = Path(__file__).parent.parent.parent
+PATH = "/v1/reconstruct/batch"
+
+
+@pytest.fixture(scope="module")
+def client(reconstructor: Reconstructor) -> Iterator[TestClient]:
+    app, _ = build_app(reconstructor, batch_items=12)
+    with running(app) as client:
+        yield client
+
+
+def as_json(client: TestClient, accept: str = "application/json", **fields: Any) -> Any:
+    images = fields.pop("images", [photo()])
+    body = {"images": [base64.b64encode(image).decode() for image in images], **fields}
+    return client.post(PATH, json=body, headers={"accept": accept})
+
+
+def items_of(answer: Any) -> list[dict[str, Any]]:
+    assert answer.status_code == 200, answer.text
+    items: list[dict[str, Any]] = answer.json()["items"]
+    assert [item["index"] for item in items] == list(range(len(items)))
+    return items
+
+
+def test_every_combination_is_answered_in_order_as_alone(
+    client: TestClient, reconstructor: Reconstructor
+) -> None:
+    answer = as_json(client, strategies=["random", "block"], ratios=[0.5, 0.75], seeds=[1, 2, 3])
+    items = items_of(answer)
+    asked = [tuple(item["asked"].values()) for item in items]
+    assert asked == [(s, r, n) for s in ("random", "block") for r in ("0.5", "0.75") for n in (1, 2, 3)]
+    assert answer.json()["model_digest"] == reconstructor.digest
+    for item in items:
+        fields = {key: str(value) for key, value in item["asked"].items()}
+        alone = post(client, photo(), **fields).json()
+        for key in ("hidden", "mask_hash", "images", "metrics", "seed", "strategy", "ratio"):
+            assert item["result"][key] == alone[key]
+
+
+def test_several_pictures_come_in_a_form_with_lists_as_text(client: TestClient) -> None:
+    files = [("images", ("a", photo(number))) for number in range(3)]
+    answer = client.post(PATH, files=files, data={"ratios": "0.5, 0.75", "seeds": "4", "panels": "original"})
+    items = items_of(answer)
+    assert [item["image"] for item in items] == [0, 0, 1, 1, 2, 2]
+    assert len({item["result"]["images"]["original"] for item in items}) == 3
+    one = client.post(PATH, content=photo(2), params={"seeds": "4"}, headers={"content-type": "image/png"})
+    assert items_of(one)[0]["result"]["hidden"] == items[5]["result"]["hidden"]
+
+
+def test_lines_carry_the_same_as_the_whole(client: TestClient) -> None:
+    lines = as_json(client, "application/x-ndjson", seeds=[1, 2, 3])
+    assert lines.headers["content-type"] == "application/x-ndjson"
+    assert lines.headers["x-unmask-items"] == "3"
+    entries = [json.loads(line) for line in lines.text.splitlines()]
+    for entry, item in zip(entries, items_of(as_json(client, seeds=[1, 2, 3])), strict=True):
+        assert entry["result"]["images"] == item["result"]["images"]
+    problem_of(as_json(client, "image/png"), 406)
+
+
+def test_a_bad_entry_leaves_the_others_alone(client: TestClient) -> None:
+    items = items_of(as_json(client, images=[photo(), b"no picture"], ratios=["0.5", "2"]))
+    assert ["result" in item for item in items] == [True, False, False, False]
+    assert items[1]["problem"]["errors"][0]["field"] == "ratio"
+    assert items[2]["problem"]["status"] == 415
+
+
+def test_a_bad_network_call_fails_one_entry_only(engine: FakeEngine) -> None:
+    engine.fails_on = png()
+    app, _ = build_app(engine)
+    with running(app) as client:
+        items = items_of(as_json(client, images=[png(), png((1, 2, 3))]))
+    assert items[0]["problem"]["status"] == 500
+    assert "network broke" not in json.dumps(items)
+    assert items[1]["result"]["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"seeds": list(range(13))}, "images"),
+        ({"seeds": "1," * 20}, "seeds"),
+        ({"seeds": ["x"]}, "seeds"),
+        ({"seeds": []}, "seeds"),
+        ({"ratios": "0.5,,1"}, "ratios"),
+        ({"strategies": "drawing"}, "strategies"),
+        ({"strategies": "a" * 10_000}, "strategies"),
+        ({"seed": 1}, "seed"),
+        ({"images": []}, "images"),
+        ({"images": [png()] * 13}, "images"),
+        ({"ratios": [0.5] * 2000}, "ratios"),
+    ],
+)
+def test_wrong_lists_are_named(fields: dict[str, Any], named: str, client: TestClient) -> None:
+    assert problem_of(as_json(client, **fields), 422)["errors"][0]["field"] == named
+
+
+def test_a_batch_leaves_room_for_others(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    app, service = build_app(engine, max_batch=2, max_waiting=3)
+    batched, single = png(), png((9, 9, 9))
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+            data = {"seeds": ",".join(map(str, range(10)))}
+            many = [
+                asyncio.create_task(c.post(PATH, files={"images": ("a", batched)}, data=data))
+                for _ in range(2)
+            ]
+            await asyncio.to_thread(engine.entered.wait, 10)
+            await asyncio.sleep(0.1)
+            alone = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", single)}))
+            await asyncio.sleep(0.1)
+            engine.gate.set()
+            assert (await alone).status_code == 200
+            assert [len(items_of(answer)) for answer in await asyncio.gather(*many)] == [10, 10]
+            assert service.metrics.registry.get_sample_value("unmask_admitted") == 0
+
+    asyncio.run(scene())
+    position = [job for batch in engine.batches for job in batch].index(single)
+    assert position <= 2 * 2, "it waited for what was in work, not for twenty"
+
+
+def test_batches_are_refused_when_enough_of_them_are_in_work(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    app, _ = build_app(engine)
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+
+            async def ask() -> httpx.Response:
+                return await c.post(
+                    PATH, files={"images": ("a", png())}, headers={"accept": "application/x-ndjson"}
+                )
+
+            held = [asyncio.create_task(ask()) for _ in range(4)]
+            await asyncio.to_thread(engine.entered.wait, 10)
+            await asyncio.sleep(0.1)
+            refused = await ask()
+            problem_of(refused, 503)
+            assert refused.headers["retry-after"]
+            engine.gate.set()
+            assert [answer.status_code for answer in await asyncio.gather(*held)] == [200] * 4
+            assert (await ask()).status_code == 200
+
+    asyncio.run(scene())
+
+
+def test_a_stopping_service_gives_up_what_has_not_begun(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    app, service = build_app(engine, max_batch=1)
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+            asked = asyncio.create_task(c.post(PATH, files={"images": ("a", png())}, data={"seeds": "1,2,3"}))
+            await asyncio.to_thread(engine.entered.wait, 10)
+            service.drain()
+            engine.gate.set()
+            items = items_of(await asked)
+            assert ["result" in item for item in items] == [True, False, False]
+            assert items[2]["problem"]["type"].endswith("shutting-down")
+            problem_of(await c.post(PATH, files={"images": ("a", png())}), 503)
+
+    asyncio.run(scene())
+
+
+def test_models_and_service_describe_themselves(client: TestClient, reconstructor: Reconstructor) -> None:
+    described = json.loads(json.dumps(reconstructor.describe()))
+    assert client.get("/v1/models").json() == {"models": [described]}
+    assert client.get("/v1/models/debug").json() == client.get("/v1/model").json() == described
+    assert "debug" in problem_of(client.get("/v1/models/nope"), 404)["detail"]
+    info = client.get("/v1/info").json()
+    assert (info["models"], info["version"], info["limits"]["batch_items"]) == (["debug"], __version__, 12)
+    assert {"image/webp", "application/json"} <= set(info["answers"])
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+
+
+def test_the_batch_is_described(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"][PATH]["post"]
+    content = operation["requestBody"]["content"]
+    assert set(content) == {"multipart/form-data", "image/*", "application/json"}
+    assert content["application/json"]["schema"]["properties"]["seeds"]["type"] == "array"
+    assert content["multipart/form-data"]["schema"]["required"] == ["images"]
+    example = content["application/json"]["examples"]["ratios"]["value"]
+    assert ["result" in item for item in items_of(client.post(PATH, json=example))] == [True] * 4

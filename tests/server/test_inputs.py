@@ -1,0 +1,243 @@
+"""The three forms of a request and the forms of the answer, with the real network in its smallest size."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.testclient import TestClient
+
+from model import PANELS, Reconstructor
+from tests.server.conftest import build_app, photo, problem_of, running
+
+MAX_BYTES = 64 * 1024
+PHOTO = photo()
+TEXT = base64.b64encode(PHOTO).decode()
+CONTENT_KEYS = ("hidden", "mask_hash", "images", "metrics", "ratio", "seed", "strategy")
+
+
+@pytest.fixture(scope="module")
+def client(reconstructor: Reconstructor) -> Iterator[TestClient]:
+    app, _ = build_app(reconstructor, max_bytes=MAX_BYTES)
+    with running(app) as client:
+        yield client
+
+
+def by_form(client: TestClient, accept: str = "*/*", image: bytes = PHOTO, **fields: Any) -> Any:
+    headers = {"accept": accept}
+    return client.post("/v1/reconstruct", files={"image": ("a", image)}, data=fields, headers=headers)
+
+
+def by_body(client: TestClient, image: bytes = PHOTO, kind: str = "image/png", **query: Any) -> Any:
+    headers = {"content-type": kind}
+    return client.post("/v1/reconstruct", content=image, params=query, headers=headers)
+
+
+def by_json(client: TestClient, **fields: Any) -> Any:
+    headers = {"content-type": "application/json"}
+    body = json.dumps({"image": TEXT} | fields)  # as ASCII, which takes halves of characters too
+    return client.post("/v1/reconstruct", content=body, headers=headers)
+
+
+def errors_of(answer: Any, status: int = 422) -> list[str]:
+    return [error["field"] for error in problem_of(answer, status)["errors"]]
+
+
+def content_of(answer: Any) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    return {key: body[key] for key in CONTENT_KEYS}
+
+
+def test_all_three_forms_of_a_request_give_the_same_answer(client: TestClient) -> None:
+    form = content_of(by_form(client, strategy="block", ratio="0.5", seed="7", panels="masked,error"))
+    query: dict[str, Any] = {"strategy": "block", "ratio": "0.5", "seed": "7", "panels": "masked,error"}
+    assert content_of(by_body(client, **query)) == form
+    assert content_of(by_body(client, kind="image/jpeg", **query)) == form, "the content decides"
+    fields = {"strategy": "block", "ratio": 0.5, "seed": 7, "panels": ["masked", "error"]}
+    assert content_of(by_json(client, **fields)) == form
+    assert content_of(by_json(client, **fields | {"image": "data:image/png;base64," + TEXT})) == form
+    texts = {"strategy": "block", "ratio": "0.5", "seed": "7", "panels": "masked,error", "drawing": None}
+    assert content_of(by_json(client, **texts)) == form
+
+
+def test_a_form_may_have_its_options_in_the_query_but_not_twice(client: TestClient) -> None:
+    files = {"image": ("a", PHOTO)}
+    answer = client.post("/v1/reconstruct", files=files, params={"seed": "3"})
+    assert answer.json()["seed"] == 3
+    twice = client.post("/v1/reconstruct", files=files, params={"seed": "3"}, data={"seed": "3"})
+    assert errors_of(twice) == ["seed"]
+    assert errors_of(client.post("/v1/reconstruct?seed=1&seed=1", files=files)) == ["seed"]
+    assert errors_of(client.post("/v1/reconstruct?sed=1", files=files)) == ["sed"]
+
+
+def test_lists_and_drawings_come_in_json_too(client: TestClient) -> None:
+    assert by_json(client, strategy="indices", indices=[0, 5]).json()["hidden"] == [0, 5]
+    file = io.BytesIO()
+    drawing = Image.new("L", (64, 64), 0)
+    drawing.paste(255, (0, 0, 32, 16))
+    drawing.save(file, "PNG")
+    text = base64.b64encode(file.getvalue()).decode()
+    assert by_json(client, strategy="drawing", drawing=text).json()["hidden"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"image": None}, ["image"]),
+        ({"image": 3}, ["image"]),
+        ({"image": "no base64!"}, ["image"]),
+        ({"image": "AAAA\nAAAA"}, ["image"]),
+        ({"image": "\ud800"}, ["image"]),
+        ({"image": ["AAAA"]}, ["image"]),
+        ({"seed": True}, ["seed"]),
+        ({"seed": 1.5}, ["seed"]),
+        ({"seed": 10**400}, ["seed"]),
+        ({"ratio": True}, ["ratio"]),
+        ({"ratio": 0}, ["ratio"]),
+        ({"indices": {"a": 1}, "strategy": "indices"}, ["indices"]),
+        ({"indices": [1.0], "strategy": "indices"}, ["indices"]),
+        ({"panels": ["masked", 1]}, ["panels"]),
+        ({"panels": []}, ["panels"]),
+        ({"strategy": "\ud800"}, ["strategy"]),
+        ({"strategy": 1}, ["strategy"]),
+        ({"view": "x"}, ["view"]),
+        ({"\ud800": 1}, ["\ud800"]),
+        ({"ratios": "x", "seed": "x"}, ["ratios"]),
+    ],
+)
+def test_wrong_json_fields_are_named(fields: dict[str, Any], named: list[str], client: TestClient) -> None:
+    assert errors_of(by_json(client, **fields)) == named
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"3", b"\xff", b'{"seed": NaN}', b"[" * 60_000, b'{"seed": %s}' % (b"9" * 9000)],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes, client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    assert errors_of(client.post("/reconstruct", content=body, headers=headers), 400) == ["body"]
+
+
+def test_a_json_field_that_is_there_twice_is_refused(client: TestClient) -> None:
+    body = f'{{"image": "{TEXT}", "seed": 1, "seed": 2}}'
+    headers = {"content-type": "application/json; charset=utf-8"}
+    assert errors_of(client.post("/reconstruct", content=body, headers=headers)) == ["seed"]
+
+
+def test_sizes_are_checked_in_every_form(client: TestClient) -> None:
+    large = b"x" * (MAX_BYTES + 1)
+    assert errors_of(by_body(client, large), 413) == ["image"]
+    assert errors_of(by_json(client, image=base64.b64encode(large).decode()), 413) == ["image"]
+    assert errors_of(by_json(client, image="A" * 100_000), 413) == ["image"]
+    assert errors_of(by_json(client, drawing="A" * 100_000, strategy="drawing"), 413) == ["drawing"]
+    assert errors_of(by_json(client, image="A" * 2_000_000), 413) == ["body"]
+
+
+def test_a_picture_as_body_must_be_there_and_be_one(client: TestClient) -> None:
+    assert errors_of(by_body(client, b"")) == ["image"]
+    assert errors_of(by_body(client, b"no picture"), 415) == ["image"]
+
+
+def test_a_view_picks_one_picture(client: TestClient) -> None:
+    answers = {
+        (kind, view): by_form(
+            client, f"image/{kind}", seed="1", **(dict[str, Any](view=view) if view else {})
+        )
+        for kind in ("png", "webp", "jpeg")
+        for view in ("", "sheet", *PANELS)
+    }
+    for (kind, view), answer in answers.items():
+        assert answer.headers["content-type"] == f"image/{kind}"
+        picture = Image.open(io.BytesIO(answer.content))
+        assert picture.format == kind.upper()
+        wide = view in ("", "sheet")
+        assert picture.size == ((3 * 64 + 2 * 8, 64) if wide else (64, 64))
+        exact = np.asarray(Image.open(io.BytesIO(answers["png", view].content)).convert("RGB"), np.float32)
+        close = np.abs(np.asarray(picture.convert("RGB"), np.float32) - exact).mean()
+        assert close == 0 if kind != "jpeg" else close < 8  # noise is what JPEG is worst at
+    assert errors_of(by_form(client, view="masked")) == ["view"]
+    assert errors_of(by_form(client, "image/png", view="masked", panels="error")) == ["view"]
+
+
+def test_every_answer_says_seed_mask_and_model(client: TestClient, reconstructor: Reconstructor) -> None:
+    told = by_form(client, seed="9")
+    body = told.json()
+    bits = np.zeros(16, np.uint8)
+    bits[body["hidden"]] = 1
+    assert body["mask_hash"] == hashlib.sha256(np.packbits(bits).tobytes()).hexdigest()[:16]
+    assert body["model_digest"] == reconstructor.digest
+    for answer in (told, by_form(client, "image/webp", seed="9")):
+        assert answer.headers["x-unmask-seed"] == "9"
+        assert answer.headers["x-unmask-hidden-count"] == "12"
+        assert answer.headers["x-unmask-mask"] == body["mask_hash"]
+        assert answer.headers["x-unmask-model"] == reconstructor.digest
+        assert answer.headers["cache-control"] == "no-store"
+    assert "x-unmask-seed" not in by_json(client, strategy="indices", indices=[1]).headers
+
+
+def test_a_repeatable_answer_has_a_tag_that_all_it_depends_on_changes(client: TestClient) -> None:
+    tag = by_form(client, seed="9").headers["etag"]
+    assert by_form(client, seed="9").headers["etag"] == tag
+    assert by_body(client, seed="9").headers["etag"] == tag
+    assert by_json(client, strategy="indices", indices=[1]).headers["etag"]
+    others = [
+        by_form(client, seed="8"),
+        by_form(client, "image/png", seed="9"),
+        by_form(client, seed="9", ratio="0.5"),
+        by_form(client, image=photo(1), seed="9"),
+    ]
+    assert len({answer.headers["etag"] for answer in others} | {tag}) == 5
+    assert "etag" not in by_form(client).headers
+
+
+def test_the_examples_of_the_description_work(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/v1/reconstruct"]["post"]
+    examples = operation["requestBody"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        assert content_of(client.post("/v1/reconstruct", json=example["value"]))["hidden"]
+    for status, response in operation["responses"].items():
+        if status != "200":
+            assert response["content"]["application/problem+json"]["example"]["status"] == int(status)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+names = st.sampled_from(
+    ["strategy", "ratio", "hidden_count", "seed", "indices", "panels", "view", "drawing", "x"]
+)
+pictures = st.one_of(
+    st.just(TEXT), st.binary(max_size=80).map(lambda b: base64.b64encode(b).decode()), anything
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    fields=st.dictionaries(names, anything, max_size=3),
+    image=pictures,
+    cut=st.one_of(st.none(), st.integers(0, 60)),
+    as_json=st.booleans(),
+)
+def test_no_body_is_answered_with_our_failure(
+    fields: dict[str, Any], image: Any, cut: int | None, as_json: bool, client: TestClient
+) -> None:
+    if as_json:
+        body = json.dumps({"image": image} | fields).encode()[:cut]
+        headers = {"content-type": "application/json", "accept": "application/json, image/webp;q=0.5"}
+        answer = client.post("/reconstruct", content=body, headers=headers)
+    else:
+        query = {name: json.dumps(value) for name, value in fields.items()}
+        answer = by_body(client, PHOTO[:cut], **query)
+    if answer.status_code != 200:
+        assert 400 <= answer.status_code < 500, answer.text
+        assert problem_of(answer, answer.status_code)["errors"]
