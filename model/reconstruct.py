@@ -34,7 +34,7 @@ from model.masking import (
     mask_from_indices,
     sample_mask,
 )
-from model.views import PANELS
+from model.views import PANELS, VIEWS
 
 #: The paper's Fig. 2: what the model saw, what it made of it, what was there.
 TRIPTYCH = ("masked", "reconstruction", "original")
@@ -61,6 +61,7 @@ class Options:
     indices: tuple[int, ...] | None = None
     drawing: bytes | None = None
     interpolation: bool = False
+    view: str | None = None
 
     def mask(self, grid: tuple[int, int]) -> tuple[Mask, int | None]:
         """The mask these options ask for, and the seed it came from (None: none was needed).
@@ -122,6 +123,7 @@ class Job:
         options: As asked.
         seed: The seed really used, where one was needed.
         prepare_ms: Time this took.
+        view: How the prediction will become a picture.
     """
 
     pixels: NDArray[np.uint8]
@@ -129,6 +131,7 @@ class Job:
     options: Options
     seed: int | None
     prepare_ms: float
+    view: str = "pixels"
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Reconstruction:
 
     @cached_property
     def _original(self) -> NDArray[np.float32]:
-        return self.job.pixels.astype(np.float32) / np.float32(255)
+        return _compared(self.job, self.patch_size)
 
     @cached_property
     def _hidden(self) -> NDArray[np.bool_]:
@@ -202,6 +205,8 @@ class Reconstruction:
             "seed": self.job.seed,
             "grid": list(self.job.mask.grid),
             "hidden": self.job.mask.indices,
+            "view": self.job.view,
+            "view_note": VIEWS[self.job.view],
             "metrics": self.metrics,
             "error_scale": views.error_scale(),
             "images": {
@@ -240,12 +245,6 @@ class Reconstructor:
 
     def __init__(self, checkpoint: store.Checkpoint, device: torch.device) -> None:
         config = checkpoint.network.config
-        if config.target != "pixel":
-            raise CheckpointError(
-                f"{checkpoint.name} predicts normalised pixels, which are no picture.",
-                code="checkpoint-target",
-                hint="Use a model trained with target = 'pixel'.",
-            )
         self._network = checkpoint.network.to(device).eval()
         self._device = device
         self._card = checkpoint.card
@@ -254,6 +253,8 @@ class Reconstructor:
         self.grid = config.grid
         self.image_size = config.image_size
         self.patch_size = config.patch_size
+        #: Views this model has; the first is taken where none is asked for.
+        self.views = ("pixels",) if config.target == "pixel" else ("estimated", "normalised", "oracle")
         self.parameters = sum(parameter.numel() for parameter in self._network.parameters())
 
     @property
@@ -269,6 +270,7 @@ class Reconstructor:
             "parameters": self.parameters,
             "grid": list(self.grid),
             **config.to_dict(),
+            "views": list(self.views),
             "digest": self.digest,
             "device": self.device,
             **self._card,
@@ -279,12 +281,20 @@ class Reconstructor:
 
         Raises:
             ImageError: The picture cannot be used.
-            MaskError: The options give no mask.
+            MaskError: The options give no mask, or ask for a view this model does not have.
         """
         began = time.perf_counter()
+        view = self.views[0] if options.view is None else options.view
+        if view not in self.views:
+            raise MaskError(
+                f"view is {view!r:.60}, and {self.name} has {', '.join(self.views)}.",
+                code="view",
+                hint="Leave out view, or choose one of these.",
+                field="view",
+            )
         mask, seed = options.mask(self.grid)
         pixels = images.load_square(image, self.image_size)
-        return Job(pixels, mask, options, seed, 1000 * (time.perf_counter() - began))
+        return Job(pixels, mask, options, seed, 1000 * (time.perf_counter() - began), view)
 
     @torch.inference_mode()
     def run(self, jobs: list[Job]) -> list[Prediction]:
@@ -298,11 +308,11 @@ class Reconstructor:
             pixels = self._predict([jobs[position] for position in members])
             elapsed = 1000 * (time.perf_counter() - began)
             for position, picture in zip(members, pixels, strict=True):
-                results[position] = Prediction(picture, elapsed)
+                results[position] = Prediction(self._as_viewed(picture, jobs[position]), elapsed)
         return [result for result in results if result is not None]
 
     def _predict(self, jobs: list[Job]) -> NDArray[np.float32]:
-        """``[B, S, S, 3]`` in 0..1 for jobs with equally many visible patches."""
+        """``[B, S, S, 3]`` for jobs with equally many visible patches: colours in 0..1, or standardised patches."""
 
         def stack(arrays: list[NDArray[Any]]) -> Tensor:
             return torch.from_numpy(np.stack(arrays)).to(self._device)
@@ -314,14 +324,29 @@ class Reconstructor:
         ids_restore = stack([job.mask.ids_restore for job in jobs])
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             pred = network(image, ids_keep, ids_restore)
-        picture = network.denormalise(network.unpatchify(pred.float())).clamp(0, 1)
+        picture = network.unpatchify(pred.float())
+        if network.config.target == "pixel":
+            picture = network.denormalise(picture).clamp(0, 1)
         result: NDArray[np.float32] = picture.permute(0, 2, 3, 1).cpu().numpy()
         return result
+
+    def _as_viewed(self, picture: NDArray[np.float32], job: Job) -> NDArray[np.float32]:
+        """The output of the network as a picture in 0..1."""
+        if job.view == "pixels":
+            return picture
+        if job.view == "normalised":
+            return views.contrast(picture)
+        true = views.statistics(_original(job), self.patch_size)
+        if job.view == "oracle":
+            return views.denormalise(picture, true)
+        hidden = job.mask.hidden.reshape(job.mask.grid)
+        # What stands in the hidden places of ``true`` is overwritten unread.
+        return views.denormalise(picture, scores.interpolate(true, hidden))
 
     def finish(self, job: Job, prediction: Prediction) -> Reconstruction:
         """Score the prediction over the hidden pixels, beside the trivial fills."""
         began = time.perf_counter()
-        original = job.pixels.astype(np.float32) / np.float32(255)
+        original = _compared(job, self.patch_size)
         hidden = views.pixel_mask(job.mask.hidden, job.mask.grid, self.patch_size)
         names = ["plain_fill"]
         candidates = [views.paste(original, prediction.pixels, hidden), scores.plain_fill(original, hidden)]
@@ -340,11 +365,21 @@ class Reconstructor:
         return self.finish(job, self.run([job])[0])
 
 
+def _original(job: Job) -> NDArray[np.float32]:
+    """The photo, ``[S, S, 3]`` in 0..1."""
+    return job.pixels.astype(np.float32) / np.float32(255)
+
+
+def _compared(job: Job, patch_size: int) -> NDArray[np.float32]:
+    """What the prediction of a job is held against."""
+    return views.as_compared(_original(job), job.view, patch_size)
+
+
 def load(path: Path | str | None = None, device: str | None = None) -> Reconstructor:
     """Load a weight file.
 
     Args:
-        path: A file of our format; None for the shipped ``small``.
+        path: A file or folder of any layout that ``checkpoints.layouts`` knows; None for the shipped ``small``.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
 
     Raises:

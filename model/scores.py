@@ -119,7 +119,7 @@ def interpolate(original: Floats, hidden: Bools) -> Floats:
     try:
         linear = LinearNDInterpolator(seen, values)(wanted)
     except Exception:  # noqa: BLE001 (qhull's own error type: points on one line have no triangles)
-        linear = np.full((len(wanted), 3), np.nan)
+        linear = np.full((len(wanted), original.shape[-1]), np.nan)
     outside = np.isnan(linear[:, 0])
     if outside.any():
         linear[outside] = NearestNDInterpolator(seen, values)(wanted[outside])

@@ -8,12 +8,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import IMAGE_MEAN, IMAGE_STD
+
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
+_MEAN = np.array(IMAGE_MEAN, dtype=np.float32)
+_STD = np.array(IMAGE_STD, dtype=np.float32)
+
 #: Every panel a reconstruction offers.
 PANELS = ("original", "masked", "reconstruction", "pasted", "error")
+
+#: How a prediction becomes a picture, and what that is worth. A pixel model has the first alone; a model of
+#: normalised pixels predicts every patch without its mean and deviation, and has the other three.
+VIEWS = {
+    "pixels": "The prediction is the picture.",
+    "estimated": "Mean and deviation of each hidden patch are interpolated from the visible patches.",
+    "normalised": "Contrast only: every patch at mean grey, as predicted; the figures compare the photo seen this way.",
+    "oracle": "Uses the answer: mean and deviation of each hidden patch are taken from the hidden original.",
+}
+#: Grey levels for one deviation in the view ``normalised``: 2.5 deviations reach black and white.
+_CONTRAST = 0.2
 
 #: Neutral grey of a hidden patch, the same as on the page.
 HIDDEN_COLOUR = (107, 114, 128)
@@ -27,6 +43,59 @@ _ERROR_COLOURS = ((255, 255, 255), (250, 190, 170), (200, 50, 40), (80, 0, 10))
 def pixel_mask(hidden: Bools, grid: tuple[int, int], patch_size: int) -> Bools:
     """A mask of patches ``[L]`` as a mask of pixels ``[H, W]``."""
     return hidden.reshape(grid).repeat(patch_size, axis=0).repeat(patch_size, axis=1)
+
+
+def statistics(image: Floats, patch_size: int) -> Floats:
+    """Mean and deviation of every patch, as the normalised target takes them.
+
+    Args:
+        image: ``[H, W, 3]`` in 0..1.
+        patch_size: Side of a patch.
+
+    Returns:
+        ``[rows, columns, 2]`` in ImageNet-normalised units: over all values of a patch together, the variance
+        unbiased and with 1e-6 inside the root (arXiv 2111.06377, sec. 3, and its code).
+    """
+    height, width, channels = image.shape
+    normalised = (image - _MEAN) / _STD
+    cut = normalised.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
+    deviation = np.sqrt(cut.var(axis=(1, 3, 4), ddof=1) + 1e-6)
+    return np.stack([cut.mean(axis=(1, 3, 4)), deviation], axis=-1).astype(np.float32)
+
+
+def denormalise(standardised: Floats, values: Floats) -> Floats:
+    """Put mean and deviation back.
+
+    Args:
+        standardised: ``[H, W, 3]``, every patch with mean 0 and deviation 1.
+        values: ``[rows, columns, 2]`` as from ``statistics``.
+
+    Returns:
+        ``[H, W, 3]``, clamped to 0..1.
+    """
+    spread = _spread(values, standardised)
+    image = (standardised * spread[..., 1:] + spread[..., :1]) * _STD + _MEAN
+    return image.clip(0, 1)
+
+
+def contrast(standardised: Floats) -> Floats:
+    """Standardised patches around mean grey, ``[H, W, 3]`` in 0..1."""
+    return (0.5 + _CONTRAST * standardised).clip(0, 1)
+
+
+def as_compared(original: Floats, view: str, patch_size: int) -> Floats:
+    """What a prediction in this view is held against: the photo, in ``normalised`` its contrast alone."""
+    if view != "normalised":
+        return original
+    spread = _spread(statistics(original, patch_size), original)
+    normalised = (original - _MEAN) / _STD
+    return contrast((normalised - spread[..., :1]) / spread[..., 1:])
+
+
+def _spread(values: Floats, image: Floats) -> Floats:
+    """One value per patch to one per pixel: ``[rows, columns, C]`` to ``[H, W, C]``."""
+    side = image.shape[0] // values.shape[0]
+    return values.repeat(side, axis=0).repeat(side, axis=1)
 
 
 def to_pixels(image: Floats) -> Pixels:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from model import PANELS, Options, Reconstructor, UnmaskError
 from model.checkpoints import store
-from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError, MaskError
 from model.network import MAE
 from model.reconstruct import load
@@ -199,13 +198,6 @@ def test_a_truncated_or_absent_file_is_refused(tmp_path, debug_file) -> None:  #
     with pytest.raises(CheckpointError) as caught:
         store.read(tmp_path / "absent.safetensors")
     assert caught.value.code == "checkpoint-missing"
-
-
-def test_a_normalised_pixel_model_is_not_shown_as_pixels(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "target": "norm_pixel"}))
-    store.write(tmp_path / "n.safetensors", network, name="n", card={})
-    with pytest.raises(CheckpointError, match="normalised"):
-        load(tmp_path / "n.safetensors", "cpu")
 
 
 def test_a_gpu_that_is_not_there_is_said() -> None:

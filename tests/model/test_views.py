@@ -1,0 +1,126 @@
+"""Pictures of normalised pixels: what each view knows, and what it says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model import Options
+from model.checkpoints import store
+from model.config import SIZES, MAEConfig
+from model.errors import MaskError
+from model.network import MAE
+from model.reconstruct import Job, Prediction, Reconstruction, Reconstructor, load
+from model.views import denormalise, statistics
+from tests.pictures import encoded, photo
+
+PICTURE = encoded(photo())
+
+
+@pytest.fixture
+def normalised(tmp_path: Path) -> Reconstructor:
+    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "target": "norm_pixel"}))
+    network.init_weights(torch.Generator().manual_seed(0))
+    store.write(tmp_path / "n.safetensors", network, name="n", card={})
+    return load(tmp_path / "n.safetensors", "cpu")
+
+
+def _perfect(reconstructor: Reconstructor, view: str, seed: int = 1, ratio: str = "0.75") -> Reconstruction:
+    """The result if the network predicted every patch's contrast exactly."""
+    job = reconstructor.prepare(PICTURE, Options(seed=seed, view=view, ratio=ratio))
+    picture = reconstructor._as_viewed(_truth(reconstructor, job), job)
+    return reconstructor.finish(job, Prediction(picture, 0.0))
+
+
+def _truth(reconstructor: Reconstructor, job: Job) -> NDArray[np.float32]:
+    network = reconstructor._network
+    image = network.normalise(torch.from_numpy(job.pixels.copy()).permute(2, 0, 1)[None] / 255)
+    truth: NDArray[np.float32] = network.unpatchify(network.target(image))[0].permute(1, 2, 0).numpy()
+    return truth
+
+
+def test_statistics_are_those_of_the_training_target(normalised: Reconstructor) -> None:
+    """Taken off by the network's own target and put back here, the photo is whole again."""
+    job = normalised.prepare(PICTURE, Options(seed=1))
+    original = job.pixels.astype(np.float32) / np.float32(255)
+    back = denormalise(_truth(normalised, job), statistics(original, 16))
+    np.testing.assert_allclose(back, original, atol=2e-6)
+
+
+def test_the_view_is_estimated_unless_another_is_asked_for(normalised: Reconstructor) -> None:
+    answer = normalised(PICTURE, Options(seed=1)).to_dict()
+    assert answer["view"] == "estimated"
+    assert "interpolated from the visible patches" in answer["view_note"]
+
+
+def test_the_oracle_says_that_it_uses_the_answer(normalised: Reconstructor) -> None:
+    result = _perfect(normalised, "oracle")
+    assert result.to_dict()["view"] == "oracle"
+    assert "Uses the answer" in result.to_dict()["view_note"]
+    assert result.metrics["mse"] < 1e-9
+
+
+def test_an_estimate_lies_between_the_oracle_and_a_plain_fill(normalised: Reconstructor) -> None:
+    result = _perfect(normalised, "estimated", ratio="0.5")
+    assert 1e-6 < result.metrics["mse"] < result.metrics["plain_fill"]["mse"]
+
+
+def test_an_estimate_never_looks_at_hidden_pixels(normalised: Reconstructor) -> None:
+    job = normalised.prepare(PICTURE, Options(seed=1))
+    hidden = job.mask.hidden.reshape(4, 4).repeat(16, 0).repeat(16, 1)
+    other = job.pixels.copy()
+    other[hidden] = 255 - other[hidden]
+    changed = Job(other, job.mask, job.options, job.seed, 0.0, job.view)
+    before, after = normalised.run([job])[0], normalised.run([changed])[0]
+    assert np.array_equal(before.pixels, after.pixels)
+
+
+def test_the_oracle_does_look_at_them(normalised: Reconstructor) -> None:
+    job = normalised.prepare(PICTURE, Options(seed=1, view="oracle"))
+    other = Job(255 - job.pixels // 2, job.mask, job.options, job.seed, 0.0, job.view)
+    assert not np.array_equal(normalised.run([job])[0].pixels, normalised.run([other])[0].pixels)
+
+
+def test_contrast_alone_is_compared_with_the_photos_contrast(normalised: Reconstructor) -> None:
+    result = _perfect(normalised, "normalised")
+    assert result.metrics["mse"] < 1e-9
+    patches = result.prediction.pixels.reshape(4, 16, 4, 16, 3)
+    assert np.abs(patches.mean(axis=(1, 3, 4)) - 0.5).max() < 0.05, "every patch at mean grey"
+    assert np.array_equal(result.panel("original"), result.job.pixels), "the photo itself stays a panel"
+
+
+def test_one_visible_patch_is_enough_for_an_estimate(normalised: Reconstructor) -> None:
+    result = normalised(PICTURE, Options(hidden_count=15, seed=2))
+    assert np.isfinite(result.prediction.pixels).all()
+
+
+def test_a_flat_picture_stays_finite_in_every_view(normalised: Reconstructor) -> None:
+    flat = encoded(np.full((64, 64, 3), 90, dtype=np.uint8))
+    for view in normalised.views:
+        result = normalised(flat, Options(seed=1, view=view))
+        assert np.isfinite(result.prediction.pixels).all()
+        assert np.isfinite(result.metrics["nmse"])
+
+
+def test_jobs_of_several_views_run_together_as_alone(normalised: Reconstructor) -> None:
+    jobs = [normalised.prepare(PICTURE, Options(seed=1, view=view)) for view in normalised.views]
+    for job, prediction in zip(jobs, normalised.run(jobs), strict=True):
+        np.testing.assert_allclose(prediction.pixels, normalised.run([job])[0].pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize("view", ["estimated", "oracle", "sideways"])
+def test_a_pixel_model_has_its_pixels_alone(reconstructor: Reconstructor, view: str) -> None:
+    with pytest.raises(MaskError, match="debug has pixels") as caught:
+        reconstructor(PICTURE, Options(view=view))
+    assert (caught.value.code, caught.value.field) == ("view", "view")
+    assert reconstructor(PICTURE, Options(view="pixels")).to_dict()["view"] == "pixels"
+
+
+def test_a_normalised_model_is_never_shown_as_pixels(normalised: Reconstructor) -> None:
+    with pytest.raises(MaskError, match="estimated, normalised, oracle"):
+        normalised(PICTURE, Options(view="pixels"))
+    assert normalised.describe()["views"] == ["estimated", "normalised", "oracle"]
