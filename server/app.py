@@ -15,11 +15,12 @@ from server.logs import AccessLog
 from server.metrics import Measure
 from server.routes import build_router
 from server.samples import Sample
-from server.security import Gate, SecurityHeaders, body_limit
+from server.security import Gate, Keys, SecurityHeaders, body_limit
 from server.service import Service
 from server.settings import Settings
 
 REQUEST_ID = "X-Request-ID"
+ALLOWED = ["Authorization", "Content-Type", "X-API-Key", REQUEST_ID]
 EXPOSED = [
     REQUEST_ID, "X-Unmask-Seed", "X-Unmask-Hidden-Count", "X-Unmask-Mask", "X-Unmask-Model", "X-Unmask-Items", "ETag",
     "Retry-After",
@@ -56,7 +57,7 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
     )
     app.include_router(build_router(service, settings, samples or {}))
     problems.install(app)
-    openapi.install(app)
+    openapi.install(app, keyed=bool(settings.api_keys))
     return app
 
 
@@ -68,7 +69,14 @@ def _middleware(service: Service, settings: Settings) -> list[Middleware]:
         Middleware(AccessLog, crashed=problems.crashed),
         Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
         # Always there, even without origins: where it is, gradio's own generous rules stay silent.
-        Middleware(CORSMiddleware, allow_origins=settings.cors_origins, expose_headers=EXPOSED),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=ALLOWED,
+            expose_headers=EXPOSED,
+        ),
+        *([Middleware(Keys, digests=settings.api_keys)] if settings.api_keys else []),
         Middleware(BodyLimit, limit_of=body_limit(settings.max_body_bytes, settings.batch_bytes)),
         Middleware(Gate),
     ]

@@ -9,6 +9,7 @@ from server import problems, schemas
 from server.answers import FORMS, JSON, NDJSON
 from server.inputs import FORM, PICTURE
 from server.schemas import BatchFields, ReconstructFields
+from server.security import HEALTH_PATHS
 
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
@@ -31,6 +32,7 @@ def _many(kind: dict[str, Any]) -> dict[str, dict[str, Any]]:
 # What refusals look like: type, detail, and the field that is at fault.
 PROBLEMS = {
     400: ("json", "The body is no JSON object.", "body"),
+    401: ("unauthorised", "This service needs a key.", None),
     404: ("not-found", "There is nothing at this path. The API is described at /docs.", None),
     406: ("not-acceptable", "The answer comes in other forms, and 'Accept' excludes all of them.", "Accept"),
     413: ("too-large", "'image' is larger than the allowed 16 MiB.", "image"),
@@ -43,6 +45,12 @@ PROBLEMS = {
         None,
     ),
     504: ("deadline-exceeded", "The request was given up after 10 s.", None),
+}
+
+KEYS = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "password": {"type": "http", "scheme": "basic", "description": "Any name; the key is the password."},
 }
 
 RECONSTRUCT: dict[str, Any] = {
@@ -153,13 +161,34 @@ def _example(status: int) -> dict[str, Any]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Put the shared answers into the description of `app`."""
+def install(app: FastAPI, *, keyed: bool) -> None:
+    """Complete the description of `app` with what its routes share.
+
+    Args:
+        app: The API.
+        keyed: Whether it asks for a key.
+    """
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = plain()
-        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas.components())
-        return document
+        if app.openapi_schema is None:
+            document = plain()
+            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas.components())
+            if keyed:
+                _add_keys(document)
+        return plain()
 
     app.openapi = openapi  # type: ignore[method-assign] # the framework's own way to extend it
+
+
+def _add_keys(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = KEYS
+    document["security"] = [{name: []} for name in KEYS]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path in HEALTH_PATHS:
+                operation["security"] = []
+            else:
+                operation["responses"] |= {
+                    str(status): answer for status, answer in problem_responses(401).items()
+                }

@@ -80,6 +80,21 @@ class TooLargeError(ServiceError):
         )
 
 
+class UnauthorisedError(ServiceError):
+    """No key, or none of ours; the same answer for both."""
+
+    status, title = 401, "Key needed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This service needs a key.",
+            code="unauthorised",
+            hint="Send it as 'X-API-Key', as 'Authorization: Bearer', or as the password a browser asks for.",
+        )
+        # The form browsers can ask for: the page's own requests then carry the key by themselves.
+        self.headers = {"WWW-Authenticate": 'Basic realm="Unmask", charset="UTF-8"'}
+
+
 class OverloadedError(ServiceError):
     """No room in the queue."""
 

@@ -7,6 +7,7 @@ open relay, endless streams, run histories). Only what the page's own traffic sh
 import base64
 import gzip
 import hashlib
+import hmac
 import re
 from collections.abc import Callable, Iterable
 
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import problems
 
 API_PATHS = frozenset({"/reconstruct", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 API_FOLDERS = ("/v1/", "/docs/", "/docs-assets/")
 
 # The page draws itself and talks to the API; it needs none of Gradio's calls, queues, uploads and files.
@@ -114,6 +116,48 @@ class Gate:
             return
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in UNTRUSTED_HEADERS]
         await self.app(scope, receive, send)
+
+
+class Keys:
+    """Asks for a key on every path but those of health: the page is no way around it.
+
+    Args:
+        app: The next application.
+        digests: SHA-256 of the keys, in hex. Keys themselves are kept nowhere.
+    """
+
+    def __init__(self, app: ASGIApp, digests: Iterable[str]) -> None:
+        self.app = app
+        self.digests = tuple(digests)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or answer 401."""
+        open_to_all = scope["type"] != "http" or local_path(scope) in HEALTH_PATHS
+        if open_to_all or self._known(_given_key(Headers(scope=scope))):
+            await self.app(scope, receive, send)
+        else:
+            await problems.from_error(problems.UnauthorisedError())(scope, receive, send)
+
+    def _known(self, key: bytes) -> bool:
+        digest = hashlib.sha256(key).hexdigest()
+        # All are compared, each in constant time: how long it takes tells nothing.
+        return sum(hmac.compare_digest(digest, known) for known in self.digests) > 0
+
+
+def _given_key(headers: Headers) -> bytes:
+    """The key in a request, as the bytes that were sent; empty when there is none."""
+    if "x-api-key" in headers:
+        return headers["x-api-key"].encode("latin-1")
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    key = value.strip().encode("latin-1")
+    if scheme.lower() == "bearer":
+        return key
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(key, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 class SecurityHeaders:

@@ -18,6 +18,9 @@ PREFIX = "UNMASK_"
 MIB = 1024 * 1024
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Settings(BaseSettings):
     """What an operator may change, checked once at start."""
 
@@ -42,6 +45,11 @@ class Settings(BaseSettings):
     )
     frame_ancestors: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("'self'",), description="Who may show the page in a frame (CSP sources, comma separated)."
+    )
+
+    api_keys: Annotated[tuple[Sha256, ...], NoDecode] = Field(
+        default=(),
+        description="SHA-256 digests (hex, comma separated) of keys; with any, page and API need one.",
     )
 
     weights: Path | None = Field(
@@ -99,7 +107,7 @@ class Settings(BaseSettings):
         default="info", description="Least level that is logged."
     )
 
-    @field_validator("cors_origins", "frame_ancestors", mode="before")
+    @field_validator("api_keys", "cors_origins", "frame_ancestors", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         """Lists are written `a,b` in the environment, which is easier to type right than JSON."""

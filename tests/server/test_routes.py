@@ -342,6 +342,17 @@ def test_other_pages_may_call_only_when_allowed(engine: FakeEngine) -> None:
             assert headers.get("access-control-allow-origin") == answer
 
 
+def test_other_pages_may_send_every_form_of_a_request(engine: FakeEngine) -> None:
+    app, _ = build_app(engine, cors_origins=("https://a.example",))
+    with running(app) as client:
+        headers = {
+            "origin": "https://a.example",
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "content-type,x-api-key",
+        }
+        assert client.options("/v1/reconstruct", headers=headers).status_code == 200
+
+
 def test_importing_the_server_loads_no_torch() -> None:
     code = "import sys, server.app, server.main; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
     root = Path(__file__).parent.parent.parent

@@ -24,7 +24,14 @@ def test_the_defaults_listen_locally_and_open_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PORT", "70000"), ("MAX_BYTES", "0"), ("ROOT_PATH", "x/"), ("LOG_LEVEL", "x")]
+    ("name", "value"),
+    [
+        ("PORT", "70000"),
+        ("MAX_BYTES", "0"),
+        ("ROOT_PATH", "x/"),
+        ("LOG_LEVEL", "x"),
+        ("API_KEYS", "a secret"),
+    ],
 )
 def test_a_wrong_value_is_refused_at_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"UNMASK_{name}", value)
