@@ -229,7 +229,7 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
         objective.compile(dynamic=False)  # a run has one shape: compiled once
     if world.size == 1:
         return objective
-    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def _finite_mean(losses: list[Tensor], step_made: int) -> float:
