@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from model.errors import UnmaskError
 
 if TYPE_CHECKING:
-    from model.checkpoints.layouts import Given
+    from model.checkpoints.shapes import Given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,7 +145,7 @@ def _convert(given: argparse.Namespace) -> None:
 
 
 def _given(given: argparse.Namespace) -> Given:
-    from model.checkpoints.layouts import Given
+    from model.checkpoints.shapes import Given
 
     return Given(heads=given.heads, decoder_heads=given.decoder_heads, target=given.target)
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save
 
-from model.checkpoints import layouts, store
+from model.checkpoints import layouts, shapes, store
 from model.checkpoints.files import RawFile, open_raw, refuse
-from model.checkpoints.layouts import Given, Tensors
+from model.checkpoints.layouts import Tensors
+from model.checkpoints.shapes import Given
 from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
 from model.positions import sincos_positions
 
@@ -70,8 +71,8 @@ def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
             "Convert the pre-trained file that it was made from.",
             "classifier",
         )
-    target, _ = layouts.find_target(raw, given)
-    config = layouts.infer_config(raw, house, given, target or "pixel")
+    target, _ = shapes.find_target(raw, given)
+    config = shapes.infer_config(raw, house, given, target or "pixel")
     skeleton = store.skeleton(config)
     store.check(skeleton, house, raw.path.name, kind)
     encoder = {
@@ -84,7 +85,7 @@ def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
     if out.suffix != ".safetensors":  # timm chooses its reader by the name
         _save_pickle(out, encoder)
         return out
-    facts = {**layouts.stored_facts(raw), "config": config.to_dict()}
+    facts = {**shapes.stored_facts(raw), "config": config.to_dict()}
     header = {"format": "pt", "unmask": json.dumps(facts)}
     store.write_bytes(out, save(encoder, metadata=header))
     return out

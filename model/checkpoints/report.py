@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from model import images
-from model.checkpoints import layouts, store
+from model.checkpoints import layouts, shapes, store
 from model.checkpoints.files import open_raw
-from model.checkpoints.layouts import Content, Given, Tensors
+from model.checkpoints.layouts import Content, Tensors
+from model.checkpoints.shapes import Given
 from model.config import SIZES, MAEConfig, Target
 from model.errors import CheckpointError
 from model.masking import hidden_count, sample_mask
@@ -108,14 +109,14 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
     house = layout.to_house(raw.tensors)
     given = given or Given()
     kind = layouts.content(house)
-    target, source = layouts.find_target(raw, given) if kind == "full" else (None, "")
+    target, source = shapes.find_target(raw, given) if kind == "full" else (None, "")
     notes: tuple[str, ...] = ()
     missing: list[str] = []
     left_over: list[str] = []
     config: MAEConfig | None = None
     sound = False
     try:
-        config = layouts.infer_config(raw, house, given, target or "pixel")
+        config = shapes.infer_config(raw, house, given, target or "pixel")
         skeleton = store.skeleton(config)
         missing, left_over = store.misfits(skeleton, house, kind)
         notes = store.check_config(raw)

@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from model.checkpoints import layouts
+from model.checkpoints import layouts, shapes
 from model.checkpoints.files import RawFile, open_raw, refuse
-from model.checkpoints.layouts import FORMAT, POSITIONS, Given
+from model.checkpoints.layouts import FORMAT, POSITIONS
+from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.network import MAE
 from model.positions import sincos_positions
@@ -105,7 +106,7 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
     house = layout.to_house(raw.tensors)
     given = given or Given()
     _refuse_without_decoder(path, house)
-    target, _ = layouts.find_target(raw, given)
+    target, _ = shapes.find_target(raw, given)
     if target is None:
         raise refuse(
             f"{path.name} carries no config that says whether it predicts raw or normalised pixels",
@@ -113,12 +114,12 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
             "`python -m model inspect FILE --photos FOLDER` measures which.",
             "target-unknown",
         )
-    network = MAE(layouts.infer_config(raw, house, given, target))
+    network = MAE(shapes.infer_config(raw, house, given, target))
     notes = check_config(raw) + fill(network, house, path.name)
-    facts = layouts.stored_facts(raw)
+    facts = shapes.stored_facts(raw)
     card = facts.get("card")
     if not isinstance(card, dict):
-        licence = "CC-BY-NC-4.0" if layouts.is_released(raw) else "not stated"
+        licence = "CC-BY-NC-4.0" if shapes.is_released(raw) else "not stated"
         card = {"origin": layout.title, "licence": licence}
     own_name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "")
     name = str(facts.get("name", own_name))

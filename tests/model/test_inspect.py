@@ -13,8 +13,8 @@ from torch import Tensor
 from model.__main__ import main
 from model.checkpoints import store
 from model.checkpoints.convert import convert
-from model.checkpoints.layouts import Given
 from model.checkpoints.report import inspect
+from model.checkpoints.shapes import Given
 from model.config import SIZES
 from model.network import MAE
 from tests.pictures import encoded

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model import Options
-from model.checkpoints import layouts, store
+from model.checkpoints import layouts, shapes, store
 from model.checkpoints.convert import convert
-from model.checkpoints.layouts import Given
+from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.errors import CheckpointError
 from model.masking import sample_mask
@@ -194,7 +194,7 @@ def test_heads_of_known_sizes_are_known(size: str, heads: int) -> None:
 
     house = store.skeleton(SIZES[size]).state_dict()
     raw = RawFile(Path("a.pth"), house, "", 0)
-    assert layouts.infer_config(raw, house, Given(), "pixel") == SIZES[size]
+    assert shapes.infer_config(raw, house, Given(), "pixel") == SIZES[size]
 
 
 def test_a_target_that_nobody_tells_is_refused_not_guessed(tmp_path: Path, network: MAE) -> None:
