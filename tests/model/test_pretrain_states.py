@@ -1,0 +1,355 @@
+"""Runs that end in other ways than planned: killed, stopped, out of disk; and the ways to make a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.errors import CheckpointError, DataError
+from model.network import MAE
+from model.pretrain import resume
+from model.pretrain.data import Photos
+from model.pretrain.launch import pretrain
+from model.pretrain.loop import Objective, build_optimisers, learning_rate, mask_orders, run
+from model.pretrain.muon import Muon, orthogonalise
+from model.pretrain.recipe import Recipe, load_recipe
+from model.pretrain.resume import Training
+from model.pretrain.watch import Progress
+from model.reconstruct import load
+from tests.pictures import encoded, photo
+
+
+def _recipe(**changes: object) -> Recipe:
+    values: dict[str, object] = {
+        "name": "toy", "size": "debug", "steps": 6, "batch_size": 4, "lr": 1e-3, "optimiser": "muon",
+        "log_every": 1, "picture_every": 1000, "checkpoint_every": 2,
+    }  # fmt: skip
+    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "photos"
+    place.mkdir()
+    for n in range(12):
+        (place / f"{n:03d}.jpg").write_bytes(encoded(photo(80 + n, 70, seed=n), "JPEG"))
+    return place
+
+
+def _log(out: Path) -> list[dict[str, Any]]:
+    """The run's log without what differs between runs: speed."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def _weights(path: Path | None) -> dict[str, torch.Tensor]:
+    return load(path, "cpu")._network.state_dict()
+
+
+def _equal(one: Path | None, two: Path | None) -> bool:
+    first, second = _weights(one), _weights(two)
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def _run_until(recipe: Recipe, folder: Path, out: Path, crash_at: int, device: str = "cpu") -> None:
+    def crash(progress: Progress, network: MAE) -> None:
+        if progress.step == crash_at:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(recipe, Photos.open([folder]), out, device=torch.device(device), report=crash)
+
+
+# --- states on disk ---------------------------------------------------------------------------------------
+
+
+def test_the_newest_states_and_the_best_one_stay(folder: Path, tmp_path: Path) -> None:
+    training = Training(
+        _recipe(keep=2), network := MAE(_recipe().config), build_optimisers(network, _recipe())
+    )
+    for training.step, loss in enumerate([0.9, 0.5, 0.7, 0.6, 0.8], 1):
+        resume.save(tmp_path, training, loss)
+    assert sorted(path.name for path in tmp_path.glob("state-*.pt")) == [
+        f"state-{step:07d}.pt" for step in (2, 4, 5)
+    ]
+    assert (tmp_path / "BEST").read_text() == "state-0000002.pt"
+    assert resume.latest_step(tmp_path) == 5
+
+
+def test_a_full_disk_is_said_and_leaves_the_state_before(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "state-0000004.pt.part").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match="No space left") as caught:
+        pretrain(_recipe(), [folder], out, device="cpu")
+    assert "--resume" in caught.value.hint
+    assert (out / "LATEST").read_text() == "state-0000002.pt"
+    assert sorted(path.name for path in out.glob("state*")) == ["state-0000002.pt"]
+    resumed = pretrain(_recipe(), [folder], out, resumed=True, device="cpu")
+    assert _equal(resumed, pretrain(_recipe(), [folder], tmp_path / "whole", device="cpu"))
+
+
+def test_a_damaged_state_names_the_way_back(folder: Path, tmp_path: Path) -> None:
+    pretrain(_recipe(), [folder], tmp_path / "run", device="cpu")
+    state = tmp_path / "run/state-0000006.pt"
+    state.write_bytes(state.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        pretrain(_recipe(), [folder], tmp_path / "run", resumed=True, device="cpu")
+    assert "LATEST" in caught.value.hint
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    pretrain(_recipe(steps=2), [folder], tmp_path / "run", device="cpu")
+    with pytest.raises(CheckpointError, match="holds the states of a run"):
+        pretrain(_recipe(steps=2), [folder], tmp_path / "run", device="cpu")
+
+
+def test_states_from_before_averages_and_logs_were_kept_can_be_resumed(folder: Path, tmp_path: Path) -> None:
+    whole = pretrain(_recipe(), [folder], tmp_path / "whole", device="cpu")
+    _run_until(_recipe(), folder, tmp_path / "old", 5)
+    path = tmp_path / "old/state-0000004.pt"
+    state = torch.load(path, weights_only=True)
+    new_keys = ("minutes", "accumulate", "ema", "keep", "data_path", "max_broken_share")
+    state["recipe"] = {key: value for key, value in state["recipe"].items() if key not in new_keys}
+    torch.save({key: state[key] for key in ("step", "network", "optimisers", "recipe")}, path)
+    assert _equal(whole, pretrain(_recipe(), [folder], tmp_path / "old", resumed=True, device="cpu"))
+
+
+def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(steps=11, log_every=3, checkpoint_every=4)  # states fall between reports
+    pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
+    out = tmp_path / "parts"
+    out.mkdir()
+    photos = Photos.open([folder])
+    _run_until(recipe, folder, out, 6)
+    assert resume.latest_step(out) == 4
+    # What a killed process may leave: a line of a later step, and one cut off.
+    lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
+    (out / "metrics.jsonl").write_text("\n".join([*lines[:2], lines[2][:20]]))
+    assert len(photos) == 12
+    pretrain(recipe, [folder], out, resumed=True, device="cpu")
+    assert _log(out) == _log(tmp_path / "whole")
+
+
+def test_a_state_is_never_written_from_weights_that_are_lost(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(steps=200, lr=float("inf"), optimiser="adamw", log_every=100, checkpoint_every=3)
+    with pytest.raises(DataError, match="loss"):
+        pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+    for path in (tmp_path / "run").glob("state-*.pt"):
+        assert all(value.isfinite().all() for value in torch.load(path)["network"].values())
+
+
+# --- ways to train ----------------------------------------------------------------------------------------
+
+
+def test_minutes_become_steps_that_a_resumed_run_keeps(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(steps=0, minutes=30.0, warmup_steps=20, log_every=5, checkpoint_every=20)
+    steps: dict[int, list[int]] = {70: [], 75: []}
+    for crash_at, resumed in ((70, False), (75, True)):
+
+        def crash(progress: Progress, network: MAE, at: int = crash_at) -> None:
+            steps[at].append(progress.steps)
+            if progress.step == at:
+                raise RuntimeError("power cut")
+
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(
+                recipe,
+                Photos.open([folder]),
+                tmp_path,
+                device=torch.device("cpu"),
+                resumed=resumed,
+                report=crash,
+            )
+    assert steps[70][:9] == [0] * 9  # unknown up to step 45
+    assert steps[70][9] > 1000
+    assert set(steps[70][9:]) == set(steps[75])
+
+
+def test_minutes_that_are_over_end_the_run(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(steps=0, minutes=1e-4)
+    weights = pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+    assert load(weights, "cpu").describe()["steps"] == 51
+    assert _log(tmp_path / "run")[-1]["lr"] < 0.1
+
+
+def test_until_the_end_is_known_the_rate_stays_up() -> None:
+    recipe = _recipe(steps=0, minutes=1.0, warmup_steps=10, schedule="cosine")
+    assert [learning_rate(recipe, step) for step in (0, 5, 10, 49)] == [0, 0.5, 1, 1]
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(folder: Path, tmp_path: Path) -> None:
+    for parts in (1, 2, 4):
+        recipe = _recipe(accumulate=parts, optimiser="adamw", clip_norm=1.0)
+        pretrain(recipe, [folder], tmp_path / str(parts), device="cpu")
+    for parts in (2, 4):
+        for ours, whole in zip(_log(tmp_path / str(parts)), _log(tmp_path / "1"), strict=True):
+            assert ours["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+
+
+def test_an_average_follows_the_weights_and_is_what_the_run_leaves(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(ema=0.9)
+    plain = pretrain(replace(recipe, ema=None), [folder], tmp_path / "plain", device="cpu")
+    whole = pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
+    assert not _equal(plain, whole)
+    state = torch.load(tmp_path / "whole/state-0000006.pt", weights_only=True)
+    ours, name = _weights(whole), "blocks.0.mlp.fc1.weight"
+    assert torch.equal(ours[name], state["average"][name])
+    assert torch.equal(_weights(plain)[name], state["network"][name])
+    _run_until(recipe, folder, tmp_path / "parts", 5)
+    assert _equal(whole, pretrain(recipe, [folder], tmp_path / "parts", resumed=True, device="cpu"))
+
+
+def test_a_stack_of_matrices_moves_as_each_alone() -> None:
+    stack = torch.randn(5, 24, 40, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        orthogonalise(stack, 5), torch.stack([orthogonalise(m, 5) for m in stack]), atol=1e-5
+    )
+    alone, together = ([torch.nn.Parameter(m.clone()) for m in stack] for _ in range(2))
+    for parameters, stacked in ((alone, False), (together, True)):
+        for n, parameter in enumerate(parameters):
+            parameter.grad = stack[n].flip(0)
+        optimiser = Muon(parameters, lr=0.02)
+        if stacked:  # what a GPU does, in bfloat16
+            with torch.no_grad():
+                optimiser._move(parameters, optimiser.param_groups[0])
+        else:
+            optimiser.step()
+    for n in range(5):
+        moved = alone[n] - stack[n]
+        assert float((together[n] - alone[n]).detach().norm() / moved.detach().norm()) < 0.02
+
+
+def test_network_and_loss_compile_as_one_graph(debug_network: MAE) -> None:
+    objective = Objective(debug_network, bf16=True)
+    images = torch.randint(
+        0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    hidden = torch.arange(16).expand(4, -1) >= 4
+    arguments = (images, *mask_orders(hidden, 4), hidden)
+    # Without code generation, which takes a minute here; a break in the graph is an error either way.
+    compiled = torch.compile(objective, fullgraph=True, dynamic=False, backend="eager")
+    assert torch.equal(compiled(*arguments), objective(*arguments))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_run_compiles_fits_the_clock_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    recipe = _recipe(
+        steps=0, minutes=2.0, batch_size=64, compile=True, precision="bf16", data_path="device", ema=0.99,
+        log_every=10, checkpoint_every=50, clip_norm=1.0,
+    )  # fmt: skip
+    _run_until(recipe, folder, tmp_path / "run", 60, "cuda")
+    assert torch.load(tmp_path / "run/state-0000050.pt", weights_only=True)["recipe"]["steps"] > 60
+    recipe = replace(recipe, minutes=None, steps=70)
+    assert pretrain(recipe, [folder], tmp_path / "run", resumed=True, device="cuda")
+    assert _log(tmp_path / "run")[-1]["step"] == 70
+
+
+# --- real processes ---------------------------------------------------------------------------------------
+
+
+def _write_recipe(path: Path, **changes: object) -> Path:
+    values = {
+        "name": "toy", "size": "debug", "steps": 240, "batch_size": 4, "optimiser": "muon", "lr": 1e-3,
+        "log_every": 3, "picture_every": 1000, "checkpoint_every": 5, **changes,
+    }  # fmt: skip
+    path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
+    return path
+
+
+def _wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        log = out / "metrics.jsonl"
+        if log.is_file() and log.read_text().count("\n") * 3 >= step:
+            return
+        time.sleep(0.002)
+    pytest.fail(f"step {step} was not reached (exit {process.poll()})")
+
+
+def _command(recipe: Path, folder: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "-m",
+        "model",
+        "pretrain",
+        str(recipe),
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        *more,
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # three processes start one after the other, each loading torch
+def test_a_run_killed_again_and_again_ends_bit_equal(root: Path, folder: Path, tmp_path: Path) -> None:
+    recipe, out = _write_recipe(tmp_path / "toy.toml"), tmp_path / "killed"
+    whole = pretrain(load_recipe(str(recipe)), [folder], tmp_path / "whole", device="cpu")
+    moments = random.Random()
+    for number, step in enumerate((moments.randint(10, 80), moments.randint(100, 170))):
+        command = [sys.executable, *_command(recipe, folder, out, *["--resume"] * number)]
+        with subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) as process:
+            try:
+                _wait_for_step(process, out, step)
+                time.sleep(moments.random() * 0.05)  # at any place in a step, a report or a state
+            finally:
+                process.kill()
+        assert process.returncode == -signal.SIGKILL
+    killed = pretrain(load_recipe(str(recipe)), [folder], out, resumed=True, device="cpu")
+    assert _equal(whole, killed)
+    assert _log(out) == _log(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_two_processes_train_as_one_and_recover_a_killed_rank(
+    root: Path, folder: Path, tmp_path: Path
+) -> None:
+    recipe = _write_recipe(tmp_path / "toy.toml", steps=60, accumulate=2, clip_norm=1.0)
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "--max-restarts", "3",
+    ]  # fmt: skip
+    weights = []
+    for name in ("whole", "killed"):
+        out = tmp_path / name
+        command = [*torchrun, *_command(recipe, folder, out)]
+        with subprocess.Popen(
+            command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                if name == "killed":
+                    _wait_for_step(process, out, random.Random().randint(10, 40))
+                    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                    os.kill(int(children[-1]), signal.SIGKILL)
+                said = process.communicate(timeout=400)[0].decode()
+            finally:
+                process.terminate()
+        assert process.returncode == 0
+        assert said.count("Weights:") == 1
+        weights.append(out / "toy.safetensors")
+    assert _equal(*weights)
+    assert _log(tmp_path / "killed") == _log(tmp_path / "whole")
+    # One process: the same samples and masks; sums in another order, which training slowly amplifies.
+    pretrain(load_recipe(str(recipe)), [folder], tmp_path / "alone", device="cpu")
+    ours, alone = _log(tmp_path / "whole"), _log(tmp_path / "alone")
+    assert [line["lr"] for line in ours] == [line["lr"] for line in alone]
+    for two, one in zip(ours[:6], alone[:6], strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert ours[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-2)
