@@ -310,6 +310,20 @@ def test_a_query_without_its_key_is_named(tmp_path: Path, ours: Path) -> None:
     assert caught.value.code == "checkpoint-tensors"
 
 
+def test_a_hugging_face_encoder_is_refused_for_pictures_and_converted_for_features(
+    tmp_path: Path, ours: Path, network: MAE
+) -> None:
+    folder = convert(ours, tmp_path / "h2", to="huggingface")
+    tensors = load_file(folder / "model.safetensors")
+    encoder = {k.removeprefix("vit."): v for k, v in tensors.items() if k.startswith("vit.")}
+    save_file(encoder, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no decoder") as caught:
+        store.read(folder)
+    assert caught.value.code == "checkpoint-encoder"
+    features = load_file(convert(folder, tmp_path / "e.safetensors", to="timm"))
+    assert features["blocks.0.attn.qkv.weight"].equal(network.state_dict()["blocks.0.attn.qkv.weight"])
+
+
 def test_another_activation_is_refused(tmp_path: Path, ours: Path) -> None:
     folder = convert(ours, tmp_path / "h1", to="huggingface")
     values = json.loads((folder / "config.json").read_text())
