@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from ui.grid import build_widget
-from ui.strings import load_words
+from ui.strings import load_languages
 from ui.tabs import explore
 
 
@@ -18,11 +18,11 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
     Returns:
         Blocks to mount at ``/`` together with ``ui.theme.build_theme()`` and ``ui.theme.head()``.
     """
-    words = load_words("en")
+    words = load_languages()
     # delete_cache is a fence only: the page never uploads through Gradio.
     page = gr.Blocks(title="Unmask", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600))
     with page:
         build_widget("header", ("words", "header"), words=words, model=str(description["name"]))
-        with gr.Tabs(), gr.Tab(words["tabs"]["explore"], id="explore"):
+        with gr.Tabs(), gr.Tab(words["en"]["tabs"]["explore"], id="explore"):
             explore.build(description, words)
     return page

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Final
 
 Words = dict[str, dict[str, str]]
+
+LANGUAGES: Final = ("en", "zh")
 
 FOLDER = Path(__file__).parent / "strings"
 
@@ -21,3 +24,8 @@ def load_words(language: str) -> Words:
     """
     tables = tomllib.loads((FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
     return {section: texts for section, texts in tables.items() if isinstance(texts, dict)}
+
+
+def load_languages() -> dict[str, Words]:
+    """The words of every language of the page; the browser decides which is shown (``assets/words.js``)."""
+    return {language: load_words(language) for language in LANGUAGES}

@@ -41,7 +41,7 @@ def warm(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def new_page(browser: Browser, warm: BrowserContext, server_url: str) -> Iterator[OpenPage]:
-    """Makes a page that is not opened yet: new_page(size=..., scheme=..., touch=..., url=..., cold=...)."""
+    """Makes a page that is not opened yet: new_page(size=..., scheme=..., touch=..., locale=..., url=..., cold=...)."""
     pages: list[ExplorePage] = []
     with ExitStack() as stack:
 
@@ -51,12 +51,15 @@ def new_page(browser: Browser, warm: BrowserContext, server_url: str) -> Iterato
             *,
             touch: bool = False,
             cold: bool = False,
+            locale: str = "",
             url: str = server_url,
         ) -> ExplorePage:
             viewport: ViewportSize = {"width": size[0], "height": size[1]}
             context = warm
-            if touch or cold:
-                context = browser.new_context(viewport=viewport, has_touch=touch, is_mobile=touch)
+            if touch or cold or locale:
+                context = browser.new_context(
+                    viewport=viewport, has_touch=touch, is_mobile=touch, locale=locale or "en-GB"
+                )
                 stack.callback(context.close)
             page = context.new_page()
             page.set_viewport_size(viewport)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ui.page import build_page
-from ui.strings import load_words
+from ui.strings import LANGUAGES, load_languages, load_words
 from ui.tabs.explore import load_samples
 from ui.theme import ASSETS, FONTS, head
 
@@ -69,6 +69,27 @@ def test_every_word_the_page_asks_for_exists() -> None:
     assert asked - known == set()
 
 
+def test_every_language_has_the_same_words_with_the_same_blanks() -> None:
+    languages = load_languages()
+    assert set(languages) == set(LANGUAGES)
+    blanks = {
+        language: {
+            f"{section}.{key}": sorted(re.findall(r"\{\w+\}", text))
+            for section, texts in words.items()
+            for key, text in texts.items()
+        }
+        for language, words in languages.items()
+    }
+    for language in LANGUAGES:
+        assert blanks[language] == blanks["en"]
+
+
+def test_every_sample_has_a_title_in_every_language() -> None:
+    names = {sample["name"]: sample["title"] for sample in load_samples()}
+    assert load_words("en")["sample"] == names
+    assert set(load_words("zh")["sample"]) == set(names)
+
+
 def test_no_word_is_left_unused() -> None:
     words = load_words("en")
     sources = "".join(
@@ -81,7 +102,7 @@ def test_no_word_is_left_unused() -> None:
         if f"{section}.{key}" not in sources and f"'{key}'" not in sources and f'"{key}"' not in sources
     }
     built = {
-        key for key in unused if key.startswith(("strategy.", "status.", "alt."))
+        key for key in unused if key.startswith(("strategy.", "status.", "alt.", "sample.", "tabs."))
     }  # put together by the script
     assert unused - built == set()
 

@@ -4,10 +4,7 @@ const words = wordsOf(props.words);
 const $ = (selector) => element.querySelector(selector), all = (selector) => [...element.querySelectorAll(selector)];
 const on = (target, type, run) => (typeof target === 'string' ? all(target) : [target]).forEach((node) => node.addEventListener(type, run));
 const [rows, columns] = props.model.grid, SIZE = props.model.image_size;
-const number = (value, digits = 1) => new Intl.NumberFormat(document.documentElement.lang || 'en', { maximumFractionDigits: digits }).format(value);
 const percent = (value, digits = 1) => words('explore.percent', { x: number(value, digits) });
-
-words.fill(element);
 
 // --- state -------------------------------------------------------------------------------------------------
 const state = {
@@ -97,7 +94,7 @@ async function accept(job, answer, images) {
 async function adopt(incoming, original) {
   const blob = await fetchable(original);
   const sharp = incoming.sample ? await decoded(URL.createObjectURL(incoming.blob)) : original;
-  state.picture = { blob, image: original, title: incoming.title };
+  state.picture = { blob, image: original, title: incoming.title, sample: incoming.sample };
   if (state.incoming === incoming) state.incoming = null;
   grid.picture(sharp);
   all('.um-sample').forEach((node) => node.setAttribute('aria-pressed', String(node.dataset.name === incoming.sample)));
@@ -109,25 +106,30 @@ function fetchable(image) {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   return new Blob([bytes], { type: head.slice(5).split(';')[0] });
 }
-const REASONS = { 'image-unreadable': 'type', 'image-format': 'type', 'image-pixels': 'pixels', 'image-shape': 'shape' };
+const REASONS = {
+  'image-unreadable': 'type', 'image-format': 'type', 'image-pixels': 'pixels', 'image-shape': 'shape', 'too-large': 'size',
+  'mask-indices': 'mask', 'mask-count': 'mask', 'mask-ratio': 'mask', 'mask-strategy': 'mask', 'mask-seed': 'mask',
+};
 function refuse(job, code, problem) {
   if (job.incoming && state.incoming === job.incoming) state.incoming = null;
   const slug = String(problem.code || problem.type || '').split(/[/#:]/).pop();
   const key = REASONS[slug] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
-  status(words('status.' + key, { reason: String(problem.detail || problem.title || code) }), 'error');
+  status('status.' + key, { reason: String(problem.detail || problem.title || code) }, 'error');
 }
 function report(what, seconds) {
   if (what === 'idle') state.behind = false;
   else if (what !== 'bar' && what !== 'slow') { state.behind = true; renderRight(); }
   $('.um-bar').hidden = !(what === 'bar' || what === 'slow');
   $('.um-stop').hidden = what !== 'slow';
-  if (what === 'slow') status(words('status.slow'));
+  if (what === 'slow') status('status.slow');
   else if (what === 'idle') { if (!$('.um-status').classList.contains('um-error')) status(''); }
-  else if (what === 'busy' || what === 'loading') status(words('status.' + what, { s: seconds }));
-  else if (what !== 'bar') status(words('status.' + what), 'error', true);
+  else if (what === 'busy' || what === 'loading') status('status.' + what, { s: seconds });
+  else if (what !== 'bar') status('status.' + what, {}, 'error', true);
 }
-function status(text, tone = '', again = false) {
-  const line = $('.um-status');
+let told = ['']; // what the status line says, to say it again in the other language
+function status(key, values = {}, tone = '', again = false) {
+  const line = $('.um-status'), text = key && words(key, values);
+  told = [key, values, tone, again];
   if ($('.um-status-text').textContent !== text) $('.um-status-text').textContent = text;
   line.classList.toggle('um-error', tone === 'error');
   $('.um-again').hidden = !again;
@@ -201,7 +203,7 @@ function patchErrors({ images }) {
   return sums.map((sum) => (sum / 3 / 255 / ((SIZE / rows) * (SIZE / columns))) * 100);
 }
 function altText(none, everything) {
-  const title = state.picture.title;
+  const title = words.title(state.picture);
   if (state.holding || none) return words('alt.original', { title });
   if (everything || !shown) return words('alt.empty');
   const e = percent(shown.answer.metrics.colour_error_percent);
@@ -298,7 +300,7 @@ on('.um-ranges-form', 'submit', (event) => {
   event.preventDefault();
   const text = $('.um-ranges-text').value, next = parseRanges(text);
   $('.um-ranges-text').setAttribute('aria-invalid', String(!next));
-  if (next) { status(''); grid.edit(next); } else status(words('control.ranges_bad', { text }), 'error');
+  if (next) { status(''); grid.edit(next); } else status('control.ranges_bad', { text }, 'error');
 });
 
 // --- keys that work anywhere ---------------------------------------------------------------------------------------
@@ -327,19 +329,26 @@ function offer(blob, title, sample = '') { state.incoming = { blob, title, sampl
 async function offerSample(sample) {
   const response = await fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))).catch(() => null);
   if (response && response.ok) offer(await response.blob(), sample.title, sample.name);
-  else status(words('status.offline'), 'error', false);
+  else status('status.offline', {}, 'error');
 }
 function offerFile(file) { if (file) offer(file, file.name || words('pictures.pasted_title')); }
 props.samples.forEach((sample) => {
   const button = document.createElement('button'), image = document.createElement('img');
   button.type = 'button'; button.className = 'um-sample'; button.dataset.name = sample.name;
-  button.title = words('pictures.example', sample);
   button.setAttribute('aria-pressed', 'false');
-  image.src = sample.thumb; image.alt = sample.title; image.width = image.height = 72;
+  image.src = sample.thumb; image.width = image.height = 72;
   button.append(image);
   button.addEventListener('click', () => offerSample(sample));
   $('.um-samples').append(button);
 });
+function nameSamples() {
+  props.samples.forEach((sample, i) => {
+    const button = all('.um-sample')[i], title = words.title({ ...sample, sample: sample.name });
+    const licence = sample.licence === 'Public domain' ? words('pictures.public_domain') : sample.licence;
+    button.title = words('pictures.example', { ...sample, title, licence });
+    button.firstElementChild.alt = title;
+  });
+}
 on('.um-file', 'change', (event) => { offerFile(event.target.files[0]); event.target.value = ''; });
 on(document, 'paste', (event) => {
   const file = [...(event.clipboardData?.files || [])].find((item) => item.type.startsWith('image/'));
@@ -356,13 +365,13 @@ on('.um-download', 'click', async () => {
   body.append('image', state.picture.blob, 'picture');
   maskFields(body, isRule() ? 'rule' : 'mask');
   const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers: { accept: 'image/png' } }).catch(() => null);
-  if (!response || !response.ok) { status(words(response ? 'status.failed' : 'status.offline'), 'error'); return; }
+  if (!response || !response.ok) { status(response ? 'status.failed' : 'status.offline', {}, 'error'); return; }
   const link = document.createElement('a'), name = state.picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
   link.download = `unmask-${name}-${grid.count}-of-${total}.png`;
   link.href = URL.createObjectURL(await response.blob());
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  status(words('status.saved', { name: link.download }));
+  status('status.saved', { name: link.download });
 });
 
 // --- size, colours, start ------------------------------------------------------------------------------------------------
@@ -374,8 +383,15 @@ function fit() {
 }
 new ResizeObserver(fit).observe($('.um'));
 new MutationObserver(() => grid.redraw()).observe(document.body, { attributes: true, attributeFilter: ['class'] });
-$('.um-grid').setAttribute('aria-roledescription', words('grid.role'));
-$('.um-grid').setAttribute('aria-label', words('grid.label', { r: rows, c: columns }));
 window.unmask = { state, grid, client, shown: () => shown, mask: () => Array.from(grid.hidden).join('') };
-fit(); controls();
+/** Everything that is said, said in the language that is on. */
+function speak() {
+  words.fill(element); nameSamples(); say('');
+  $('.um-grid').setAttribute('aria-roledescription', words('grid.role'));
+  $('.um-grid').setAttribute('aria-label', words('grid.label', { r: rows, c: columns }));
+  $('#um-right-title').textContent = words(state.holding ? 'explore.right_original' : 'explore.right');
+  status(...told); controls(); renderRight();
+}
+document.addEventListener('unmask:language', speak);
+fit(); speak();
 if (props.samples.length) offerSample(props.samples[0]);

@@ -1,7 +1,52 @@
-// The line above the tabs: name, model, colours. Runs as the body of a function with `element` and `props`.
+// The line above the tabs: name, model, language, colours; and the labels of the tabs. Runs as the body of a function with `element` and `props`.
 const words = wordsOf(props.words);
-words.fill(element);
-element.querySelector('.um-model').textContent = words('head.model', { name: props.model });
+
+// --- language ----------------------------------------------------------------------------------------------
+// Gradio's own labels stand in one language and its start writes the browser's into <html lang>: both follow ours.
+let tabs = null; // Gradio makes them after this line
+const labels = new Map(Object.entries(props.words.en.tabs).map(([key, text]) => [text, key]));
+const keys = new WeakMap(); // text node of a label -> its key, for the label changes with the language
+function labelTabs() {
+  if (!tabs) return;
+  const nodes = document.createTreeWalker(tabs, NodeFilter.SHOW_TEXT);
+  while (nodes.nextNode()) {
+    const node = nodes.currentNode, key = keys.get(node) || labels.get(node.data.trim());
+    if (key) { keys.set(node, key); if (node.data !== words('tabs.' + key)) node.data = words('tabs.' + key); }
+  }
+  const more = tabs.querySelector('.overflow-menu > button');
+  if (more) more.setAttribute('aria-label', words('tabs.more'));
+}
+function speak() {
+  const code = LANGUAGES[language()];
+  if (document.documentElement.lang !== code) document.documentElement.lang = code;
+}
+function paintWords() {
+  speak(); words.fill(element); labelTabs();
+  element.querySelector('.um-language').lang = language() === 'en' ? 'zh-CN' : 'en';
+  element.querySelector('.um-model').textContent = words('head.model', { name: props.model });
+  paintTheme(document.body.classList.contains('dark'));
+}
+element.querySelector('.um-language').addEventListener('click', () => {
+  window.unmaskLanguage = language() === 'en' ? 'zh' : 'en';
+  remember('unmask-language', language());
+  const address = new URL(location.href);
+  address.searchParams.set('lang', language());
+  history.replaceState(history.state, '', address);
+  document.dispatchEvent(new Event('unmask:language'));
+});
+document.addEventListener('unmask:language', paintWords);
+new MutationObserver(speak).observe(document.documentElement, { attributes: true, attributeFilter: ['lang'] });
+function findTabs() {
+  tabs = document.querySelector('.tab-wrapper');
+  if (!tabs) return;
+  finder.disconnect();
+  new MutationObserver(labelTabs).observe(tabs, { childList: true, subtree: true });
+  labelTabs();
+}
+const finder = new MutationObserver(findTabs);
+finder.observe(document.body, { childList: true, subtree: true });
+
+// --- colours -----------------------------------------------------------------------------------------------
 
 const theme = element.querySelector('.um-theme');
 function paintTheme(dark) {
@@ -19,3 +64,5 @@ theme.addEventListener('click', () => {
   remember('unmask-theme', dark ? 'dark' : 'light');
   paintTheme(dark);
 });
+paintWords();
+findTabs();

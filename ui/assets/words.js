@@ -1,9 +1,21 @@
 // Words and small browser memory, shared by every widget of the page.
 // Text from outside (file names, model names, messages) goes through textContent only, never through markup.
 
-/** Turns the tables of ui/strings into words('section.key', {name: value}). */
-function wordsOf(tables) {
-  const raw = (key) => { const [section, name] = key.split('.'); return (tables[section] || {})[name] || key; };
+const LANGUAGES = { en: 'en', zh: 'zh-CN' };
+
+/** The page's language: ?lang=, else what was chosen before, else the browser's first that the page speaks. */
+function language() {
+  const known = (code) => Object.keys(LANGUAGES).find((name) => String(code || '').toLowerCase().split('-')[0] === name);
+  window.unmaskLanguage ||= known(new URLSearchParams(location.search).get('lang')) || known(remembered('unmask-language'))
+    || navigator.languages.map(known).find(Boolean) || 'en';
+  return window.unmaskLanguage;
+}
+/** A number as the page's language writes it. */
+const number = (value, digits = 1) => new Intl.NumberFormat(LANGUAGES[language()], { maximumFractionDigits: digits }).format(value);
+
+/** Turns the tables of ui/strings into words('section.key', {name: value}), in whatever language is on. */
+function wordsOf(languages) {
+  const raw = (key) => { const [section, name] = key.split('.'); return (languages[language()][section] || {})[name] || key; };
   const words = (key, values = {}) => raw(key).replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
   /** Fills every element that names its text by data-t, data-label (aria-label) or data-title. */
   words.fill = (root) => {
@@ -21,6 +33,8 @@ function wordsOf(tables) {
       return bold;
     }));
   };
+  /** The title of a picture: a sample's is translated, an own picture's is its file name. */
+  words.title = ({ sample, title }) => { const key = 'sample.' + sample, text = words(key); return text === key ? title : text; };
   return words;
 }
 

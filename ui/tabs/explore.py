@@ -30,12 +30,12 @@ def load_samples() -> list[Sample]:
     return samples
 
 
-def build(description: dict[str, object], words: Words) -> gr.HTML:
+def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
     """The tab's one widget.
 
     Args:
         description: The loaded model, as ``GET /v1/model`` gives it; name, grid and image_size are used.
-        words: All words of one language.
+        words: All words, by language.
     """
     model = {key: description[key] for key in ("name", "grid", "image_size")}
     scripts = ("words", "grid", "client", "explore")
