@@ -298,10 +298,16 @@ class Reconstructor:
 
     @torch.inference_mode()
     def run(self, jobs: list[Job]) -> list[Prediction]:
-        """Predict for several jobs, in groups of equal visible count (padding is slower than one by one)."""
+        """Predict for several jobs.
+
+        On the CPU one by one: a batch is hardly faster there, and matrix products of another height round
+        otherwise, so the same request would not always give the same bytes. On a GPU in groups of equal visible
+        count (padding is slower).
+        """
         groups: dict[int, list[int]] = {}
         for position, job in enumerate(jobs):
-            groups.setdefault(job.mask.hidden_count, []).append(position)
+            group = position if self._device.type == "cpu" else job.mask.hidden_count
+            groups.setdefault(group, []).append(position)
         results: list[Prediction | None] = [None] * len(jobs)
         for members in groups.values():
             began = time.perf_counter()
