@@ -93,6 +93,7 @@ def _pretrain(given: argparse.Namespace) -> None:
         given.data,
         given.out,
         resumed=given.resume,
+        init=given.init,
         device=given.device,
         workers=given.workers,
     )
@@ -202,6 +203,7 @@ def _add_training_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParse
     )  # fmt: skip
     verb.add_argument("--out", type=Path, required=True, help="folder of the run")
     verb.add_argument("--resume", action="store_true", help="go on from the last state in --out")
+    verb.add_argument("--init", type=Path, help="weights to begin with instead of random ones")
     verb.add_argument("--steps", type=int, help="instead of the recipe's steps or minutes")
     verb.add_argument("--minutes", type=float, help="as many steps as fit, instead of the recipe's")
     verb.add_argument("--batch-size", type=int, help="instead of the recipe's")

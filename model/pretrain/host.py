@@ -48,8 +48,9 @@ def batches(
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
 
         def submit() -> tuple[list[Future[tuple[Tensor, list[int]]]], Tensor]:
-            samples = next(parts)
-            return [pool.submit(load, sample) for sample in samples], torch.from_numpy(masks(samples, recipe))
+            step, samples = next(parts)
+            hidden = torch.from_numpy(masks(samples, recipe, step))
+            return [pool.submit(load, sample) for sample in samples], hidden
 
         ahead = [submit() for _ in range(AHEAD)]
         while True:

@@ -27,6 +27,7 @@ def pretrain(
     out: Path,
     *,
     resumed: bool = False,
+    init: Path | None = None,
     device: str | None = None,
     workers: int = 1,
 ) -> Path | None:
@@ -37,6 +38,7 @@ def pretrain(
         data: Folders of pictures and tar shards, or patterns of them.
         out: The run's folder.
         resumed: Go on from its last state.
+        init: Weights to begin with, in any layout this package reads; they must fit the recipe's network.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         workers: Decoding threads of each process.
 
@@ -60,6 +62,7 @@ def pretrain(
         )
     with _world(device) as (world, where):
         photos = Photos.open(data)
+        network = _initial(recipe, init) if init and not resumed else None
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 
         def report(progress: Progress, network: MAE) -> None:
@@ -69,7 +72,7 @@ def pretrain(
         try:
             training = run(
                 recipe, photos, out,
-                device=where, workers=workers, resumed=resumed, world=world, report=report,
+                device=where, workers=workers, resumed=resumed, init=network, world=world, report=report,
             )  # fmt: skip
         except torch.OutOfMemoryError as error:
             raise RecipeError(
@@ -88,6 +91,18 @@ def pretrain(
     card = {"steps": training.step, "samples": samples, "recipe": training.recipe.to_dict()}
     store.write(weights, training.result, name=recipe.name, card=card)
     return weights
+
+
+def _initial(recipe: Recipe, path: Path) -> MAE:
+    checkpoint = store.read(path)
+    if checkpoint.network.config != recipe.config:
+        raise CheckpointError(
+            f"{path} holds {checkpoint.network.config}, and the recipe trains {recipe.config}.",
+            code="init-config",
+            hint="Give weights of the recipe's size and target, or change the recipe.",
+            field="init",
+        )
+    return checkpoint.network
 
 
 @contextmanager

@@ -151,6 +151,7 @@ def run(
     device: torch.device,
     workers: int = 1,
     resumed: bool = False,
+    init: MAE | None = None,
     world: World = ALONE,
     report: Callable[[Progress, MAE], None],
 ) -> Training:
@@ -163,6 +164,7 @@ def run(
         device: Where the network lives.
         workers: Decoding threads.
         resumed: Go on from the state in ``out``.
+        init: Begin with the weights of this network instead of random ones.
         world: The processes that train together; every one calls this function.
         report: Called every ``log_every`` steps and at the end; watching and evaluating happen there.
 
@@ -172,7 +174,7 @@ def run(
     """
     began = time.monotonic()
     stop = _stop_signals()
-    training = _begin(recipe, out, device, resumed)
+    training = _begin(recipe, out, device, resumed, init)
     objective = _objective(training, device, world)
     pace = _Pace(training.step, began)
     stream = feed.batches(photos, training.recipe, training.step, device=device, workers=workers, world=world)
@@ -212,10 +214,12 @@ def run(
     return training
 
 
-def _begin(recipe: Recipe, out: Path, device: torch.device, resumed: bool) -> Training:
+def _begin(recipe: Recipe, out: Path, device: torch.device, resumed: bool, init: MAE | None) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
     network = MAE(recipe.config).to(device).train()
+    if init is not None and not resumed:
+        network.load_state_dict(init.state_dict())
     average = copy.deepcopy(network) if recipe.ema is not None else None
     training = Training(recipe, network, build_optimisers(network, recipe), average)
     if resumed:
@@ -226,7 +230,8 @@ def _begin(recipe: Recipe, out: Path, device: torch.device, resumed: bool) -> Tr
 def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:
     objective = Objective(training.network, wants_bf16(training.recipe, device))
     if training.recipe.compile:
-        objective.compile(dynamic=False)  # a run has one shape: compiled once
+        low, high = training.recipe.ratio_range
+        objective.compile(dynamic=low < high)  # one ratio is one shape: compiled once
     if world.size == 1:
         return objective
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)

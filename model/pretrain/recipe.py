@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError, RecipeError
+from model.masking import SAMPLERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,10 @@ class Recipe:
     minutes: float | None = None  # instead of steps: they are derived from the speed of the first ones
     batch_size: int = 4096  # photos a step
     accumulate: int = 1  # parts in which a step's photos go through the network, to save memory
-    mask_ratio: float = 0.75
+    mask_ratio: float | tuple[float, float] = 0.75  # a pair: drawn uniformly for every batch
+    masking: dict[str, float] = field(
+        default_factory=lambda: {"random": 1.0}
+    )  # share of the samples masked by each strategy
     crop_scale: tuple[float, float] = (0.2, 1.0)  # share of the photo's area in a crop
     source_weights: dict[str, float] = field(
         default_factory=dict
@@ -73,6 +77,7 @@ class Recipe:
         ):
             value = getattr(self, name)
             _require(value in allowed, name, f"{value!r} is unknown; take one of {', '.join(allowed)}")
+        low, high = self.ratio_range
         for name, inside, bounds in (
             ("steps", self.steps >= 1 or self.minutes is not None, "at least 1, or minutes given instead"),
             (
@@ -80,13 +85,26 @@ class Recipe:
                 self.minutes is None or self.minutes > 0 == self.steps,
                 "above 0, and steps not given",
             ),
-            ("mask_ratio", 0 < self.mask_ratio < 1, "above 0 and below 1"),
+            ("mask_ratio", 0 < low <= high < 1, "above 0 and below 1, a pair rising"),
+            (
+                "masking",
+                set(self.masking) <= set(SAMPLERS)
+                and min(self.masking.values(), default=-1.0) >= 0
+                and abs(sum(self.masking.values()) - 1) < 1e-6,
+                f"shares of {', '.join(SAMPLERS)} that add up to 1",
+            ),
             ("crop_scale", 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, "rising within 0..1"),
             ("source_weights", all(0 < w <= 1 for w in self.source_weights.values()), "above 0, at most 1"),
             ("max_broken_share", 0 <= self.max_broken_share < 1, "at least 0 and below 1"),
             ("ema", self.ema is None or 0 < self.ema < 1, "above 0 and below 1"),
         ):
             _require(inside, name, f"{getattr(self, name)} must be {bounds}")
+
+    @property
+    def ratio_range(self) -> tuple[float, float]:
+        """Lowest and highest share hidden; equal where it is one number."""
+        ratio = self.mask_ratio
+        return (ratio[0], ratio[1]) if isinstance(ratio, tuple) else (ratio, ratio)
 
     @property
     def config(self) -> MAEConfig:
@@ -130,8 +148,8 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     known_keys = {entry.name for entry in fields(Recipe)}
     if unknown := sorted(set(values) - known_keys):
         raise _bad(unknown[0], f"unknown key in {path.name}; known are {', '.join(sorted(known_keys))}")
-    for key in ("crop_scale", "betas"):
-        if key in values:
+    for key in ("crop_scale", "betas", "mask_ratio"):
+        if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
     try:
         return Recipe(**values)

@@ -103,11 +103,11 @@ def batches(
     parts = Sampler(photos, recipe).batches(recipe.batch_size, start_step, part)
 
     def plan() -> tuple[NDArray[np.int64], Boxes, Tensor, frozenset[int]]:
-        samples = next(parts)
+        step, samples = next(parts)
         numbers, broken = _replace(samples, pool.broken)
         keys = np.array([sample.key for sample in samples], dtype=np.uint64)
         boxes = crop_boxes(keys, pool.height[numbers], pool.width[numbers], recipe.crop_scale)
-        hidden = torch.from_numpy(masks(samples, recipe))
+        hidden = torch.from_numpy(masks(samples, recipe, step))
         # From memory that is not page-locked a copy would wait for all the GPU still has to do.
         return numbers, boxes, hidden.pin_memory() if pool.pixels.is_cuda else hidden, frozenset(broken)
 

@@ -139,8 +139,8 @@ def restore(folder: Path, training: Training) -> None:
     """
     state = _read(folder)
     saved, wanted = state["recipe"], training.recipe.to_dict()
-    for key in ("size", "target", "optimiser", "batch_size", "seed", "mask_ratio", "ema"):
-        if saved.get(key) != wanted[key]:
+    for key in ("size", "target", "optimiser", "batch_size", "seed", "mask_ratio", "masking", "ema"):
+        if saved.get(key, getattr(Recipe(name="", steps=1), key)) != wanted[key]:
             raise CheckpointError(
                 f"The run in {folder} has {key} = {saved.get(key)!r}, the recipe says {wanted[key]!r}.",
                 code="resume-recipe",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.errors import DataError
-from model.masking import Bools, Ints, hidden_count, noise, random_hidden
+from model.masking import MAX_SEED, SAMPLERS, Bools, Ints, hidden_count, noise, random_hidden
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
 
@@ -88,11 +89,11 @@ class Sampler:
             start = max(0, start - len(samples))
             epoch += 1
 
-    def batches(self, size: int, start_step: int, part: slice) -> Iterator[list[Sample]]:
-        """Batch after batch from ``start_step`` on; of each, the ``part`` this process computes."""
+    def batches(self, size: int, start_step: int, part: slice) -> Iterator[tuple[int, list[Sample]]]:
+        """Step by step from ``start_step`` on: its number, and the ``part`` of its batch this process computes."""
         stream = self.stream(start_step * size)
-        while True:
-            yield [next(stream) for _ in range(size)][part]
+        for step in count(start_step):
+            yield step, [next(stream) for _ in range(size)][part]
 
 
 def _key(seed: int, number: int) -> Keys:
@@ -157,9 +158,24 @@ def crop_boxes(
     return Boxes(box[0], box[1], box[2], box[3], draws[:, 40] < 0.5)
 
 
-def masks(samples: Sequence[Sample], recipe: Recipe) -> Bools:
-    """The samples' masks: ``[B, L] bool``, True = hidden."""
+def masks(samples: Sequence[Sample], recipe: Recipe, step: int) -> Bools:
+    """Masks of the samples of one step: ``[B, L] bool``, True = hidden, the same count in every row.
+
+    A range of ratios is drawn from once a step, so that the batch stays rectangular; the strategy is drawn once
+    a sample.
+    """
     patches = recipe.config.patches
+    low, high = recipe.ratio_range
+    drawn = float(noise(_key(recipe.seed ^ 0x2545F491, step), 1)[0, 0]) / 2**64
+    hidden_number = hidden_count(low + (high - low) * drawn, patches)
     # Another key than the crop's: mask and crop of a sample are independent.
     keys = np.array([sample.key for sample in samples], dtype=np.uint64) ^ np.uint64(0x5DEECE66D)
-    return random_hidden(keys, patches, hidden_count(recipe.mask_ratio, patches))
+    hidden = random_hidden(keys, patches, hidden_number)
+    names = list(recipe.masking)
+    edges = np.cumsum(list(recipe.masking.values()))[:-1]
+    chosen = np.searchsorted(edges, noise(keys ^ np.uint64(0x9E3779B1), 1)[:, 0] / 2**64, side="right")
+    for row, place in enumerate(chosen.tolist()):
+        if names[place] != "random":
+            seed = int(keys[row]) & MAX_SEED
+            hidden[row] = SAMPLERS[names[place]](recipe.config.grid, hidden_number, seed)
+    return hidden

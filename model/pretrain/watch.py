@@ -108,8 +108,9 @@ class Watch:
         """The fixed photos with fixed masks, by the same code that serves pictures."""
         reconstructor = Reconstructor(store.Checkpoint(network, self._recipe.name, "", {}), self._device)
         rows = []
+        ratio = str(sum(self._recipe.ratio_range) / 2)
         for seed, photo in enumerate(self._shown):
-            result = reconstructor(photo, Options(ratio=str(self._recipe.mask_ratio), seed=seed))
+            result = reconstructor(photo, Options(ratio=ratio, seed=seed))
             rows.append(side_by_side([result.panel(name) for name in ("masked", "pasted", "original")]))
         network.train()
         sheet = np.concatenate(rows, axis=0)
