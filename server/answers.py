@@ -40,7 +40,7 @@ class Form:
     Attributes:
         media_type: One of `FORMS`.
         panels: Pictures in JSON, or side by side on the sheet.
-        view: The one picture of an image answer: a panel, or the sheet.
+        panel: The one picture of an image answer: a panel's name, or the sheet.
         model_digest: Which weights answer.
         request_id: Of the request.
         etag: Where the answer can be had again.
@@ -48,7 +48,7 @@ class Form:
 
     media_type: str
     panels: tuple[str, ...]
-    view: str
+    panel: str
     model_digest: str
     request_id: str | None = None
     etag: Callable[[], str] | None = None
@@ -73,9 +73,9 @@ class Form:
 
     def _picture(self, result: "Reconstruction") -> bytes:
         if self.media_type == PNG:
-            return result.sheet(self.panels) if self.view == SHEET else result.png(self.view)
-        if self.view != SHEET:
-            return encode(result.panel(self.view), self.media_type)
+            return result.sheet(self.panels) if self.panel == SHEET else result.png(self.panel)
+        if self.panel != SHEET:
+            return encode(result.panel(self.panel), self.media_type)
         return encode(side_by_side([result.panel(name) for name in self.panels]), self.media_type)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from model import PANELS, STRATEGIES
+from model.views import VIEWS
 from server import __version__, openapi, problems, schemas
 from server.answers import FORMS, JSON, SHEET, Form, etag, negotiate
 from server.batch import add_batch
@@ -49,17 +50,17 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
 
         The photo comes as a form, as the body itself (`image/*`, options in the query) or as JSON in base64.
         `Accept` picks JSON with the pictures inside, or one picture as PNG, WebP or JPEG: the panels side by
-        side, or the one that `view` names. The seed in the answer repeats it.
+        side, or the one that `panel` names. The seed in the answer repeats it.
         """
         media_type = negotiate(request.headers.get("accept", "*/*"), FORMS)
         service.check_room()  # before the body, so that a refusal costs the client nothing
         fields, files = await read(request, shape)
-        _check_view(fields, media_type)
+        _check_panel(fields, media_type)
         drawing = files["drawing"][0] if "drawing" in files else None
         form = Form(
             media_type,
             panels=fields.panels,
-            view=fields.view or SHEET,
+            panel=fields.panel or SHEET,
             model_digest=service.digest,
             request_id=correlation_id.get(),
             etag=_etag(fields, files, media_type, service.digest) if _repeats(fields) else None,
@@ -91,15 +92,18 @@ def _etag(fields: ReconstructFields, files: Files, media_type: str, digest: str)
     return lambda: etag([part for name in sorted(files) for part in files[name]], asked)
 
 
-def _check_view(fields: ReconstructFields, media_type: str) -> None:
+def _check_panel(fields: ReconstructFields, media_type: str) -> None:
     """Refuse options that the answer would have to ignore."""
     message = None
-    if fields.view and media_type == JSON:
-        message, hint = "'view' picks a picture, and the answer is JSON.", "Send 'Accept: image/png' with it."
-    elif fields.view not in (None, SHEET) and "panels" in fields.model_fields_set:
-        message, hint = "'view' names one picture, and 'panels' several.", "Leave one of them out."
+    if fields.panel and media_type == JSON:
+        message, hint = (
+            "'panel' picks a picture, and the answer is JSON.",
+            "Send 'Accept: image/png' with it.",
+        )
+    elif fields.panel not in (None, SHEET) and "panels" in fields.model_fields_set:
+        message, hint = "'panel' names one picture, and 'panels' several.", "Leave one of them out."
     if message:
-        raise InvalidFieldsError([{"field": "view", "message": message, "hint": hint}])
+        raise InvalidFieldsError([{"field": "panel", "message": message, "hint": hint}])
 
 
 def _add_models(router: APIRouter, service: Service) -> None:
@@ -134,7 +138,7 @@ def _add_facts(router: APIRouter, service: Service, settings: Settings) -> None:
         models=[service.name],
         strategies=list(STRATEGIES),
         panels=list(PANELS),
-        views=list(schemas.VIEWS),
+        views=list(VIEWS),
         accepts=list(ACCEPTED),
         answers=list(FORMS),
         limits={

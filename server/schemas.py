@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from model import Options
 
 DEFAULT_PANELS = ("masked", "reconstruction", "original")
-VIEWS = ("sheet", *PANELS)
+PICTURES = ("sheet", *PANELS)
 
 # Whole numbers are bounded before they are parsed: nobody needs a seed of a thousand digits.
 MAX_DIGITS = 12
@@ -52,12 +52,14 @@ def _number_to_text(value: object) -> object:
     return str(value) if type(value) is int and abs(value) < 10**MAX_DIGITS else value
 
 
-def _known_view(value: object) -> object:
-    if value not in VIEWS:
-        raise ValueError(f"must be one of {', '.join(VIEWS)}")
+def _known_picture(value: object) -> object:
+    if value not in PICTURES:
+        raise ValueError(f"must be one of {', '.join(PICTURES)}")
     return value
 
 
+# Text whose meaning the model owns; only its length is bounded here.
+Word = Annotated[str, Field(max_length=64)]
 WholeNumber = Annotated[int, BeforeValidator(_text_to_int)]
 Ratio = Annotated[
     str,
@@ -105,8 +107,10 @@ class ReconstructFields(BaseModel):
     panels: Panels = Field(
         default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(PANELS)}."
     )
-    view: (
-        Annotated[str, BeforeValidator(_known_view), WithJsonSchema({"type": "string", "enum": list(VIEWS)})]
+    panel: (
+        Annotated[
+            str, BeforeValidator(_known_picture), WithJsonSchema({"type": "string", "enum": list(PICTURES)})
+        ]
         | None
     ) = Field(
         default=None,
@@ -114,6 +118,12 @@ class ReconstructFields(BaseModel):
     )
     interpolation: bool = Field(
         default=False, description="Also score linear interpolation of the visible pixels."
+    )
+
+    view: Word | None = Field(
+        default=None,
+        description="How normalised pixels become a picture; the model's own first one when omitted.",
+        examples=["estimated"],
     )
 
     def options(self, drawing: bytes | None) -> "Options":
@@ -128,6 +138,7 @@ class ReconstructFields(BaseModel):
             indices=self.indices,
             drawing=drawing,
             interpolation=self.interpolation,
+            view=self.view,
         )
 
 
@@ -269,6 +280,8 @@ class ReconstructAnswer(BaseModel):
     seed: int | None = Field(description="Send it again to hide the same patches.")
     grid: tuple[int, int] = Field(description="Rows, columns.")
     hidden: list[int] = Field(description="Hidden patches, row by row from 0.")
+    view: str = Field(description="How the prediction became a picture.")
+    view_note: str = Field(description="What that means, one sentence.")
     mask_hash: str = Field(
         description="First 16 hex digits of SHA-256 over the mask's bits: row by row, first patch highest, 1 hidden."
     )

@@ -108,7 +108,7 @@ def test_lists_and_drawings_come_in_json_too(client: TestClient) -> None:
         ({"panels": []}, ["panels"]),
         ({"strategy": "\ud800"}, ["strategy"]),
         ({"strategy": 1}, ["strategy"]),
-        ({"view": "x"}, ["view"]),
+        ({"panel": "x"}, ["panel"]),
         ({"\ud800": 1}, ["\ud800"]),
         ({"ratios": "x", "seed": "x"}, ["ratios"]),
     ],
@@ -146,25 +146,25 @@ def test_a_picture_as_body_must_be_there_and_be_one(client: TestClient) -> None:
     assert errors_of(by_body(client, b"no picture"), 415) == ["image"]
 
 
-def test_a_view_picks_one_picture(client: TestClient) -> None:
+def test_a_named_panel_picks_one_picture(client: TestClient) -> None:
     answers = {
-        (kind, view): by_form(
-            client, f"image/{kind}", seed="1", **(dict[str, Any](view=view) if view else {})
+        (kind, panel): by_form(
+            client, f"image/{kind}", seed="1", **(dict[str, Any](panel=panel) if panel else {})
         )
         for kind in ("png", "webp", "jpeg")
-        for view in ("", "sheet", *PANELS)
+        for panel in ("", "sheet", *PANELS)
     }
-    for (kind, view), answer in answers.items():
+    for (kind, panel), answer in answers.items():
         assert answer.headers["content-type"] == f"image/{kind}"
         picture = Image.open(io.BytesIO(answer.content))
         assert picture.format == kind.upper()
-        wide = view in ("", "sheet")
+        wide = panel in ("", "sheet")
         assert picture.size == ((3 * 64 + 2 * 8, 64) if wide else (64, 64))
-        exact = np.asarray(Image.open(io.BytesIO(answers["png", view].content)).convert("RGB"), np.float32)
+        exact = np.asarray(Image.open(io.BytesIO(answers["png", panel].content)).convert("RGB"), np.float32)
         close = np.abs(np.asarray(picture.convert("RGB"), np.float32) - exact).mean()
         assert close == 0 if kind != "jpeg" else close < 8  # noise is what JPEG is worst at
-    assert errors_of(by_form(client, view="masked")) == ["view"]
-    assert errors_of(by_form(client, "image/png", view="masked", panels="error")) == ["view"]
+    assert errors_of(by_form(client, panel="masked")) == ["panel"]
+    assert errors_of(by_form(client, "image/png", panel="masked", panels="error")) == ["panel"]
 
 
 def test_every_answer_says_seed_mask_and_model(client: TestClient, reconstructor: Reconstructor) -> None:
@@ -214,7 +214,7 @@ anything = st.recursive(
     max_leaves=6,
 )
 names = st.sampled_from(
-    ["strategy", "ratio", "hidden_count", "seed", "indices", "panels", "view", "drawing", "x"]
+    ["strategy", "ratio", "hidden_count", "seed", "indices", "panels", "panel", "drawing", "x"]
 )
 pictures = st.one_of(
     st.just(TEXT), st.binary(max_size=80).map(lambda b: base64.b64encode(b).decode()), anything
