@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Final
+
 import gradio as gr
 
 from ui.grid import build_widget
-from ui.strings import load_languages
-from ui.tabs import explore
+from ui.strings import choose, load_languages
+from ui.tabs import compare, explore
+
+#: In the order of the page; the name is the tab's id, its key in the words and its value of ``?tab=``.
+TABS: Final[dict[str, ModuleType]] = {"explore": explore, "compare": compare}
 
 
 def build_page(description: dict[str, object]) -> gr.Blocks:
@@ -22,7 +28,12 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
     # delete_cache is a fence only: the page never uploads through Gradio.
     page = gr.Blocks(title="Unmask", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600))
     with page:
-        build_widget("header", ("words", "header"), words=words, model=str(description["name"]))
-        with gr.Tabs(), gr.Tab(words["en"]["tabs"]["explore"], id="explore"):
-            explore.build(description, words)
+        own = choose(words, "head", "tabs")
+        build_widget("header", ("words", "store", "header"), words=own, model=description, tabs=list(TABS))
+        # "wrap": the other behaviour hides tabs in a menu on a phone, though all four have room.
+        with gr.Tabs(overflow_behavior="wrap"):
+            for name, tab in TABS.items():
+                # Explore fills the store that the others read, so it runs even where another tab is opened first.
+                with gr.Tab(words["en"]["tabs"][name], id=name, render_children=name == "explore"):
+                    tab.build(description, words)
     return page

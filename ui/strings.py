@@ -29,3 +29,11 @@ def load_words(language: str) -> Words:
 def load_languages() -> dict[str, Words]:
     """The words of every language of the page; the browser decides which is shown (``assets/words.js``)."""
     return {language: load_words(language) for language in LANGUAGES}
+
+
+def choose(languages: dict[str, Words], *sections: str) -> dict[str, Words]:
+    """Only these sections of every language: what one widget needs, so that none carries the whole page's words."""
+    return {
+        language: {name: words[name] for name in sections if name in words}
+        for language, words in languages.items()
+    }

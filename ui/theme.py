@@ -48,9 +48,11 @@ def build_theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """What the mount puts into the document's head: the page's own CSS.
+    """What the mount puts into the document's head: the page's own CSS, the shared file first, then each tab's.
 
     Not through Gradio's ``css`` setting: that doubles every rule, adds a prefix which misses Gradio's own frame
     inside media queries, and arrives only after the first paint.
     """
-    return f"<style>{(ASSETS / 'style.css').read_text(encoding='utf-8')}</style>"
+    shared = ASSETS / "style.css"
+    files = [shared, *sorted(path for path in ASSETS.glob("*.css") if path != shared)]
+    return f"<style>{''.join(path.read_text(encoding='utf-8') for path in files)}</style>"

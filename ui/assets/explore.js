@@ -1,6 +1,7 @@
 // The Explore tab: wires the grid, the line to the server and the controls.
 // Runs as the body of a function with `element` (this tab) and `props` (words, model, samples).
 const words = wordsOf(props.words);
+const visible = () => element.checkVisibility(); // another tab may be open: what is typed and dropped there is not ours
 const $ = (selector) => element.querySelector(selector), all = (selector) => [...element.querySelectorAll(selector)];
 const on = (target, type, run) => (typeof target === 'string' ? all(target) : [target]).forEach((node) => node.addEventListener(type, run));
 const [rows, columns] = props.model.grid, SIZE = props.model.image_size;
@@ -88,7 +89,19 @@ async function accept(job, answer, images) {
   }
   shown = { hidden: answer.hidden, images, answer, title: state.picture.title, errors: null };
   if (job.view === 'error') shown.errors = patchErrors(shown);
+  share();
   status(''); controls(); renderRight();
+}
+/** Tells the other tabs what is on screen now. */
+function share() {
+  const { answer, hidden, images, title } = shown;
+  const drawn = !isRule() && state.known;
+  const fields = drawn ? { strategy: 'indices', indices: JSON.stringify(hidden) } : { strategy: state.strategy, ratio: (state.ratios[state.strategy] / 100).toFixed(2), seed: String(state.seed) };
+  store.set({
+    picture: state.picture, fields, mask: { rows, columns, hidden },
+    result: { answer, images, hidden, title, edition: state.edition },
+    show: { panel: state.view, paste: state.paste },
+  });
 }
 /** The server has read the picture: from now on its crop is the picture. */
 async function adopt(incoming, original) {
@@ -312,7 +325,7 @@ on('.um-keys-close', 'click', () => $('.um-keys').close());
 const writes = (node) => node instanceof HTMLElement && (node.isContentEditable || node.matches('textarea, select, input:not([type=range], [type=radio], [type=checkbox], [type=file])'));
 const LETTERS = { s: shuffle, i: invert, a: () => fill(0), '[': () => setRatio(currentRatio() - 5), ']': () => setRatio(currentRatio() + 5), '?': () => $('.um-keys').showModal() };
 on(document, 'keydown', (event) => {
-  if (!element.isConnected || writes(event.target) || $('.um-keys').open) return;
+  if (!visible() || writes(event.target) || $('.um-keys').open) return;
   const key = event.key.toLowerCase();
   if ((event.ctrlKey || event.metaKey) && !event.altKey && (key === 'z' || key === 'y')) {
     event.preventDefault();
@@ -352,9 +365,9 @@ function nameSamples() {
 on('.um-file', 'change', (event) => { offerFile(event.target.files[0]); event.target.value = ''; });
 on(document, 'paste', (event) => {
   const file = [...(event.clipboardData?.files || [])].find((item) => item.type.startsWith('image/'));
-  if (file && element.isConnected) { event.preventDefault(); offerFile(file); }
+  if (file && visible()) { event.preventDefault(); offerFile(file); }
 });
-const carriesFiles = (event) => [...(event.dataTransfer?.types || [])].includes('Files');
+const carriesFiles = (event) => visible() && [...(event.dataTransfer?.types || [])].includes('Files');
 on(document, 'dragover', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = false; } });
 on(document, 'dragleave', (event) => { if (!event.relatedTarget) $('.um-drop').hidden = true; });
 on(document, 'drop', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = true; offerFile(event.dataTransfer.files[0]); } });
@@ -378,12 +391,12 @@ on('.um-download', 'click', async () => {
 function fit() {
   const phone = innerWidth < 700, room = (phone ? $('.um-pair') : $('.um-left')).clientWidth - (phone ? (innerWidth < 380 ? 16 : 38) : 0);
   const side = columns * Math.max(1, Math.floor(Math.min(phone ? 560 : 448, room) / columns));
-  element.querySelector('.um').style.setProperty('--side', side + 'px');
+  element.querySelector('.um-explore').style.setProperty('--side', side + 'px');
   grid.fit(side);
 }
-new ResizeObserver(fit).observe($('.um'));
+new ResizeObserver(fit).observe($('.um-explore'));
 new MutationObserver(() => grid.redraw()).observe(document.body, { attributes: true, attributeFilter: ['class'] });
-window.unmask = { state, grid, client, shown: () => shown, mask: () => Array.from(grid.hidden).join('') };
+Object.assign(window.unmask, { state, grid, client, shown: () => shown, mask: () => Array.from(grid.hidden).join('') });
 /** Everything that is said, said in the language that is on. */
 function speak() {
   words.fill(element); nameSamples(); say('');

@@ -1,21 +1,38 @@
 // The line above the tabs: name, model, language, colours; and the labels of the tabs. Runs as the body of a function with `element` and `props`.
 const words = wordsOf(props.words);
+if (!store.state.models.length) store.set({ model: props.model, models: [props.model] });
+document.body.classList.toggle('um-present', new URLSearchParams(location.search).has('present'));
 
 // --- language ----------------------------------------------------------------------------------------------
 // Gradio's own labels stand in one language and its start writes the browser's into <html lang>: both follow ours.
 let tabs = null; // Gradio makes them after this line
-const labels = new Map(Object.entries(props.words.en.tabs).map(([key, text]) => [text, key]));
+const labels = new Map(props.tabs.map((key) => [props.words.en.tabs[key], key]));
 const keys = new WeakMap(); // text node of a label -> its key, for the label changes with the language
+const buttons = {}; // key -> the tab's button
 function labelTabs() {
   if (!tabs) return;
   const nodes = document.createTreeWalker(tabs, NodeFilter.SHOW_TEXT);
   while (nodes.nextNode()) {
     const node = nodes.currentNode, key = keys.get(node) || labels.get(node.data.trim());
-    if (key) { keys.set(node, key); if (node.data !== words('tabs.' + key)) node.data = words('tabs.' + key); }
+    if (!key) continue;
+    keys.set(node, key);
+    const button = node.parentElement.closest('button[role=tab]');
+    if (button && !button.closest('[aria-hidden=true]')) buttons[key] = button;
+    if (node.data !== words('tabs.' + key)) node.data = words('tabs.' + key);
   }
-  const more = tabs.querySelector('.overflow-menu > button');
-  if (more) more.setAttribute('aria-label', words('tabs.more'));
 }
+const isOpen = (key) => Boolean(buttons[key]) && buttons[key].getAttribute('aria-selected') === 'true';
+function openTab(key) {
+  if (!buttons[key]) return;
+  if (!isOpen(key)) buttons[key].click();
+  scrollTo(0, 0);
+}
+/** The address follows the tab that is open; the first one needs no word there. */
+function noteTab() {
+  const open = props.tabs.find(isOpen);
+  if (open) putAddress({ tab: open === props.tabs[0] ? '' : open });
+}
+document.addEventListener('unmask:tab', (event) => openTab(event.detail));
 function speak() {
   const code = LANGUAGES[language()];
   if (document.documentElement.lang !== code) document.documentElement.lang = code;
@@ -23,15 +40,13 @@ function speak() {
 function paintWords() {
   speak(); words.fill(element); labelTabs();
   element.querySelector('.um-language').lang = language() === 'en' ? 'zh-CN' : 'en';
-  element.querySelector('.um-model').textContent = words('head.model', { name: props.model });
+  element.querySelector('.um-model').textContent = words('head.model', { name: store.state.model.name });
   paintTheme(document.body.classList.contains('dark'));
 }
 element.querySelector('.um-language').addEventListener('click', () => {
   window.unmaskLanguage = language() === 'en' ? 'zh' : 'en';
   remember('unmask-language', language());
-  const address = new URL(location.href);
-  address.searchParams.set('lang', language());
-  history.replaceState(history.state, '', address);
+  putAddress({ lang: language() });
   document.dispatchEvent(new Event('unmask:language'));
 });
 document.addEventListener('unmask:language', paintWords);
@@ -42,6 +57,9 @@ function findTabs() {
   finder.disconnect();
   new MutationObserver(labelTabs).observe(tabs, { childList: true, subtree: true });
   labelTabs();
+  const asked = new URLSearchParams(location.search).get('tab');
+  if (props.tabs.includes(asked)) openTab(asked);
+  new MutationObserver(noteTab).observe(tabs, { subtree: true, attributeFilter: ['aria-selected'] });
 }
 const finder = new MutationObserver(findTabs);
 finder.observe(document.body, { childList: true, subtree: true });

@@ -12,10 +12,14 @@ import tomllib
 import gradio as gr
 
 from ui.grid import build_widget
-from ui.strings import Words
+from ui.strings import Words, choose
 from ui.theme import ASSETS
 
 Sample = dict[str, str]
+
+SECTIONS = (
+    "explore", "view", "strategy", "control", "pictures", "sample", "grid", "alt", "status", "keys",
+)  # fmt: skip
 
 
 def load_samples() -> list[Sample]:
@@ -38,5 +42,6 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         words: All words, by language.
     """
     model = {key: description[key] for key in ("name", "grid", "image_size")}
-    scripts = ("words", "grid", "client", "explore")
-    return build_widget("explore", scripts, words=words, model=model, samples=load_samples())
+    scripts = ("words", "store", "grid", "client", "explore")
+    own = choose(words, *SECTIONS)
+    return build_widget("explore", scripts, words=own, model=model, samples=load_samples())
