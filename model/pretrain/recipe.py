@@ -17,6 +17,29 @@ from model.masking import SAMPLERS
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adversarial:
+    """The second stage, in which a discriminator judges the pasted pictures (``adversarial.py``)."""
+
+    trained: Literal["decoder", "all"] = "decoder"  # what of the MAE still learns
+    weight: float = 0.5  # of the adversarial terms, once they pull as hard as the pixel loss
+    matching_weight: float = 10.0  # of the distance in the discriminator's features, beside its judgement
+    perceptual_weight: float = 0.0  # of the distance in the features of the encoder the stage began with
+    lr: float = 2e-4  # of the discriminator
+    channels: int = 32  # of its first layer
+    scales: int = 2  # discriminators, each at half the size of the one before
+    warmup_steps: int = 100  # in which the discriminator learns alone
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be trained, by name and with the reason."""
+        _require(self.trained in ("decoder", "all"), "trained", f"{self.trained!r} must be decoder or all")
+        for name in ("weight", "matching_weight", "perceptual_weight", "warmup_steps"):
+            _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} must be at least 0")
+        for name in ("channels", "scales"):
+            _require(1 <= getattr(self, name) <= 512, name, f"{getattr(self, name)} must be 1 to 512")
+        _require(self.lr > 0, "lr", f"{self.lr} must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides a training run, but not where its data lies.
 
@@ -54,6 +77,8 @@ class Recipe:
     clip_norm: float | None = None  # the paper does not clip
     ema: float | None = None  # decay of an average of the weights, which is then what a run leaves
 
+    adversarial: Adversarial | None = None  # a second stage, begun from the weights of a first with --init
+
     precision: Literal["auto", "bf16", "fp32"] = (
         "auto"  # bf16: autocast, weights stay float32; auto: where fast
     )
@@ -77,6 +102,11 @@ class Recipe:
         ):
             value = getattr(self, name)
             _require(value in allowed, name, f"{value!r} is unknown; take one of {', '.join(allowed)}")
+        _require(
+            self.adversarial is None or (self.target == "pixel" and not self.compile),
+            "adversarial",
+            "it works on pictures (target = 'pixel') and without compile",
+        )
         low, high = self.ratio_range
         for name, inside, bounds in (
             ("steps", self.steps >= 1 or self.minutes is not None, "at least 1, or minutes given instead"),
@@ -152,6 +182,8 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
     try:
+        if "adversarial" in values:
+            values["adversarial"] = Adversarial(**values["adversarial"])
         return Recipe(**values)
     except (TypeError, CheckpointError) as error:
         raise _bad("recipe", f"{path.name}: {error}") from error
