@@ -6,16 +6,15 @@ in a place that the other programs do not look at.
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 from model.checkpoints import layouts, shapes, store
-from model.checkpoints.files import RawFile, open_raw, refuse
+from model.checkpoints.files import RawFile, open_raw, refuse, replacing
 from model.checkpoints.layouts import Tensors
 from model.checkpoints.shapes import Given
 from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
@@ -55,10 +54,11 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
         _save_pickle(out, {"model": tensors, "unmask": facts})
         return out
     header = {"format": "pt", "unmask": json.dumps(facts)}
-    store.write_bytes(out / "config.json", _json(_huggingface_config(config)))
-    store.write_bytes(out / "preprocessor_config.json", _json(_preprocessor(config)))
+    _save_json(out / "config.json", _huggingface_config(config))
+    _save_json(out / "preprocessor_config.json", _preprocessor(config))
     # Last: a reader that sees the weights sees the whole folder.
-    store.write_bytes(out / "model.safetensors", save(layouts.to_huggingface(tensors), metadata=header))
+    with replacing(out / "model.safetensors") as part:
+        save_file(layouts.to_huggingface(tensors), part, metadata=header)
     return out
 
 
@@ -87,18 +87,20 @@ def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
         return out
     facts = {**shapes.stored_facts(raw), "config": config.to_dict()}
     header = {"format": "pt", "unmask": json.dumps(facts)}
-    store.write_bytes(out, save(encoder, metadata=header))
+    with replacing(out) as part:
+        save_file(encoder, part, metadata=header)
     return out
 
 
 def _save_pickle(out: Path, content: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    store.write_bytes(out, buffer.getvalue())
+    # Through a file object: by its name torch would write the name into the file.
+    with replacing(out) as part, part.open("wb") as file:
+        torch.save(content, file)
 
 
-def _json(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2) + "\n").encode()
+def _save_json(out: Path, values: dict[str, Any]) -> None:
+    with replacing(out) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _huggingface_config(config: MAEConfig) -> dict[str, Any]:

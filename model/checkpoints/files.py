@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,33 @@ def open_raw(path: Path) -> RawFile:
 def refuse(message: str, hint: str, code: str) -> CheckpointError:
     """The error for a file that cannot be used."""
     return CheckpointError(message + ".", code=f"checkpoint-{code}", hint=hint)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write beside, force it to disk, rename: a reader sees the old file or the whole new one.
+
+    Yields:
+        The file to write; it becomes ``path`` when the block ends, and is removed when it fails.
+
+    Raises:
+        CheckpointError: The disk is full, or the place may not be written to.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch wraps a failed write in a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__
+        why = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        raise refuse(
+            f"{path} cannot be written ({why})", "Make room, or name another place.", "write"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _parts(path: Path) -> list[Path]:

@@ -8,17 +8,16 @@ name, because a decoder left at random is the field's most common "my reconstruc
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints import layouts, shapes
-from model.checkpoints.files import RawFile, open_raw, refuse
+from model.checkpoints.files import RawFile, open_raw, refuse, replacing
 from model.checkpoints.layouts import FORMAT, POSITIONS
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
@@ -67,18 +66,8 @@ def write(path: Path, network: MAE, *, name: str, card: dict[str, Any], half: bo
         "config": json.dumps(network.config.to_dict()),
         "card": json.dumps(card),
     }
-    write_bytes(path, save(tensors, metadata=header))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically, with its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as part:
+        save_file(tensors, part, metadata=header)
 
 
 def foreign_positions(network: MAE) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ what the log still owes. ``LATEST`` names the newest state, ``BEST`` the one bef
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from model.checkpoints.files import replacing
 from model.errors import CheckpointError
 from model.network import MAE
 from model.pretrain.recipe import Recipe
@@ -98,20 +98,12 @@ def _weights(network: MAE) -> dict[str, Tensor]:
 
 
 def _atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write beside, force it to disk, then rename: a reader sees the old file or the whole new one."""
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
-        part.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__
-        why = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{path} cannot be written ({why}). The state before it is intact.",
+            f"{error} The state before it is intact.",
             code="state-write",
             hint="Make room, then go on with --resume.",
         ) from error
