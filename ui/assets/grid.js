@@ -2,11 +2,12 @@
 
 /**
  * @param canvas  The canvas element; it is never replaced, so focus survives every update.
- * @param options rows, columns; changed(kind): 'edit' (mask differs), 'end' (gesture over), 'move' (cursor only);
+ * @param options rows, columns to begin with; changed(kind): 'edit' (mask differs), 'end' (gesture over), 'move' (cursor only);
  *                rule() and setRule(rule): what belongs to a step of the history besides the mask.
  */
 function createGrid(canvas, { rows, columns, changed, rule, setRule }) {
-  const total = rows * columns, context = canvas.getContext('2d'), LIMIT = 100;
+  const context = canvas.getContext('2d'), LIMIT = 100;
+  let total = rows * columns;
   let hidden = new Uint8Array(total), picture = null, frame = 0;
   let past = [], future = [], cursor = 0, hover = -1, keys = false;
   let stroke = null; // {state, last, box, before}: what the gesture under way does
@@ -125,7 +126,8 @@ function createGrid(canvas, { rows, columns, changed, rule, setRule }) {
   canvas.addEventListener('blur', () => { if (stroke && stroke.keyboard) finish(); redraw(); });
 
   return {
-    total, rows, columns, redraw, keep,
+    redraw, keep,
+    get total() { return total; },
     get hidden() { return hidden; },
     get cursor() { return cursor; },
     get count() { return hidden.reduce((sum, value) => sum + value, 0); },
@@ -137,10 +139,21 @@ function createGrid(canvas, { rows, columns, changed, rule, setRule }) {
     take(indices) { const next = new Uint8Array(total); for (const i of indices) next[i] = 1; put(next); },
     edit, undo: () => travel(past, future), redo: () => travel(future, past),
     picture(image) { picture = image; redraw(); },
+    /** Another number of patches: the mask is carried over by place, the history is not. */
+    reshape(nextRows, nextColumns) {
+      const next = new Uint8Array(nextRows * nextColumns);
+      for (let i = 0; i < next.length; i++) {
+        const y = Math.floor(((Math.floor(i / nextColumns) + 0.5) * rows) / nextRows), x = Math.floor((((i % nextColumns) + 0.5) * columns) / nextColumns);
+        next[i] = hidden[y * columns + x];
+      }
+      rows = nextRows; columns = nextColumns; total = rows * columns;
+      hidden = next; past = []; future = []; cursor = 0; hover = -1; stroke = null;
+      redraw();
+    },
     /** Whole device pixels a patch, so that lines are sharp. */
-    fit(side) {
-      const pixels = Math.max(1, Math.round((side / columns) * devicePixelRatio));
-      if (canvas.width !== pixels * columns) { canvas.width = pixels * columns; canvas.height = pixels * rows; draw(); }
+    fit(cell) {
+      const pixels = Math.max(1, Math.round(cell * devicePixelRatio));
+      if (canvas.width !== pixels * columns || canvas.height !== pixels * rows) { canvas.width = pixels * columns; canvas.height = pixels * rows; draw(); }
     },
   };
 }

@@ -40,7 +40,7 @@ function speak() {
 function paintWords() {
   speak(); words.fill(element); labelTabs();
   element.querySelector('.um-language').lang = language() === 'en' ? 'zh-CN' : 'en';
-  element.querySelector('.um-model').textContent = words('head.model', { name: store.state.model.name });
+  paintModels(store.state);
   paintTheme(document.body.classList.contains('dark'));
 }
 element.querySelector('.um-language').addEventListener('click', () => {
@@ -63,6 +63,24 @@ function findTabs() {
 }
 const finder = new MutationObserver(findTabs);
 finder.observe(document.body, { childList: true, subtree: true });
+
+// --- models ------------------------------------------------------------------------------------------------
+const choice = element.querySelector('.um-models'), list = choice.querySelector('select');
+/** One model is a fact, several are a choice. */
+function paintModels({ model, models }) {
+  choice.hidden = models.length < 2;
+  element.querySelector('.um-model').hidden = models.length > 1;
+  const names = models.map(({ name }) => name);
+  if ([...list.options].map(({ value }) => value).join('\n') !== names.join('\n')) list.replaceChildren(...names.map((name) => new Option(name, name)));
+  list.value = model.name;
+  element.querySelector('.um-model').textContent = words('head.model', { name: model.name });
+}
+list.addEventListener('change', () => {
+  list.disabled = true; // a model that is not loaded yet takes its time
+  store.choose(list.value).catch(() => { list.value = store.state.model.name; }).finally(() => { list.disabled = false; });
+});
+store.watch(paintModels, element);
+document.addEventListener('unmask:first', () => store.models()); // not needed for the first result, so not before it
 
 // --- colours -----------------------------------------------------------------------------------------------
 

@@ -14,12 +14,20 @@
 //   store.watch(run, element)         run(state) now and after changes; while element is not on screen it waits
 //   store.link()                      the address of this view; a picture of one's own is not in it
 //   store.open(tab)                   goes to another tab: 'explore', 'compare', 'learn', 'use'
+//   await store.models()              state.models, asked of the server once; loaded ones are described in full
+//   await store.describe(name)        one model in full, as /v1/models/NAME gives it
+//   await store.choose(name)          another model: Explore reads its picture again with it
 // Values are replaced, never changed in place.
 
 function createStore() {
   const state = { picture: null, fields: {}, mask: null, result: null, model: {}, models: [], show: { panel: 'result', paste: true } };
   const watchers = new Set();
-  let frame = 0;
+  let frame = 0, models = null;
+  const get = async (path) => {
+    const response = await fetch(rootUrl(path));
+    if (!response.ok) throw new Error(String(response.status));
+    return response.json();
+  };
 
   function tell() {
     frame = 0;
@@ -43,6 +51,17 @@ function createStore() {
       later();
     },
     link: () => linkTo(state),
+    /** All that are served; where nobody answers, the one that the page came with. */
+    models: () => (models ||= get('v1/models').then((answer) => { store.set({ models: answer.models }); return answer.models; }).catch(() => { models = null; return state.models; })),
+    async describe(name) {
+      const known = state.models.find((one) => one.name === name && one.grid);
+      return known || get('v1/models/' + encodeURIComponent(name));
+    },
+    async choose(name) {
+      const model = await store.describe(name);
+      store.set({ model });
+      document.dispatchEvent(new CustomEvent('unmask:model', { detail: model }));
+    },
     open(tab) { document.dispatchEvent(new CustomEvent('unmask:tab', { detail: tab })); },
   };
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import tomllib
+from typing import Any
 
 import gradio as gr
 
@@ -15,10 +16,16 @@ from ui.grid import build_widget
 from ui.strings import Words, choose
 from ui.theme import ASSETS
 
-Sample = dict[str, str]
+Sample = dict[str, Any]
+
+#: One function body in this order; see the first of the explore files.
+SCRIPTS = (
+    "words", "store", "grid", "client",
+    "explore", "explore-result", "explore-controls", "explore-keys", "explore-pictures", "explore-start",
+)  # fmt: skip
 
 SECTIONS = (
-    "explore", "view", "strategy", "control", "pictures", "sample", "grid", "alt", "status", "keys",
+    "explore", "view", "strategy", "control", "pictures", "sample", "grid", "alt", "status", "keys", "try",
 )  # fmt: skip
 
 
@@ -29,7 +36,7 @@ def load_samples() -> list[Sample]:
     samples = []
     for entry in entries:
         thumb = base64.b64encode((folder / f"{entry['name']}.thumb.webp").read_bytes()).decode("ascii")
-        sample = {key: entry[key] for key in ("name", "title", "licence", "author")}
+        sample = {key: entry[key] for key in ("name", "title", "licence", "author", "main") if key in entry}
         samples.append(sample | {"thumb": f"data:image/webp;base64,{thumb}"})
     return samples
 
@@ -41,7 +48,6 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         description: The loaded model, as ``GET /v1/model`` gives it; name, grid and image_size are used.
         words: All words, by language.
     """
-    model = {key: description[key] for key in ("name", "grid", "image_size")}
-    scripts = ("words", "store", "grid", "client", "explore")
+    model = {key: description[key] for key in ("name", "grid", "image_size", "views") if key in description}
     own = choose(words, *SECTIONS)
-    return build_widget("explore", scripts, words=own, model=model, samples=load_samples())
+    return build_widget("explore", SCRIPTS, words=own, model=model, samples=load_samples())

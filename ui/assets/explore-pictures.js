@@ -1,0 +1,98 @@
+// --- pictures --------------------------------------------------------------------------------------------------------
+function offer(blob, title, sample = '') { state.incoming = { blob, title, sample }; state.crop = ''; status(''); client.replace(); }
+async function offerSample(sample) {
+  const response = await fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))).catch(() => null);
+  if (response && response.ok) offer(await response.blob(), sample.title, sample.name);
+  else status('status.offline', {}, 'error');
+}
+function offerFile(file) { if (file) offer(file, file.name || words('pictures.pasted_title')); }
+props.samples.forEach((sample) => {
+  const button = document.createElement('button'), image = document.createElement('img');
+  button.type = 'button'; button.className = 'um-sample'; button.dataset.name = sample.name;
+  button.setAttribute('aria-pressed', 'false');
+  image.src = sample.thumb; image.width = image.height = 72;
+  button.append(image);
+  button.addEventListener('click', () => offerSample(sample));
+  $('.um-samples').append(button);
+});
+function nameSamples() {
+  props.samples.forEach((sample, i) => {
+    const button = all('.um-sample')[i], title = words.title({ ...sample, sample: sample.name });
+    const licence = sample.licence === 'Public domain' ? words('pictures.public_domain') : sample.licence;
+    button.title = words('pictures.example', { ...sample, title, licence });
+    button.firstElementChild.alt = title;
+  });
+}
+on('.um-file', 'change', (event) => { offerFile(event.target.files[0]); event.target.value = ''; });
+on(document, 'paste', (event) => {
+  const file = [...(event.clipboardData?.files || [])].find((item) => item.type.startsWith('image/'));
+  if (file && visible()) { event.preventDefault(); offerFile(file); }
+});
+const carriesFiles = (event) => visible() && [...(event.dataTransfer?.types || [])].includes('Files');
+on(document, 'dragover', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = false; } });
+on(document, 'dragleave', (event) => { if (!event.relatedTarget) $('.um-drop').hidden = true; });
+on(document, 'drop', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = true; offerFile(event.dataTransfer.files[0]); } });
+
+on('.um-download', 'click', async () => {
+  if (!state.picture || !grid.count || grid.count === total) return;
+  const body = new FormData();
+  body.append('image', state.picture.blob, 'picture');
+  const { crop, ...place } = placeFields(); // what is sent is the crop already
+  for (const [key, value] of Object.entries({ ...maskFields(isRule() ? 'rule' : 'mask'), ...place })) body.append(key, value);
+  if (state.fit === 'whole') body.append('grid', `${rows}x${columns}`);
+  const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers: { accept: 'image/png' } }).catch(() => null);
+  if (!response || !response.ok) { status(response ? 'status.failed' : 'status.offline', {}, 'error'); return; }
+  const link = document.createElement('a'), name = state.picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
+  link.download = `unmask-${name}-${grid.count}-of-${total}.png`;
+  link.href = URL.createObjectURL(await response.blob());
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  status('status.saved', { name: link.download });
+});
+
+// --- which part of the picture -----------------------------------------------------------------------------------------
+/** A picture that is not square can be seen whole, or by a square that is moved along its longer side. */
+function offerCrops(placement) {
+  state.placement = placement || null;
+  const long = Boolean(placement) && placement.original_width !== placement.original_height;
+  $('.um-whole-row').hidden = !long && state.fit === 'square';
+  $('.um-whole').checked = state.fit === 'whole';
+  $('.um-move').hidden = !long || state.fit === 'whole';
+  if (!long || state.fit === 'whole') return;
+  const room = Math.abs(placement.original_width - placement.original_height);
+  $('.um-move-range').value = String(Math.round((100 * (placement.left + placement.top)) / room));
+}
+on('.um-whole', 'change', (event) => {
+  state.fit = event.target.checked ? 'whole' : 'square';
+  state.crop = '';
+  readAgain();
+});
+on('.um-move-range', 'change', (event) => {
+  const { original_width: width, original_height: height } = state.placement, side = Math.min(width, height);
+  const offset = Math.round((Math.abs(width - height) * Number(event.target.value)) / 100);
+  state.crop = width > height ? `${offset},0,${side}` : `0,${offset},${side}`;
+  readAgain();
+});
+
+// --- things to try -------------------------------------------------------------------------------------------------------
+/** Patches whose middle lies in left, top, right, bottom, given as shares of the picture. */
+function patchesIn([left, top, right, bottom]) {
+  const next = new Uint8Array(total);
+  for (let i = 0; i < total; i++) {
+    const x = ((i % columns) + 0.5) / columns, y = (Math.floor(i / columns) + 0.5) / rows;
+    if (x > left && x < right && y > top && y < bottom) next[i] = 1;
+  }
+  return next;
+}
+function hideMain() {
+  const sample = props.samples.find(({ name }) => state.picture && name === state.picture.sample);
+  grid.edit(patchesIn(sample && sample.main ? sample.main : [0.25, 0.25, 0.75, 0.75]));
+}
+/** The same share hidden, once spread and once in one piece; each press shows the other. */
+function randomOrBlock() {
+  const strategy = state.strategy === 'block' ? 'random' : 'block';
+  setRule({ strategy, ratios: { ...state.ratios, [strategy]: 75 } });
+}
+on('.um-try-main', 'click', hideMain);
+on('.um-try-little', 'click', () => setRule({ strategy: 'random', ratios: { ...state.ratios, random: 90 } }));
+on('.um-try-block', 'click', randomOrBlock);

@@ -1,0 +1,93 @@
+// --- the right picture: result, slider, error, uncertainty -----------------------------------------------------
+const result = $('.um-result'), paint = result.getContext('2d');
+result.width = WIDTH; result.height = HEIGHT;
+const patch = (i) => [(i % columns) * (WIDTH / columns), Math.floor(i / columns) * (HEIGHT / rows), WIDTH / columns, HEIGHT / rows];
+
+function renderRight() {
+  const none = state.known && grid.count === 0, everything = state.known && grid.count === total;
+  const stale = Boolean(shown) && (!state.live || state.behind) && state.known && !none && !everything && grid.indices.join() !== shown.hidden.join();
+  const plain = none || everything, slider = state.view === 'slider' && !state.holding && !plain;
+  $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale || state.behind;
+  $('.um-split').hidden = $('.um-line').hidden = !slider;
+  $('.um-sentence').hidden = plain;
+  note(none ? words('status.nothing') : everything ? words('status.all') : state.view === 'uncertainty' ? spreadNote() : '');
+  legend(plain ? null : scaleOf(state.view));
+  if (!state.picture) return;
+  paint.clearRect(0, 0, WIDTH, HEIGHT);
+  if (state.holding || none) paint.drawImage(state.picture.image, 0, 0, WIDTH, HEIGHT);
+  else if (!everything && shown) paintView();
+  result.setAttribute('aria-label', altText(none, everything));
+}
+function note(text) { $('.um-note').textContent = text; $('.um-note').hidden = !text; }
+function paintView() {
+  const map = state.view === 'error' ? shown.images.error : state.view === 'uncertainty' && shown.spread ? shown.spread.image : null;
+  if (map) paint.drawImage(map, 0, 0, WIDTH, HEIGHT);
+  else if (state.view === 'slider') paintSlider();
+  else paintResult();
+}
+function paintResult() {
+  if (state.paste && shown.images.pasted) { paint.drawImage(shown.images.pasted, 0, 0, WIDTH, HEIGHT); return; }
+  paint.drawImage(shown.images.reconstruction, 0, 0, WIDTH, HEIGHT);
+  if (!state.paste) return;
+  const hidden = new Set(shown.hidden);
+  for (let i = 0; i < total; i++) if (!hidden.has(i)) paint.drawImage(state.picture.image, ...patch(i), ...patch(i));
+}
+function paintSlider() {
+  paintResult();
+  const share = Number($('.um-split').value) / 100;
+  if (share > 0) paint.drawImage(state.picture.image, 0, 0, WIDTH * share, HEIGHT, 0, 0, WIDTH * share, HEIGHT);
+  $('.um-line').style.left = share * 100 + '%';
+  $('.um-split').setAttribute('aria-valuetext', words('view.slider_value', { x: Math.round(share * 100) }));
+}
+/** Why there is no uncertainty, or that it is on its way. */
+function spreadNote() {
+  if (!isRule()) return words('view.spread_rule');
+  return shown && shown.spread ? '' : words('view.spread_wait');
+}
+function scaleOf(view) {
+  if (view === 'error') return shown && shown.images.error ? shown.answer.error_scale : null;
+  return view === 'uncertainty' && shown && shown.spread ? shown.spread.answer.uncertainty_scale || shown.spread.answer.error_scale : null;
+}
+function legend(scale) {
+  $('.um-legend').hidden = !scale;
+  if (!scale) { $('.um-worst').textContent = ''; return; }
+  const { low, high, stops } = scale;
+  const parts = stops.filter((stop) => /^#[0-9a-f]{6}$/.test(stop.colour)).map((stop) => `${stop.colour} ${(100 * (stop.percent - low)) / (high - low)}%`);
+  $('.um-legend-title').textContent = words(state.view === 'error' ? 'view.legend' : 'view.legend_spread', { s: spreadSamples() });
+  $('.um-scale').style.background = `linear-gradient(90deg, ${parts.join(', ')})`;
+  $('.um-ticks').replaceChildren(...[0, 0.5, 1].map((share) => {
+    const tick = document.createElement('span');
+    tick.textContent = percent(low + (high - low) * share) + (share === 1 ? '+' : ''); // larger ones are as dark
+    return tick;
+  }));
+  if (state.view !== 'error' || !shown.errors) { $('.um-worst').textContent = ''; return; }
+  const worst = shown.hidden.reduce((a, b) => (shown.errors[b] > shown.errors[a] ? b : a));
+  $('.um-worst').textContent = words('view.worst', { r: Math.floor(worst / columns) + 1, c: (worst % columns) + 1, e: percent(shown.errors[worst]) });
+}
+const spreadSamples = () => (shown && shown.spread && shown.spread.answer.samples) || 8;
+/** Mean absolute colour error of every patch in percent, from the two pictures on the page. */
+function patchErrors({ images }) {
+  const read = (image) => {
+    const sheet = new OffscreenCanvas(WIDTH, HEIGHT).getContext('2d');
+    sheet.drawImage(image, 0, 0, WIDTH, HEIGHT);
+    return sheet.getImageData(0, 0, WIDTH, HEIGHT).data;
+  };
+  const a = read(state.picture.image), b = read(images.reconstruction), sums = new Float64Array(total);
+  for (let y = 0; y < HEIGHT; y++) for (let x = 0; x < WIDTH; x++) {
+    const at = (y * WIDTH + x) * 4, i = Math.floor((y * rows) / HEIGHT) * columns + Math.floor((x * columns) / WIDTH);
+    sums[i] += Math.abs(a[at] - b[at]) + Math.abs(a[at + 1] - b[at + 1]) + Math.abs(a[at + 2] - b[at + 2]);
+  }
+  return sums.map((sum) => (sum / 3 / 255 / ((WIDTH / columns) * (HEIGHT / rows))) * 100);
+}
+function altText(none, everything) {
+  const title = words.title(state.picture);
+  if (state.holding || none) return words('alt.original', { title });
+  if (everything || !shown) return words('alt.empty');
+  const e = percent(shown.answer.metrics.colour_error_percent);
+  return words('alt.' + state.view, { title, e, model: shown.answer.model || model.name });
+}
+function cellText() {
+  const i = grid.cursor, place = { r: Math.floor(i / columns) + 1, c: (i % columns) + 1 };
+  const text = words(grid.hidden[i] ? 'grid.cell_hidden' : 'grid.cell_visible', place);
+  return state.view === 'error' && shown?.errors && shown.hidden.includes(i) ? text + ', ' + percent(shown.errors[i]) : text;
+}

@@ -1,0 +1,84 @@
+// --- the address: what it asks for, and what is on screen ------------------------------------------------------------------
+const RULES = ['random', 'block', 'grid'], SHOWS = ['result', 'slider', 'error', 'uncertainty'];
+let addressing = 0, first = true, notUnderstood = [];
+
+/** The address follows what is done, a moment later; the first result leaves it as it was given. */
+function noteAddress() {
+  clearTimeout(addressing);
+  if (!first) addressing = setTimeout(() => history.replaceState(history.state, '', store.link()), 300);
+}
+const oneOf = (list) => (text) => (list.includes(text) ? text : null);
+const between = (low, high, pattern) => (text) => (pattern.test(text) && Number(text) >= low && Number(text) <= high ? Number(text) : null);
+
+/** Takes over what the address says; whatever it says wrongly is left out, and told after the first result. */
+function readAddress(models) {
+  const given = new URLSearchParams(location.search);
+  const take = (key, read, use) => {
+    if (!given.has(key)) return;
+    const value = read(given.get(key));
+    if (value === null) notUnderstood.push(key); else use(value);
+  };
+  take('model', oneOf(models.map(({ name }) => name)), () => {});
+  take('view', oneOf(model.views || []), (value) => { state.honest = value === model.views[0] ? '' : value; });
+  take('fit', oneOf(['square', 'whole']), (value) => { state.fit = value; });
+  take('strategy', oneOf(RULES), (value) => { state.strategy = state.lastRule = value; });
+  take('ratio', between(0.01, 0.99, /^[01]?\.\d{1,4}$/), (value) => { state.ratios[state.lastRule] = Math.round(value * 100); });
+  take('seed', between(0, 4294967295, /^\d{1,10}$/), (value) => { state.seed = value; });
+  take('show', oneOf(SHOWS), (value) => { state.view = value; $(`.um-view input[value=${value}]`).checked = true; });
+  take('paste', oneOf(['0', '1']), (value) => { state.paste = $('.um-paste').checked = value === '1'; });
+  take('m', (text) => (given.get('n') === `${rows}x${columns}` ? unpackMask(text, total) : null), (hidden) => {
+    state.strategy = 'draw'; state.known = true; grid.take(hidden);
+  });
+  let sample = props.samples[0];
+  take('pic', (text) => props.samples.find(({ name }) => name === text) || null, (value) => { sample = value; });
+  return sample;
+}
+/** Once, when the first result is there. */
+function firstShown() {
+  if (!first) return;
+  first = false;
+  if (notUnderstood.length) status('status.address', { names: notUnderstood.join(', ') });
+  document.dispatchEvent(new Event('unmask:first'));
+}
+on('.um-link', 'click', async () => {
+  history.replaceState(history.state, '', store.link());
+  const own = state.picture && !state.picture.sample;
+  const copied = await navigator.clipboard.writeText(store.link()).then(() => true, () => false);
+  status(!copied ? 'status.link_address' : own ? 'status.link_own' : 'status.link');
+});
+
+// --- size, colours, start ------------------------------------------------------------------------------------------------
+/** Whole pixels a patch; the longer side decides. */
+function fit() {
+  const phone = innerWidth < 700, room = (phone ? $('.um-pair') : $('.um-left')).clientWidth - (phone ? (innerWidth < 380 ? 16 : 38) : 0);
+  if (room <= 0) return; // another tab is open
+  const most = phone ? 560 : 448, cell = Math.max(1, Math.floor(Math.min(room / columns, most / columns, most / rows)));
+  const style = element.querySelector('.um-explore').style;
+  style.setProperty('--side', cell * columns + 'px');
+  style.setProperty('--high', cell * rows + 'px');
+  grid.fit(cell);
+}
+new ResizeObserver(fit).observe($('.um-explore'));
+new MutationObserver(() => grid.redraw()).observe(document.body, { attributes: true, attributeFilter: ['class'] });
+Object.assign(window.unmask, { state, grid, client, shown: () => shown, mask: () => Array.from(grid.hidden).join('') });
+function nameGrid() { $('.um-grid').setAttribute('aria-label', words('grid.label', { r: rows, c: columns })); }
+/** Everything that is said, said in the language that is on. */
+function speak() {
+  words.fill(element); nameSamples(); nameGrid(); offerViews(); say('');
+  $('.um-grid').setAttribute('aria-roledescription', words('grid.role'));
+  $('#um-right-title').textContent = words(state.holding ? 'explore.right_original' : 'explore.right');
+  status(...told); controls(); renderRight();
+}
+document.addEventListener('unmask:language', speak);
+async function start() {
+  const wanted = new URLSearchParams(location.search).get('model'), models = wanted ? await store.models() : [model];
+  if (wanted && models.some(({ name }) => name === wanted)) {
+    model = await store.describe(wanted).catch(() => model);
+    store.set({ model });
+    reshape(model.grid, model.image_size, model.image_size);
+  }
+  const sample = readAddress(models);
+  fit(); speak();
+  if (sample) offerSample(sample);
+}
+fit(); speak(); start();
