@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -24,45 +22,12 @@ from model.pretrain.host import batches
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import build_optimisers, learning_rate, run
 from model.pretrain.muon import Muon, orthogonalise
-from model.pretrain.recipe import Recipe, load_recipe
+from model.pretrain.recipe import load_recipe
 from model.pretrain.samples import Sampler, crop_boxes
 from model.pretrain.watch import Progress
 from model.reconstruct import load
-from tests.pictures import encoded, photo
-
-PHOTOS = [encoded(photo(80 + n, 70, seed=n), "JPEG") for n in range(12)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "photos"
-    (place / "deep").mkdir(parents=True)
-    for number, data in enumerate(PHOTOS):
-        (place / ("deep" if number % 2 else ".") / f"{number:03d}.jpg").write_bytes(data)
-    (place / "readme.txt").write_text("no picture")
-    return place
-
-
-@pytest.fixture
-def shard(tmp_path: Path) -> Path:
-    path = tmp_path / "shard-00000.tar"
-    with tarfile.open(path, "w") as tar:
-        for number, data in enumerate(PHOTOS):
-            sidecar = json.dumps({"source": "odd" if number % 2 else "even"}).encode()
-            for name, content in ((f"{number:06d}.jpg", data), (f"{number:06d}.json", sidecar)):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return path
-
-
-def _recipe(**changes: object) -> Recipe:
-    values: dict[str, object] = {
-        "name": "toy", "size": "debug", "steps": 6, "batch_size": 4, "lr": 1e-3, "optimiser": "muon",
-        "log_every": 1, "picture_every": 3, "checkpoint_every": 2,
-    }  # fmt: skip
-    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
-
+from tests.pictures import encoded
+from tests.training import PHOTOS, equal, toy
 
 # --- data -------------------------------------------------------------------------------------------------
 
@@ -90,14 +55,14 @@ def test_a_broken_photo_is_named(folder: Path) -> None:
 
 
 def test_an_epoch_holds_every_photo_once_in_another_order(folder: Path) -> None:
-    sampler = Sampler(Photos.open([folder]), _recipe())
+    sampler = Sampler(Photos.open([folder]), toy())
     first, second = ([sample.number for sample in sampler.epoch(number)] for number in (0, 1))
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
 
 
 def test_a_source_of_weight_one_half_gives_each_photo_every_other_epoch(shard: Path) -> None:
-    sampler = Sampler(Photos.open([shard]), _recipe(source_weights={"odd": 0.5}))
+    sampler = Sampler(Photos.open([shard]), toy(source_weights={"odd": 0.5}))
     epochs = [[sample.number for sample in sampler.epoch(number)] for number in range(4)]
     counts = np.bincount(np.concatenate(epochs), minlength=12)
     assert counts[::2].tolist() == [4] * 6
@@ -106,7 +71,7 @@ def test_a_source_of_weight_one_half_gives_each_photo_every_other_epoch(shard: P
 
 
 def test_the_sequence_of_samples_goes_on_from_any_place(folder: Path) -> None:
-    sampler = Sampler(Photos.open([folder]), _recipe())
+    sampler = Sampler(Photos.open([folder]), toy())
     whole = sampler.stream(0)
     expected = [next(whole) for _ in range(40)]
     later = sampler.stream(17)
@@ -115,7 +80,7 @@ def test_the_sequence_of_samples_goes_on_from_any_place(folder: Path) -> None:
 
 def test_the_same_step_gives_the_same_batch_whatever_the_threads(folder: Path) -> None:
     photos = Photos.open([folder])
-    one, two = batches(photos, _recipe(), 0, 1), batches(photos, _recipe(), 2, 3)
+    one, two = batches(photos, toy(), 0, 1), batches(photos, toy(), 2, 3)
     third = [next(one) for _ in range(3)][2]
     resumed = next(two)
     assert torch.equal(third.images, resumed.images)
@@ -198,7 +163,7 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "trapezoid"])
 def test_the_learning_rate_rises_and_ends_near_zero(schedule: str) -> None:
-    recipe = _recipe(steps=100, warmup_steps=10, schedule=schedule)
+    recipe = toy(steps=100, warmup_steps=10, schedule=schedule)
     rates = [learning_rate(recipe, step) for step in range(100)]
     assert rates[0] == 0
     assert rates[10] == 1
@@ -234,7 +199,7 @@ def test_muon_steps_as_torch_does_in_its_bfloat16() -> None:
 
 
 def test_every_parameter_is_in_one_optimiser_and_norms_are_not_decayed(debug_network: MAE) -> None:
-    adamw, muon = build_optimisers(debug_network, _recipe())
+    adamw, muon = build_optimisers(debug_network, toy())
     groups = [*adamw.param_groups, *muon.param_groups]
     members = [parameter for group in groups for parameter in group["params"]]
     assert len(members) == len(set(members)) == len(list(debug_network.parameters()))
@@ -256,7 +221,7 @@ def test_training_learns_and_leaves_weights_pictures_and_a_log(tmp_path: Path) -
     folder.mkdir()
     for number, colour in enumerate(np.random.default_rng(0).integers(0, 256, (12, 3), dtype=np.uint8)):
         (folder / f"{number}.png").write_bytes(encoded(np.broadcast_to(colour, (64, 64, 3)).copy()))
-    recipe = _recipe(steps=60, batch_size=12, lr=1e-2, muon_lr=4e-2, log_every=10, picture_every=20)
+    recipe = toy(steps=60, batch_size=12, lr=1e-2, muon_lr=4e-2, log_every=10, picture_every=20)
     weights = pretrain(recipe, [folder], tmp_path / "run", device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
@@ -267,32 +232,68 @@ def test_training_learns_and_leaves_weights_pictures_and_a_log(tmp_path: Path) -
 
 
 def test_a_run_that_crashed_ends_bit_equal_to_an_uninterrupted_one(shard: Path, tmp_path: Path) -> None:
-    whole = pretrain(_recipe(), [shard], tmp_path / "whole", device="cpu")
+    whole = pretrain(toy(), [shard], tmp_path / "whole", device="cpu")
 
     def crash(progress: Progress, network: MAE) -> None:
         if progress.step == 5:
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        run(_recipe(), Photos.open([shard]), tmp_path / "parts", device=torch.device("cpu"), report=crash)
+        run(toy(), Photos.open([shard]), tmp_path / "parts", device=torch.device("cpu"), report=crash)
     assert (tmp_path / "parts/LATEST").read_text() == "state-0000004.pt"
-    parts = pretrain(_recipe(), [shard], tmp_path / "parts", resumed=True, device="cpu", workers=2)
+    parts = pretrain(toy(), [shard], tmp_path / "parts", resumed=True, device="cpu", workers=2)
     first, second = (load(path, "cpu")._network.state_dict() for path in (whole, parts))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_resuming_another_recipe_or_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        pretrain(_recipe(), [folder], tmp_path / "empty", resumed=True, device="cpu")
-    pretrain(_recipe(steps=2), [folder], tmp_path / "run", device="cpu")
+        pretrain(toy(), [folder], tmp_path / "empty", resumed=True, device="cpu")
+    pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
     with pytest.raises(CheckpointError, match="batch_size"):
-        pretrain(_recipe(batch_size=2), [folder], tmp_path / "run", resumed=True, device="cpu")
+        pretrain(toy(batch_size=2), [folder], tmp_path / "run", resumed=True, device="cpu")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(steps=200, lr=float("inf"), optimiser="adamw")
+    recipe = toy(steps=200, lr=float("inf"), optimiser="adamw")
     with pytest.raises(DataError, match="loss"):
         pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+
+
+def test_a_run_can_begin_with_given_weights(folder: Path, tmp_path: Path) -> None:
+    first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
+    # A step at rate zero leaves the weights as they were given.
+    still = toy(steps=1, warmup_steps=10)
+    second = pretrain(still, [folder], tmp_path / "second", init=first, device="cpu")
+    assert equal(first, second)
+    assert not equal(first, pretrain(still, [folder], tmp_path / "fresh", device="cpu"))
+
+
+def test_a_resumed_run_goes_on_from_its_state_and_not_from_the_weights_given(
+    folder: Path, tmp_path: Path
+) -> None:
+    first = pretrain(toy(seed=5), [folder], tmp_path / "first", device="cpu")
+    whole = pretrain(toy(), [folder], tmp_path / "whole", init=first, device="cpu")
+    photos, cpu = Photos.open([folder]), torch.device("cpu")
+
+    def crash(progress: Progress, network: MAE) -> None:
+        if progress.step == 5:
+            raise RuntimeError("power cut")
+
+    given = load(first, "cpu")._network
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(toy(), photos, tmp_path / "parts", device=cpu, init=given, report=crash)
+    parts = pretrain(toy(), [folder], tmp_path / "parts", resumed=True, init=first, device="cpu")
+    assert equal(whole, parts)
+
+
+def test_weights_of_another_size_or_target_are_refused_as_a_beginning(folder: Path, tmp_path: Path) -> None:
+    first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
+    for other in (toy(size="small"), toy(target="norm_pixel")):
+        with pytest.raises(CheckpointError, match="the recipe trains") as caught:
+            pretrain(other, [folder], tmp_path / "other", init=first, device="cpu")
+        assert caught.value.field == "init"
+    assert not (tmp_path / "other/LATEST").exists()
 
 
 @pytest.mark.slow

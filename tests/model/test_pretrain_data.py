@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,14 @@ from model.errors import DataError, RecipeError
 from model.pretrain import feed, host, resident
 from model.pretrain.data import Photos, expand
 from model.pretrain.launch import pretrain
-from model.pretrain.recipe import Recipe
 from model.pretrain.samples import Boxes, Sampler, crop_boxes, stand_ins
 from model.pretrain.shards import pack
 from model.pretrain.world import World
 from tests.pictures import encoded, photo
+from tests.training import BROKEN, toy
 
 CPU = torch.device("cpu")
-BROKEN = {3: b"no picture at all", 7: b""}
-
-
-def _recipe(**changes: object) -> Recipe:
-    values: dict[str, object] = {"name": "toy", "size": "debug", "steps": 4, "batch_size": 8, "log_every": 2}
-    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Twelve photos of several shapes, two of them broken."""
-    place = tmp_path / "photos"
-    place.mkdir()
-    for n in range(12):
-        data = encoded(photo(70 + 9 * n, 150 - 7 * n, seed=n), "JPEG", quality=95)
-        (place / f"{n:03d}.jpg").write_bytes(BROKEN.get(n, data))
-    return place
+_recipe = partial(toy, steps=4, batch_size=8, log_every=2, optimiser="adamw")
 
 
 # --- patterns ---------------------------------------------------------------------------------------------
@@ -72,8 +57,8 @@ def test_a_path_that_exists_is_taken_as_it_stands(tmp_path: Path) -> None:
 # --- broken photos ----------------------------------------------------------------------------------------
 
 
-def test_a_broken_photo_is_replaced_by_the_same_photo_every_time(folder: Path) -> None:
-    photos, recipe = Photos.open([folder]), _recipe()
+def test_a_broken_photo_is_replaced_by_the_same_photo_every_time(damaged_folder: Path) -> None:
+    photos, recipe = Photos.open([damaged_folder]), _recipe()
     once, again = host.batches(photos, recipe, 0, 1), host.batches(photos, recipe, 1, 3)
     second = [next(once) for _ in range(2)][1]
     resumed = next(again)
@@ -88,25 +73,25 @@ def test_a_broken_photo_is_replaced_by_the_same_photo_every_time(folder: Path) -
 
 
 def test_broken_photos_are_counted_and_named_once(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damaged_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        pretrain(_recipe(max_broken_share=0.2), [folder], tmp_path / "run", device="cpu")
+        pretrain(_recipe(max_broken_share=0.2), [damaged_folder], tmp_path / "run", device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["broken"] == 2
     said = [record.getMessage() for record in caplog.records]
     assert sum("003.jpg" in line for line in said) == sum("007.jpg" in line for line in said) == 1
 
 
-def test_too_many_broken_photos_stop_the_run(folder: Path, tmp_path: Path) -> None:
+def test_too_many_broken_photos_stop_the_run(damaged_folder: Path, tmp_path: Path) -> None:
     for path in ("host", "device"):
         with pytest.raises(DataError, match=r"003\.jpg|007\.jpg"):
-            pretrain(_recipe(data_path=path), [folder], tmp_path / path, device="cpu")
+            pretrain(_recipe(data_path=path), [damaged_folder], tmp_path / path, device="cpu")
 
 
-def test_a_file_that_vanished_stops_the_run_instead_of_changing_it(folder: Path) -> None:
-    photos = Photos.open([folder])
-    for path in folder.iterdir():
+def test_a_file_that_vanished_stops_the_run_instead_of_changing_it(damaged_folder: Path) -> None:
+    photos = Photos.open([damaged_folder])
+    for path in damaged_folder.iterdir():
         path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
         next(host.batches(photos, _recipe(), 0, 1))
@@ -115,13 +100,15 @@ def test_a_file_that_vanished_stops_the_run_instead_of_changing_it(folder: Path)
 # --- shards -----------------------------------------------------------------------------------------------
 
 
-def test_packed_shards_are_small_upright_and_read_like_the_folder(folder: Path, tmp_path: Path) -> None:
-    (folder / "deep").mkdir()
+def test_packed_shards_are_small_upright_and_read_like_the_folder(
+    damaged_folder: Path, tmp_path: Path
+) -> None:
+    (damaged_folder / "deep").mkdir()
     turned = photo(90, 60)
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    (folder / "deep/large.jpg").write_bytes(encoded(photo(400, 300), "JPEG"))
-    (folder / "deep/turned.jpg").write_bytes(encoded(turned, "JPEG", exif=exif))
-    packed = pack(folder, tmp_path / "out", side=100, per_shard=5, workers=2)
+    (damaged_folder / "deep/large.jpg").write_bytes(encoded(photo(400, 300), "JPEG"))
+    (damaged_folder / "deep/turned.jpg").write_bytes(encoded(turned, "JPEG", exif=exif))
+    packed = pack(damaged_folder, tmp_path / "out", side=100, per_shard=5, workers=2)
     assert (packed.photos, len(packed.shards)) == (12, 3)
     assert packed.broken == ("003.jpg", "007.jpg")
     photos = Photos.open([tmp_path / "out/shard-{00000..00002}.tar"])
@@ -133,22 +120,24 @@ def test_packed_shards_are_small_upright_and_read_like_the_folder(folder: Path, 
 
 
 def test_packing_twice_gives_the_same_bytes_and_overwrites_nothing(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damaged_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for out in ("one", "two"):
-        assert main(["shards", str(folder), str(tmp_path / out), "--workers", "2"]) == 0
+        assert main(["shards", str(damaged_folder), str(tmp_path / out), "--workers", "2"]) == 0
     assert "10 photos in 1 shards" in capsys.readouterr().out
     one, two = (tmp_path / out / "shard-00000.tar" for out in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
-    assert main(["shards", str(folder), str(tmp_path / "one")]) == 2
+    assert main(["shards", str(damaged_folder), str(tmp_path / "one")]) == 2
     assert "already" in capsys.readouterr().err
 
 
 # --- two paths --------------------------------------------------------------------------------------------
 
 
-def test_the_device_path_gives_the_samples_masks_and_nearly_the_pixels_of_the_host_path(folder: Path) -> None:
-    photos, recipe = Photos.open([folder]), _recipe()
+def test_the_device_path_gives_the_samples_masks_and_nearly_the_pixels_of_the_host_path(
+    damaged_folder: Path,
+) -> None:
+    photos, recipe = Photos.open([damaged_folder]), _recipe()
     pool = resident.Pool.decode(photos, CPU, workers=2)
     assert np.flatnonzero(pool.broken).tolist() == sorted(BROKEN)
     by_host = host.batches(photos, recipe, 3, 1)
@@ -181,8 +170,10 @@ def test_crops_shrink_enlarge_and_mirror_as_torchvision_does(tmp_path: Path, siz
         assert apart.mean() < 0.2
 
 
-def test_a_batch_is_cropped_in_chunks_as_in_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = resident.Pool.decode(Photos.open([folder]), CPU, workers=1)
+def test_a_batch_is_cropped_in_chunks_as_in_one(
+    damaged_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = resident.Pool.decode(Photos.open([damaged_folder]), CPU, workers=1)
     numbers = np.array([0, 1, 2, 4, 5], dtype=np.int64)
     keys = np.arange(5, dtype=np.uint64)
     boxes: Boxes = crop_boxes(keys, pool.height[numbers], pool.width[numbers], (0.2, 1.0))
@@ -191,16 +182,16 @@ def test_a_batch_is_cropped_in_chunks_as_in_one(folder: Path, monkeypatch: pytes
     assert torch.equal(whole, resident.crop(pool, numbers, boxes, 64))
 
 
-def test_the_path_is_the_recipes_choice_and_auto_stays_on_a_cpus_host(folder: Path) -> None:
-    photos = Photos.open([folder])
+def test_the_path_is_the_recipes_choice_and_auto_stays_on_a_cpus_host(damaged_folder: Path) -> None:
+    photos = Photos.open([damaged_folder])
     for path, where in (("host", "host"), ("device", "resident"), ("auto", "host")):
         stream: Any = feed.batches(photos, _recipe(data_path=path), 0, device=CPU, workers=1)
         assert stream.gi_code.co_filename.endswith(f"{where}.py")
 
 
 @pytest.mark.parametrize("path", ["host", "device"])
-def test_any_number_of_processes_share_one_sequence(folder: Path, path: str) -> None:
-    photos, recipe = Photos.open([folder]), _recipe(data_path=path)
+def test_any_number_of_processes_share_one_sequence(damaged_folder: Path, path: str) -> None:
+    photos, recipe = Photos.open([damaged_folder]), _recipe(data_path=path)
     alone = next(feed.batches(photos, recipe, 2, device=CPU, workers=1))
     for size in (2, 4):
         parts = [
@@ -211,16 +202,16 @@ def test_any_number_of_processes_share_one_sequence(folder: Path, path: str) -> 
         assert torch.equal(torch.cat([part.hidden for part in parts]), alone.hidden)
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(folder: Path) -> None:
-    photos = Photos.open([folder])
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(damaged_folder: Path) -> None:
+    photos = Photos.open([damaged_folder])
     with pytest.raises(RecipeError, match="evenly"):
         next(feed.batches(photos, _recipe(accumulate=2), 0, device=CPU, workers=1, world=World(0, 3)))
 
 
-def test_both_paths_train_to_the_same_loss(folder: Path, tmp_path: Path) -> None:
+def test_both_paths_train_to_the_same_loss(damaged_folder: Path, tmp_path: Path) -> None:
     losses = []
     for path in ("host", "device"):
         recipe = _recipe(data_path=path, max_broken_share=0.2)
-        pretrain(recipe, [folder], tmp_path / path, device="cpu")
+        pretrain(recipe, [damaged_folder], tmp_path / path, device="cpu")
         losses.append(json.loads((tmp_path / path / "metrics.jsonl").read_text().splitlines()[-1])["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

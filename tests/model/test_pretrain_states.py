@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,61 +21,17 @@ from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import Objective, build_optimisers, learning_rate, mask_orders, run
 from model.pretrain.muon import Muon, orthogonalise
-from model.pretrain.recipe import Recipe, load_recipe
+from model.pretrain.recipe import load_recipe
 from model.pretrain.resume import Training
 from model.pretrain.watch import Progress
 from model.reconstruct import load
-from tests.pictures import encoded, photo
-
-
-def _recipe(**changes: object) -> Recipe:
-    values: dict[str, object] = {
-        "name": "toy", "size": "debug", "steps": 6, "batch_size": 4, "lr": 1e-3, "optimiser": "muon",
-        "log_every": 1, "picture_every": 1000, "checkpoint_every": 2,
-    }  # fmt: skip
-    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "photos"
-    place.mkdir()
-    for n in range(12):
-        (place / f"{n:03d}.jpg").write_bytes(encoded(photo(80 + n, 70, seed=n), "JPEG"))
-    return place
-
-
-def _log(out: Path) -> list[dict[str, Any]]:
-    """The run's log without what differs between runs: speed."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
-
-
-def _weights(path: Path | None) -> dict[str, torch.Tensor]:
-    return load(path, "cpu")._network.state_dict()
-
-
-def _equal(one: Path | None, two: Path | None) -> bool:
-    first, second = _weights(one), _weights(two)
-    return all(torch.equal(first[key], second[key]) for key in first)
-
-
-def _run_until(recipe: Recipe, folder: Path, out: Path, crash_at: int, device: str = "cpu") -> None:
-    def crash(progress: Progress, network: MAE) -> None:
-        if progress.step == crash_at:
-            raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        run(recipe, Photos.open([folder]), out, device=torch.device(device), report=crash)
-
+from tests.training import equal, log, run_until, toy, weights
 
 # --- states on disk ---------------------------------------------------------------------------------------
 
 
 def test_the_newest_states_and_the_best_one_stay(folder: Path, tmp_path: Path) -> None:
-    training = Training(
-        _recipe(keep=2), network := MAE(_recipe().config), build_optimisers(network, _recipe())
-    )
+    training = Training(toy(keep=2), network := MAE(toy().config), build_optimisers(network, toy()))
     for training.step, loss in enumerate([0.9, 0.5, 0.7, 0.6, 0.8], 1):
         resume.save(tmp_path, training, loss)
     assert sorted(path.name for path in tmp_path.glob("state-*.pt")) == [
@@ -91,58 +46,58 @@ def test_a_full_disk_is_said_and_leaves_the_state_before(folder: Path, tmp_path:
     out.mkdir()
     (out / "state-0000004.pt.part").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match="No space left") as caught:
-        pretrain(_recipe(), [folder], out, device="cpu")
+        pretrain(toy(), [folder], out, device="cpu")
     assert "--resume" in caught.value.hint
     assert (out / "LATEST").read_text() == "state-0000002.pt"
     assert sorted(path.name for path in out.glob("state*")) == ["state-0000002.pt"]
-    resumed = pretrain(_recipe(), [folder], out, resumed=True, device="cpu")
-    assert _equal(resumed, pretrain(_recipe(), [folder], tmp_path / "whole", device="cpu"))
+    resumed = pretrain(toy(), [folder], out, resumed=True, device="cpu")
+    assert equal(resumed, pretrain(toy(), [folder], tmp_path / "whole", device="cpu"))
 
 
 def test_a_damaged_state_names_the_way_back(folder: Path, tmp_path: Path) -> None:
-    pretrain(_recipe(), [folder], tmp_path / "run", device="cpu")
+    pretrain(toy(), [folder], tmp_path / "run", device="cpu")
     state = tmp_path / "run/state-0000006.pt"
     state.write_bytes(state.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
-        pretrain(_recipe(), [folder], tmp_path / "run", resumed=True, device="cpu")
+        pretrain(toy(), [folder], tmp_path / "run", resumed=True, device="cpu")
     assert "LATEST" in caught.value.hint
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
-    pretrain(_recipe(steps=2), [folder], tmp_path / "run", device="cpu")
+    pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
     with pytest.raises(CheckpointError, match="holds the states of a run"):
-        pretrain(_recipe(steps=2), [folder], tmp_path / "run", device="cpu")
+        pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
 
 
 def test_states_from_before_averages_and_logs_were_kept_can_be_resumed(folder: Path, tmp_path: Path) -> None:
-    whole = pretrain(_recipe(), [folder], tmp_path / "whole", device="cpu")
-    _run_until(_recipe(), folder, tmp_path / "old", 5)
+    whole = pretrain(toy(), [folder], tmp_path / "whole", device="cpu")
+    run_until(toy(), folder, tmp_path / "old", 5)
     path = tmp_path / "old/state-0000004.pt"
     state = torch.load(path, weights_only=True)
     new_keys = ("minutes", "accumulate", "ema", "keep", "data_path", "max_broken_share")
     state["recipe"] = {key: value for key, value in state["recipe"].items() if key not in new_keys}
     torch.save({key: state[key] for key in ("step", "network", "optimisers", "recipe")}, path)
-    assert _equal(whole, pretrain(_recipe(), [folder], tmp_path / "old", resumed=True, device="cpu"))
+    assert equal(whole, pretrain(toy(), [folder], tmp_path / "old", resumed=True, device="cpu"))
 
 
 def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(steps=11, log_every=3, checkpoint_every=4)  # states fall between reports
+    recipe = toy(steps=11, log_every=3, checkpoint_every=4)  # states fall between reports
     pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
     out = tmp_path / "parts"
     out.mkdir()
     photos = Photos.open([folder])
-    _run_until(recipe, folder, out, 6)
+    run_until(recipe, folder, out, 6)
     assert resume.latest_step(out) == 4
     # What a killed process may leave: a line of a later step, and one cut off.
     lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
     (out / "metrics.jsonl").write_text("\n".join([*lines[:2], lines[2][:20]]))
     assert len(photos) == 12
     pretrain(recipe, [folder], out, resumed=True, device="cpu")
-    assert _log(out) == _log(tmp_path / "whole")
+    assert log(out) == log(tmp_path / "whole")
 
 
 def test_a_state_is_never_written_from_weights_that_are_lost(folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(steps=200, lr=float("inf"), optimiser="adamw", log_every=100, checkpoint_every=3)
+    recipe = toy(steps=200, lr=float("inf"), optimiser="adamw", log_every=100, checkpoint_every=3)
     with pytest.raises(DataError, match="loss"):
         pretrain(recipe, [folder], tmp_path / "run", device="cpu")
     for path in (tmp_path / "run").glob("state-*.pt"):
@@ -153,7 +108,7 @@ def test_a_state_is_never_written_from_weights_that_are_lost(folder: Path, tmp_p
 
 
 def test_minutes_become_steps_that_a_resumed_run_keeps(folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(steps=0, minutes=30.0, warmup_steps=20, log_every=5, checkpoint_every=20)
+    recipe = toy(steps=0, minutes=30.0, warmup_steps=20, log_every=5, checkpoint_every=20)
     steps: dict[int, list[int]] = {70: [], 75: []}
     for crash_at, resumed in ((70, False), (75, True)):
 
@@ -177,37 +132,37 @@ def test_minutes_become_steps_that_a_resumed_run_keeps(folder: Path, tmp_path: P
 
 
 def test_minutes_that_are_over_end_the_run(folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(steps=0, minutes=1e-4)
-    weights = pretrain(recipe, [folder], tmp_path / "run", device="cpu")
-    assert load(weights, "cpu").describe()["steps"] == 51
-    assert _log(tmp_path / "run")[-1]["lr"] < 0.1
+    recipe = toy(steps=0, minutes=1e-4)
+    left = pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+    assert load(left, "cpu").describe()["steps"] == 51
+    assert log(tmp_path / "run")[-1]["lr"] < 0.1
 
 
 def test_until_the_end_is_known_the_rate_stays_up() -> None:
-    recipe = _recipe(steps=0, minutes=1.0, warmup_steps=10, schedule="cosine")
+    recipe = toy(steps=0, minutes=1.0, warmup_steps=10, schedule="cosine")
     assert [learning_rate(recipe, step) for step in (0, 5, 10, 49)] == [0, 0.5, 1, 1]
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(folder: Path, tmp_path: Path) -> None:
     for parts in (1, 2, 4):
-        recipe = _recipe(accumulate=parts, optimiser="adamw", clip_norm=1.0)
+        recipe = toy(accumulate=parts, optimiser="adamw", clip_norm=1.0)
         pretrain(recipe, [folder], tmp_path / str(parts), device="cpu")
     for parts in (2, 4):
-        for ours, whole in zip(_log(tmp_path / str(parts)), _log(tmp_path / "1"), strict=True):
+        for ours, whole in zip(log(tmp_path / str(parts)), log(tmp_path / "1"), strict=True):
             assert ours["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
 def test_an_average_follows_the_weights_and_is_what_the_run_leaves(folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(ema=0.9)
+    recipe = toy(ema=0.9)
     plain = pretrain(replace(recipe, ema=None), [folder], tmp_path / "plain", device="cpu")
     whole = pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
-    assert not _equal(plain, whole)
+    assert not equal(plain, whole)
     state = torch.load(tmp_path / "whole/state-0000006.pt", weights_only=True)
-    ours, name = _weights(whole), "blocks.0.mlp.fc1.weight"
+    ours, name = weights(whole), "blocks.0.mlp.fc1.weight"
     assert torch.equal(ours[name], state["average"][name])
-    assert torch.equal(_weights(plain)[name], state["network"][name])
-    _run_until(recipe, folder, tmp_path / "parts", 5)
-    assert _equal(whole, pretrain(recipe, [folder], tmp_path / "parts", resumed=True, device="cpu"))
+    assert torch.equal(weights(plain)[name], state["network"][name])
+    run_until(recipe, folder, tmp_path / "parts", 5)
+    assert equal(whole, pretrain(recipe, [folder], tmp_path / "parts", resumed=True, device="cpu"))
 
 
 def test_a_stack_of_matrices_moves_as_each_alone() -> None:
@@ -245,15 +200,15 @@ def test_network_and_loss_compile_as_one_graph(debug_network: MAE) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_run_compiles_fits_the_clock_and_goes_on(folder: Path, tmp_path: Path) -> None:
-    recipe = _recipe(
+    recipe = toy(
         steps=0, minutes=2.0, batch_size=64, compile=True, precision="bf16", data_path="device", ema=0.99,
         log_every=10, checkpoint_every=50, clip_norm=1.0,
     )  # fmt: skip
-    _run_until(recipe, folder, tmp_path / "run", 60, "cuda")
+    run_until(recipe, folder, tmp_path / "run", 60, "cuda")
     assert torch.load(tmp_path / "run/state-0000050.pt", weights_only=True)["recipe"]["steps"] > 60
     recipe = replace(recipe, minutes=None, steps=70)
     assert pretrain(recipe, [folder], tmp_path / "run", resumed=True, device="cuda")
-    assert _log(tmp_path / "run")[-1]["step"] == 70
+    assert log(tmp_path / "run")[-1]["step"] == 70
 
 
 # --- real processes ---------------------------------------------------------------------------------------
@@ -310,8 +265,8 @@ def test_a_run_killed_again_and_again_ends_bit_equal(root: Path, folder: Path, t
                 process.kill()
         assert process.returncode == -signal.SIGKILL
     killed = pretrain(load_recipe(str(recipe)), [folder], out, resumed=True, device="cpu")
-    assert _equal(whole, killed)
-    assert _log(out) == _log(tmp_path / "whole")
+    assert equal(whole, killed)
+    assert log(out) == log(tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -327,7 +282,7 @@ def test_two_processes_train_as_one(root: Path, folder: Path, tmp_path: Path) ->
     assert done.stdout.decode().count("Weights:") == 1
     # One process: the same samples and masks; sums in another order, which training slowly amplifies.
     pretrain(load_recipe(str(recipe)), [folder], tmp_path / "alone", device="cpu")
-    ours, alone = _log(tmp_path / "whole"), _log(tmp_path / "alone")
+    ours, alone = log(tmp_path / "whole"), log(tmp_path / "alone")
     assert [line["lr"] for line in ours] == [line["lr"] for line in alone]
     for two, one in zip(ours[:6], alone[:6], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)

@@ -1,0 +1,60 @@
+"""A toy run for the tests of training: a recipe of milliseconds, and what a run left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.network import MAE
+from model.pretrain.data import Photos
+from model.pretrain.loop import run
+from model.pretrain.recipe import Recipe
+from model.pretrain.watch import Progress
+from model.reconstruct import load
+from tests.pictures import encoded, photo
+
+#: What the fixtures ``folder`` and ``shard`` hold.
+PHOTOS = [encoded(photo(80 + n, 70, seed=n), "JPEG") for n in range(12)]
+#: What stands in place of photos of the fixture ``damaged_folder``, by their numbers.
+BROKEN = {3: b"no picture at all", 7: b""}
+
+
+def toy(**changes: object) -> Recipe:
+    """Six steps of four photos on the smallest network, with these changes."""
+    values: dict[str, object] = {
+        "name": "toy", "size": "debug", "steps": 6, "batch_size": 4, "lr": 1e-3, "optimiser": "muon",
+        "log_every": 1, "picture_every": 1000, "checkpoint_every": 2,
+    }  # fmt: skip
+    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    """The run's log without what differs between runs: speed."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def weights(path: Path | None) -> dict[str, torch.Tensor]:
+    """Tensors of the weight file a run left."""
+    return load(path, "cpu")._network.state_dict()
+
+
+def equal(one: Path | None, two: Path | None) -> bool:
+    """Whether two weight files are the same to the bit."""
+    first, second = weights(one), weights(two)
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def run_until(recipe: Recipe, folder: Path, out: Path, crash_at: int, device: str = "cpu") -> None:
+    """Train, and crash in the report of this step."""
+
+    def crash(progress: Progress, network: MAE) -> None:
+        if progress.step == crash_at:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(recipe, Photos.open([folder]), out, device=torch.device(device), report=crash)
