@@ -9,10 +9,10 @@ import gradio as gr
 
 from ui.grid import build_widget
 from ui.strings import choose, load_languages
-from ui.tabs import compare, explore
+from ui.tabs import compare, explore, learn, use
 
 #: In the order of the page; the name is the tab's id, its key in the words and its value of ``?tab=``.
-TABS: Final[dict[str, ModuleType]] = {"explore": explore, "compare": compare}
+TABS: Final[dict[str, ModuleType]] = {"explore": explore, "compare": compare, "learn": learn, "use": use}
 
 
 def build_page(description: dict[str, object]) -> gr.Blocks:

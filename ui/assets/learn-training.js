@@ -1,0 +1,127 @@
+// How the loaded model learned: its curves, and the fixed photos as earlier states of it drew them.
+
+/**
+ * @param element The section. words: the page's.
+ * @return {show(name), speak(), redraw()}: show fetches the record of a model and, while it still grows, fetches it again.
+ */
+function createTraining(element, words) {
+  const $ = (selector) => element.querySelector(selector);
+  const TILE = 224, AGAIN_MS = 15000, PATIENCE = 4; // this many fetches without news, and the run is taken for finished
+  let name = '', record = null, at = -1, sheet = null, round = 0, timer = 0, unchanged = 0;
+  const sheets = new Map(); // address -> picture
+
+  async function show(model, anew = false) {
+    if (!anew && model === name) return;
+    clearTimeout(timer);
+    const mine = ++round;
+    if (!anew) { name = model; record = null; at = -1; sheet = null; unchanged = 0; }
+    const found = await fetch(rootUrl(`v1/models/${encodeURIComponent(model)}/training`)).then((r) => (r.ok ? r.json() : null), () => (anew ? record : null));
+    if (mine !== round) return;
+    const grown = !record || !found || found.points.length !== record.points.length || found.pictures.length !== record.pictures.length;
+    const last = record && at === record.pictures.length - 1;
+    unchanged = grown ? 0 : unchanged + 1;
+    record = found;
+    if (grown) { paint(); if (record && record.pictures.length && (at < 0 || last)) pick(record.pictures.length - 1); }
+    if (record && unchanged < PATIENCE) timer = setTimeout(again, AGAIN_MS);
+  }
+  function again() { if (element.isConnected && element.checkVisibility()) show(name, true); else timer = setTimeout(again, AGAIN_MS); }
+
+  const has = (list) => Boolean(record && record[list] && record[list].length);
+  function paint() {
+    const points = has('points') ? record.points : [], last = points[points.length - 1];
+    $('.um-training-lead').textContent = !has('points') && !has('pictures') ? words('learn.no_record')
+      : last ? words('learn.training_lead', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(last.loss, 2) })
+        : words('learn.training_pictures_only');
+    $('.um-curve').hidden = points.length < 2;
+    $('.um-training-pictures').hidden = !has('pictures');
+    if (has('pictures')) { $('.um-training-step').max = String(record.pictures.length - 1); caption(); }
+    redraw();
+  }
+
+  // --- pictures ----------------------------------------------------------------------------------------------------
+  async function pick(index) {
+    at = index;
+    $('.um-training-step').value = String(index);
+    caption(); redraw();
+    const { url } = record.pictures[index], address = rootUrl(url.replace(/^\//, ''));
+    if (!sheets.has(address)) {
+      const image = await decoded(address).catch(() => null);
+      if (image) sheets.set(address, image);
+    }
+    if (at === index && sheets.has(address)) { sheet = sheets.get(address); photos(); }
+  }
+  /** The loss nearest to a step. */
+  const pointAt = (step) => (has('points') ? record.points.reduce((a, b) => (Math.abs(b.step - step) < Math.abs(a.step - step) ? b : a)) : null);
+  function caption() {
+    if (!has('pictures') || at < 0) return;
+    const { step, samples } = record.pictures[at], point = pointAt(step);
+    const text = words(point ? 'learn.training_now' : 'learn.training_now_plain', { s: number(step), n: number(samples), l: point ? number(point.loss, 2) : '' });
+    $('.um-training-now').textContent = text;
+    const range = $('.um-training-step');
+    range.setAttribute('aria-valuetext', text);
+    range.style.setProperty('--share', (record.pictures.length > 1 ? (at / (record.pictures.length - 1)) * 100 : 100) + '%');
+  }
+  /** A column a photo: what the model saw, what it makes of it at this step, what was there. */
+  function photos() {
+    const count = Math.round(sheet.naturalHeight / TILE), box = $('.um-training-sheet');
+    while (box.children.length > count) box.lastElementChild.remove();
+    while (box.children.length < count) {
+      const canvas = document.createElement('canvas');
+      canvas.setAttribute('role', 'img');
+      box.append(canvas);
+    }
+    [...box.children].forEach((canvas, row) => {
+      const half = TILE / 2 - 4, cx = canvas.getContext('2d');
+      canvas.width = TILE; canvas.height = TILE + 8 + half;
+      // The middle column, large; the other two side by side beneath it.
+      cx.drawImage(sheet, TILE, row * TILE, TILE, TILE, 0, 0, TILE, TILE);
+      cx.drawImage(sheet, 0, row * TILE, TILE, TILE, 0, TILE + 8, half, half);
+      cx.drawImage(sheet, 2 * TILE, row * TILE, TILE, TILE, TILE - half, TILE + 8, half, half);
+      canvas.setAttribute('aria-label', words('learn.training_alt', { i: row + 1, s: number(record.pictures[at].step) }));
+    });
+  }
+  $('.um-training-step').addEventListener('input', (event) => pick(Number(event.target.value)));
+
+  // --- curves ------------------------------------------------------------------------------------------------------
+  function redraw() {
+    const canvas = $('.um-curve-canvas'), { clientWidth: w, clientHeight: h } = canvas;
+    if (!has('points') || record.points.length < 2 || !w) return;
+    const { points } = record, cx = canvas.getContext('2d');
+    const colour = (token) => getComputedStyle(canvas).getPropertyValue(token).trim();
+    canvas.width = Math.round(w * devicePixelRatio); canvas.height = Math.round(h * devicePixelRatio);
+    cx.scale(devicePixelRatio, devicePixelRatio);
+    cx.font = `13px ${getComputedStyle(canvas).fontFamily}`;
+    const left = 44, right = w - 12, top = 10, bottom = h - 34;
+    const first = points[0].step, end = points[points.length - 1].step;
+    const highest = Math.max(...points.map((p) => p.loss)), lowest = Math.min(...points.map((p) => p.loss)), fastest = Math.max(...points.map((p) => p.lr)) || 1;
+    const floor = Math.floor(lowest * 5) / 5, roof = Math.ceil(highest * 5) / 5 || 1;
+    const x = (step) => left + ((step - first) / (end - first || 1)) * (right - left);
+    const y = (share) => bottom - share * (bottom - top);
+    cx.strokeStyle = colour('--um-hairline'); cx.fillStyle = colour('--um-muted'); cx.lineWidth = 1;
+    cx.textAlign = 'right'; cx.textBaseline = 'middle';
+    for (let k = 0; k <= 4; k++) {
+      cx.beginPath(); cx.moveTo(left, y(k / 4)); cx.lineTo(right, y(k / 4)); cx.stroke();
+      cx.fillText(number(floor + ((roof - floor) * k) / 4, 2), left - 8, y(k / 4));
+    }
+    cx.textBaseline = 'top';
+    for (let k = 0; k <= 2; k++) {
+      cx.textAlign = ['left', 'center', 'right'][k];
+      const step = Math.round(first + ((end - first) * k) / 2);
+      cx.fillText(words('learn.curve_step', { s: number(step) }), x(step), bottom + 10);
+    }
+    const stroke = (token, width, value, dash = []) => {
+      cx.strokeStyle = colour(token); cx.lineWidth = width; cx.lineJoin = 'round'; cx.setLineDash(dash);
+      cx.beginPath(); points.forEach((p) => cx.lineTo(x(p.step), y(value(p)))); cx.stroke(); cx.setLineDash([]);
+    };
+    stroke('--um-muted', 1.5, (p) => p.lr / fastest, [5, 4]);
+    stroke('--um-accent', 2, (p) => (p.loss - floor) / (roof - floor));
+    if (has('pictures') && at >= 0) {
+      const { step } = record.pictures[at], point = pointAt(step), px = x(Math.min(end, Math.max(first, step)));
+      cx.strokeStyle = colour('--um-ink'); cx.lineWidth = 1; cx.beginPath(); cx.moveTo(px, top); cx.lineTo(px, bottom); cx.stroke();
+      cx.fillStyle = colour('--um-accent'); cx.beginPath(); cx.arc(px, y((point.loss - floor) / (roof - floor)), 5, 0, 7); cx.fill();
+    }
+    canvas.setAttribute('aria-label', words('learn.curve_alt', { a: number(points[0].loss, 2), b: number(points[points.length - 1].loss, 2), s: number(end) }));
+  }
+  new ResizeObserver(redraw).observe($('.um-curve-canvas'));
+  return { show, redraw, speak() { if (name) paint(); if (sheet) photos(); } };
+}

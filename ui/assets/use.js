@@ -1,0 +1,91 @@
+// The Use it tab: the request on screen as code, as a link, and what the model is. Body of a function with `element`, `props`.
+const words = wordsOf(props.words);
+const $ = (selector) => element.querySelector(selector);
+let way = 'curl', report = null, reported = '';
+
+const code = () => PROGRAMS[way](requestOf(store.state));
+function paint() {
+  const { picture, fields, model, mask } = store.state, drawn = fields.strategy === 'indices';
+  words.fill(element);
+  if (!picture || !fields.strategy) { $('.um-use-now').textContent = words('use.loading'); return; }
+  const title = words.title(picture), n = mask ? mask.rows * mask.columns : 0, k = mask ? mask.hidden.length : 0;
+  const names = { random: 'use.random', block: 'use.block', grid: 'use.grid', indices: 'use.drawn' };
+  words.rich($('.um-use-now'), drawn ? 'use.now_drawn' : 'use.now', {
+    title, strategy: words(names[fields.strategy] || 'use.drawn'), k: number(k), n: number(n), seed: fields.seed || '', model: model.name,
+  });
+  $('.um-use-code').textContent = code();
+  $('.um-use-code').setAttribute('aria-label', words('use.code_label'));
+  $('.um-use-hint').textContent = words(picture.sample ? 'use.hint_sample' : 'use.hint_own');
+  $('.um-use-docs').href = rootUrl('docs');
+  const link = new URL(store.link());
+  link.searchParams.delete('tab'); // a link to the view leads to the pictures
+  $('.um-use-address').value = link.href;
+  $('.um-use-link-hint').textContent = words(picture.sample ? 'use.link_hint' : 'use.link_own');
+  card(model); reports(model);
+}
+
+// --- the model -----------------------------------------------------------------------------------------------------
+/** Fills a list with pairs of a word's key and a value; values that are missing leave no row. Foreign text keeps its language. */
+function fill(list, pairs) {
+  list.replaceChildren(...pairs.filter(([, value]) => value !== undefined && value !== null && value !== '').flatMap(([key, value, foreign]) => {
+    const term = document.createElement('dt'), text = document.createElement('dd');
+    term.textContent = words(key); text.textContent = value;
+    if (foreign) text.lang = 'en';
+    return [term, text];
+  }));
+}
+function card(model) {
+  const [rows, columns] = model.grid;
+  fill($('.um-use-model'), [
+    ['use.name', model.name], ['use.parameters', number(model.parameters, 0)],
+    ['use.sees', words('use.sees_value', { s: model.image_size, r: rows, c: columns, p: model.patch_size })],
+    ['use.encoder', words('use.blocks', { w: model.width, d: model.depth, h: model.heads })],
+    ['use.decoder', words('use.blocks', { w: model.decoder_width, d: model.decoder_depth, h: model.decoder_heads })],
+    ['use.target', words(model.target === 'norm_pixel' ? 'use.target_normalised' : 'use.target_pixels')],
+    ['use.masks', model.strategy, true], ['use.steps', model.steps && words('use.steps_value', { s: number(model.steps), n: number(model.samples || 0) })],
+    ['use.data', model.trained_on, true], ['use.licence', model.licence, true], ['use.digest', model.digest],
+  ]);
+}
+async function reports(model) {
+  if (reported !== model.name) {
+    reported = model.name;
+    const found = await fetch(rootUrl('v1/models/' + encodeURIComponent(model.name))).then((r) => (r.ok ? r.json() : {}), () => ({}));
+    if (reported !== model.name) return;
+    report = found.report || null;
+  }
+  $('.um-use-report-section').hidden = !report;
+  if (!report) return;
+  const list = (items) => (items && items.length ? items.join(', ') : words('use.nothing'));
+  const size = report.size_bytes && words('use.megabytes', { x: number(report.size_bytes / 1e6) });
+  fill($('.um-use-report'), [
+    ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', report.content, true], ['use.file_size', size],
+    ['use.predicts', report.target && [report.target, report.target_source].filter(Boolean).join(': '), true],
+    ['use.usable', list(report.usable_for), true], ['use.missing', list(report.missing)], ['use.left_over', list(report.left_over)],
+    ...(report.notes || []).map((note) => ['use.note', note, true]), ['use.advice', report.advice, true],
+  ]);
+}
+
+// --- copying ---------------------------------------------------------------------------------------------------------
+/** Without the clipboard of secure addresses, which a classroom's http:// is not, by the old way. */
+async function copy(text, button) {
+  let done = false;
+  if (navigator.clipboard) done = await navigator.clipboard.writeText(text).then(() => true, () => false);
+  if (!done) {
+    const field = document.createElement('textarea');
+    field.value = text; field.className = 'um-unseen';
+    element.append(field); field.select();
+    done = document.execCommand('copy');
+    field.remove(); button.focus();
+  }
+  const key = done ? 'use.copied' : 'use.not_copied';
+  button.textContent = words(key); $('.um-use-say').textContent = words(key);
+  setTimeout(() => { button.textContent = words('use.copy'); $('.um-use-say').textContent = ''; }, 2000);
+}
+$('.um-use-copy').addEventListener('click', (event) => copy(code(), event.target));
+$('.um-use-copy-link').addEventListener('click', (event) => copy($('.um-use-address').value, event.target));
+$('.um-use-address').addEventListener('focus', (event) => event.target.select());
+$('.um-use-ways').addEventListener('change', (event) => { way = event.target.value; paint(); });
+
+document.addEventListener('unmask:language', paint);
+paint();
+store.watch(paint, $('.um-use'));
