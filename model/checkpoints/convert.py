@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from model.checkpoints import layouts, shapes, store
-from model.checkpoints.files import RawFile, open_raw, refuse, replacing
+from model.checkpoints.files import RawFile, refuse, replacing
 from model.checkpoints.layouts import Tensors
 from model.checkpoints.shapes import Given
-from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
+from model.config import MAEConfig
 from model.positions import sincos_positions
 
 To = Literal["unmask", "authors", "huggingface", "timm"]
@@ -27,7 +27,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     """Read a file of any known layout and write it in another.
 
     Args:
-        source: File or folder to read.
+        source: File, folder or name of the registry to read.
         out: File to write; for ``huggingface`` a folder.
         to: ``unmask``; ``authors`` (their ``.pth``); ``huggingface`` (the folder that every transformers
             reads); ``timm`` (the encoder alone, for ``timm.create_model(..., checkpoint_path=OUT)``).
@@ -39,10 +39,9 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     Raises:
         CheckpointError: The source cannot be read, or lacks what the new layout needs.
     """
-    raw = open_raw(source)
-    house = layouts.recognise(raw).to_house(raw.tensors)
     if to == "timm":
-        return _write_timm(out, raw, house, given or Given())
+        raw, given, _ = store.open_known(source, given)
+        return _write_timm(out, raw, layouts.recognise(raw).to_house(raw.tensors), given)
     checkpoint = store.read(source, given)
     config = checkpoint.network.config
     if to == "unmask":
@@ -122,7 +121,7 @@ def _huggingface_config(config: MAEConfig) -> dict[str, Any]:
         "mask_ratio": 0.75,
         "norm_pix_loss": config.target == "norm_pixel",
         "num_attention_heads": config.heads,
-        "num_channels": 3,
+        "num_channels": config.channels,
         "num_hidden_layers": config.depth,
         "patch_size": config.patch_size,
         "qkv_bias": True,
@@ -136,8 +135,8 @@ def _preprocessor(config: MAEConfig) -> dict[str, Any]:
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
-        "image_mean": list(IMAGE_MEAN),
-        "image_std": list(IMAGE_STD),
+        "image_mean": list(config.image_mean),
+        "image_std": list(config.image_std),
         "resample": 3,
         "rescale_factor": 1 / 255,
         "size": {"height": config.image_size, "width": config.image_size},

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from model.errors import CheckpointError
+
+if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
+    from torch import Tensor
 
 #: Where training programs put the weights inside what they save.
 _NESTED = ("model", "state_dict", "model_state_dict", "network")
@@ -79,11 +80,10 @@ def open_raw(path: Path) -> RawFile:
         else:
             more, arguments, nested = _read_pickle(part)
         tensors |= more
-    digests = [_digest(part) for part in parts]
     return RawFile(
         path=path,
         tensors=_without_prefixes(tensors),
-        digest=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
+        digest=_digest(parts),
         size_bytes=sum(part.stat().st_size for part in parts),
         header=header,
         config=_config(path),
@@ -162,9 +162,46 @@ def _config(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) and "model_type" in values else {}
 
 
-def _digest(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of one file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a weight file, or over those of a folder's parts in order, hex: as in ``RawFile``.
+
+    Raises:
+        CheckpointError: A file is missing.
+    """
+    return _digest(_parts(path))
+
+
+def _digest(parts: list[Path]) -> str:
+    digests = [sha256(part) for part in parts]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def check_container(path: Path) -> None:
+    """Refuse a file that cannot hold weights, by its first and last bytes: a web page, a cut archive.
+
+    Raises:
+        CheckpointError: It is none of the containers that are read here.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+        if head[8:] == b"{":  # safetensors: the length of the header, the header, the tensors
+            header = json.loads(b"{" + file.read(int.from_bytes(head[:8], "little") - 1))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            whole = file.tell() + max(ends, default=0) == path.stat().st_size
+        else:  # a zip ends in its own table; an old pickle begins with its protocol
+            whole = zipfile.is_zipfile(path) or head[:1] == b"\x80"
+    if not whole:
+        raise refuse(
+            f"{path.name} is no whole weight file",
+            "Fetch it again; .pth, .pt, .bin and .safetensors are read.",
+            "unreadable",
+        )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -187,6 +224,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+    import torch
+
     try:
         # Reads tensors and plain values; the one class beyond them is the plain record of command-line options
         # that the authors' training script stores.
@@ -213,7 +252,7 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
             break
         weights, nested = inner, True
     tensors = (
-        {str(key): value for key, value in weights.items() if isinstance(value, Tensor)}
+        {str(key): value for key, value in weights.items() if isinstance(value, torch.Tensor)}
         if isinstance(weights, Mapping)
         else {}
     )

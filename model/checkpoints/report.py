@@ -11,7 +11,6 @@ import torch
 
 from model import images
 from model.checkpoints import layouts, shapes, store
-from model.checkpoints.files import open_raw
 from model.checkpoints.layouts import Content, Tensors
 from model.checkpoints.shapes import Given
 from model.config import SIZES, MAEConfig, Target
@@ -97,17 +96,16 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
     """Look at a weight file without running anything it brings along.
 
     Args:
-        path: A file or a folder.
+        path: A file, a folder or a name of the registry.
         given: What the file may not say.
         photos: A folder of pictures; with it an unknown target is measured on up to four of them.
 
     Raises:
         CheckpointError: The file cannot be opened or belongs to another family of model.
     """
-    raw = open_raw(path)
+    raw, given, _ = store.open_known(path, given)
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
-    given = given or Given()
     kind = layouts.content(house)
     target, source = shapes.find_target(raw, given) if kind == "full" else (None, "")
     notes: tuple[str, ...] = ()

@@ -32,11 +32,13 @@ class Given:
         heads: Encoder attention heads.
         decoder_heads: Decoder attention heads.
         target: What the decoder predicts.
+        source: Who says so, for reports.
     """
 
     heads: int | None = None
     decoder_heads: int | None = None
     target: Target | None = None
+    source: str = "you"
 
 
 #: The authors' released files, whose names alone say what they predict (nothing inside does).
@@ -92,7 +94,7 @@ def find_target(raw: RawFile, given: Given) -> tuple[Target | None, str]:
     if raw.config.get("model_type") == "vit_mae":
         return _target(bool(raw.config.get("norm_pix_loss", False))), "config.json"
     if given.target is not None:
-        return given.target, "you"
+        return given.target, given.source
     if is_released(raw):
         return next(target for name, target in _RELEASED if re.match(name, raw.path.name)), "the file's name"
     return None, ""
@@ -130,16 +132,17 @@ def infer_config(raw: RawFile, house: Tensors, given: Given, target: Target) -> 
             "tensors",
         )
     patch = house["patch_embed.proj.weight"]
-    if patch.ndim != 4 or patch.shape[1] != 3 or patch.shape[2] != patch.shape[3]:
+    if patch.ndim != 4 or patch.shape[2] != patch.shape[3]:
         raise refuse(
-            f"{name} cuts patches of shape {list(patch.shape[1:])}; only square patches of 3 colours are read",
-            "Give a model of colour pictures.",
+            f"{name} cuts patches of shape {list(patch.shape[1:])}; only square patches are read",
+            "Give a model of pictures with square patches (videos and spectrograms have others).",
             "shape",
         )
     width, side = int(patch.shape[0]), int(patch.shape[2])
     values: dict[str, Any] = {
         "image_size": _image_size(raw, house, side),
         "patch_size": side,
+        "channels": int(patch.shape[1]),
         "width": width,
         "depth": _depth(house, "blocks", name),
         "mlp_ratio": house["blocks.0.mlp.fc1.weight"].shape[0] / width,

@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoints import layouts, shapes
+from model.checkpoints import layouts, registry, shapes
 from model.checkpoints.files import RawFile, open_raw, refuse, replacing
 from model.checkpoints.layouts import FORMAT, POSITIONS
+from model.checkpoints.registry import Entry
+from model.checkpoints.registry import shipped as shipped  # where every other weight file is asked for
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.network import MAE
@@ -84,16 +86,16 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
     """Read a full MAE of any known layout, strictly: nothing is left at random, nothing is left over.
 
     Args:
-        path: A file, or a folder as ``save_pretrained`` writes it.
+        path: A file, a folder as ``save_pretrained`` writes it, or a name of the registry.
         given: What the file may not say: heads, target.
 
     Raises:
         CheckpointError: The file is missing, truncated, of another kind, or its tensors do not fit.
     """
-    raw = open_raw(path)
+    raw, given, entry = open_known(path, given)
+    path = raw.path
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
-    given = given or Given()
     _refuse_without_decoder(path, house)
     target, _ = shapes.find_target(raw, given)
     if target is None:
@@ -108,11 +110,40 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
     facts = shapes.stored_facts(raw)
     card = facts.get("card")
     if not isinstance(card, dict):
-        licence = "CC-BY-NC-4.0" if shapes.is_released(raw) else "not stated"
-        card = {"origin": layout.title, "licence": licence}
+        card = {"origin": layout.title, "licence": _licence(raw, entry)}
+        if entry and entry.trained_with:
+            card["strategy"] = entry.trained_with
     own_name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "")
-    name = str(facts.get("name", own_name))
+    name = str(facts.get("name", entry.name if entry else own_name))
     return Checkpoint(network.eval(), name, raw.digest, card, layout=layout.name, notes=notes)
+
+
+def open_known(path: Path, given: Given | None = None) -> tuple[RawFile, Given, Entry | None]:
+    """Open a path or a name of the registry, and add what the registry knows of it to what the caller knows.
+
+    Raises:
+        CheckpointError: It cannot be opened, is not on this machine, or has changed since it was pulled.
+    """
+    found = registry.locate(path)
+    raw = open_raw(found.path)
+    found.check(raw.digest)
+    given, entry = given or Given(), found.entry
+    if entry is None:
+        return raw, given, None
+    source = given.source if given.target else "the registry"
+    given = Given(
+        heads=given.heads or entry.heads,
+        decoder_heads=given.decoder_heads or entry.decoder_heads,
+        target=given.target or entry.predicts,
+        source=source,
+    )
+    return raw, given, entry
+
+
+def _licence(raw: RawFile, entry: Entry | None) -> str:
+    if entry:
+        return entry.licence
+    return "CC-BY-NC-4.0" if shapes.is_released(raw) else "not stated"
 
 
 def _refuse_without_decoder(path: Path, house: dict[str, Tensor]) -> None:
@@ -232,9 +263,3 @@ def _some(names: list[str]) -> str:
     return (
         ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
     )
-
-
-def shipped(name: str = "small") -> Path:
-    """The weight file that comes with this package: in the wheel beside the code, else in the checkout."""
-    packaged = Path(__file__).parents[1] / "shipped" / f"{name}.safetensors"
-    return packaged if packaged.exists() else Path(__file__).parents[2] / "weights" / f"{name}.safetensors"

@@ -1,0 +1,419 @@
+"""Weights by name: what there is, what is here, how it gets here, and that it is still the same.
+
+Names come from ``registry.toml`` and from ``add``. Files lie in a folder of the user, one folder a name, each
+with ``pulled.json``: the SHA-256 of the first pull, which every later use is measured against. Nothing is fetched
+that was not asked for by name.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from model.checkpoints import files
+from model.checkpoints.download import download
+from model.checkpoints.files import refuse, replacing
+from model.config import Target
+from model.errors import CheckpointError
+
+#: Where the Hub keeps a file: owner/name, file.
+HUB = "https://huggingface.co/{}/resolve/main/{}"
+_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_HUB_CONFIG = "config.json"
+_RECORD = "pulled.json"
+_ADDED = "added.json"
+_ACCEPTED = "accepted.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One name and what is known of its weights; where it comes from is one of the first four.
+
+    Attributes:
+        name: As in commands and requests.
+        file: Address of one file.
+        hub: ``owner/name`` on the Hugging Face Hub.
+        path: A file or folder of this machine.
+        shipped: A file that comes with this package.
+        bytes: Size, about.
+        sha256: As published or as given to ``add``; empty where nobody says.
+        md5: First digits of it, where no more is published.
+        licence: As its owners state it.
+        holds: ``full``, ``encoder`` or ``classifier``; empty: not said.
+        predicts: What its decoder predicts; None where it has none or nobody says.
+        trained_with: Masks and whatever else matters.
+        shows: What to expect of it here.
+        heads: Attention heads, where file and shape do not tell.
+        decoder_heads: The same of the decoder.
+    """
+
+    name: str
+    file: str = ""
+    hub: str = ""
+    path: str = ""
+    shipped: str = ""
+    bytes: int = 0
+    sha256: str = ""
+    md5: str = ""
+    licence: str = "not stated"
+    holds: str = ""
+    predicts: Target | None = None
+    trained_with: str = ""
+    shows: str = ""
+    heads: int | None = None
+    decoder_heads: int | None = None
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for a person."""
+        return self.file or (self.hub and HUB.format(self.hub, "")) or self.path or "this package"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A name or path that leads to a file.
+
+    Attributes:
+        path: File or folder.
+        entry: What the registry knows of it; None for a file that it does not know.
+        digest: What its ``RawFile.digest`` was when it came; empty where nothing was recorded.
+    """
+
+    path: Path
+    entry: Entry | None = None
+    digest: str = ""
+
+    def check(self, digest: str) -> None:
+        """Refuse a file that changed since it was pulled or added.
+
+        Raises:
+            CheckpointError: It did.
+        """
+        if self.digest and self.digest != digest:
+            raise refuse(
+                f"{self.path} has changed since it was pulled: sha256 {digest}, recorded {self.digest}",
+                f"Remove {self.path} and pull {self.entry.name if self.entry else 'it'} again.",
+                "hash",
+            )
+
+
+State = Literal["shipped", "pulled", "added", "Hub cache", ""]
+
+
+def default_folder() -> Path:
+    """Where pulled weights lie when no other place is named."""
+    return Path.home() / ".cache" / "unmask" / "weights"
+
+
+def shipped(name: str = "small") -> Path:
+    """The weight file that comes with this package: in the wheel beside the code, else in the checkout."""
+    packaged = Path(__file__).parents[1] / "shipped" / f"{name}.safetensors"
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "weights" / f"{name}.safetensors"
+
+
+def entries(folder: Path | None = None) -> dict[str, Entry]:
+    """All names, those of ``registry.toml`` first."""
+    rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["weights"]
+    known = {row["name"]: Entry(**row) for row in rows}
+    allowed = {field.name for field in fields(Entry)}
+    for row in _read_json(_folder(folder) / _ADDED).get("weights", []):
+        known.setdefault(row["name"], Entry(**{key: row[key] for key in row.keys() & allowed}))
+    return known
+
+
+def state(entry: Entry, folder: Path | None = None) -> State:
+    """Whether it is here, and how."""
+    if entry.shipped:
+        return "shipped" if shipped(entry.shipped).exists() else ""
+    if entry.path:
+        return "added"
+    if _record(entry, _folder(folder)):
+        return "pulled"
+    return "Hub cache" if _in_hub_cache(entry.hub) else ""
+
+
+def locate(name_or_path: str | Path, folder: Path | None = None) -> Found:
+    """Where the weights of this name or path are; a path that exists wins over a name.
+
+    Raises:
+        CheckpointError: The name is known and its file is not here.
+    """
+    known = entries(folder)
+    path = Path(name_or_path)
+    if path.exists():
+        for entry in known.values():  # a path may be that of a name: then what was recorded holds too
+            found = _found(entry, _folder(folder))
+            if found and path.resolve() == found.path.resolve():
+                return Found(path, entry, found.digest)
+        return Found(path)
+    name = str(name_or_path)
+    entry = known.get(name) or Entry(name=name, hub=name if _NAME.fullmatch(name) and "/" in name else "")
+    found = _found(entry, _folder(folder))
+    if found:
+        return found
+    if name not in known:
+        return Found(path)  # to be refused by whoever reads it, as any absent file
+    raise refuse(
+        f"The weights {name} are known, but not on this machine",
+        f"Fetch them: python -m model weights pull {name}.",
+        "not-pulled",
+    )
+
+
+def pull(
+    name: str,
+    *,
+    folder: Path | None = None,
+    accepted: bool = False,
+    ask: Callable[[str], bool] | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Fetch the weights of a name, unless they are here.
+
+    Args:
+        name: As in ``entries``.
+        folder: Where pulled weights lie.
+        accepted: The caller accepts the licence.
+        ask: Asked, with the licence's text, where it was not accepted before; None: refuse instead.
+        quiet: No progress bar.
+
+    Returns:
+        The file, or the folder of it.
+
+    Raises:
+        CheckpointError: The name is unknown, the licence was not accepted, or the download failed.
+    """
+    place = _folder(folder)
+    entry = _known(name, folder)
+    found = _found(entry, place)
+    if found:
+        return found.path
+    if not (entry.file or entry.hub):
+        raise refuse(f"{name} is at {entry.source}, which is not there", "Bring it back.", "missing")
+    _accept(entry, place, accepted, ask)
+    home = place / name
+    # An earlier record outlives its files: what comes anew must be the same.
+    before = {row: facts["sha256"] for row, facts in _read_json(home / _RECORD).get("files", {}).items()}
+    hashes = {}
+    for file_name, url in _wanted(entry):
+        promised = before.get(file_name) or (entry.sha256 if file_name != _HUB_CONFIG else "")
+        try:
+            hashes[file_name] = download(
+                url, home / file_name, sha256=promised, md5=entry.md5 if entry.file else "", quiet=quiet
+            )
+        except CheckpointError as error:
+            if entry.hub and error.code == "checkpoint-absent" and file_name != _HUB_WEIGHTS[-1]:
+                continue  # the other container holds the same, and timm's names need no config
+            raise
+        if file_name != _HUB_CONFIG:
+            _check_whole(home / file_name)
+            break
+    record = {
+        "source": entry.source,
+        "licence": entry.licence,
+        "pulled": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "files": {key: {"sha256": h, "bytes": (home / key).stat().st_size} for key, h in hashes.items()},
+    }
+    _write_json(home / _RECORD, record)
+    return home if entry.hub else home / next(iter(hashes))
+
+
+def verify(names: Sequence[str] = (), folder: Path | None = None) -> dict[str, str]:
+    """Measure files against what was recorded.
+
+    Args:
+        names: Which; empty for all that are here.
+        folder: Where pulled weights lie.
+
+    Returns:
+        By name: empty where all is well, else what is wrong.
+
+    Raises:
+        CheckpointError: A name is unknown.
+    """
+    place = _folder(folder)
+    known = entries(folder)
+    chosen = [_known(name, folder) for name in names] or [
+        entry for entry in known.values() if state(entry, folder) in ("pulled", "added")
+    ]
+    return {entry.name: "; ".join(_faults(entry, place)) for entry in chosen}
+
+
+def add(entry: Entry, folder: Path | None = None) -> Entry:
+    """Give a name to a file of this machine, an address or a repository of the Hub.
+
+    Raises:
+        CheckpointError: The name is taken or cannot be one, the file is not there, or the address is no https.
+    """
+    if not _NAME.fullmatch(entry.name):
+        raise refuse(
+            f"{entry.name!r} cannot be a name", "Use letters, digits, . _ - and one / at most.", "name"
+        )
+    if entry.name in entries(folder):
+        raise refuse(f"The name {entry.name} is taken", "See `weights list`; choose another.", "name")
+    if entry.file:
+        _check_address(entry)
+    values = asdict(entry)
+    if entry.path:
+        path = Path(entry.path).absolute()
+        values |= {"path": str(path), "sha256": files.digest(path)}
+        if entry.sha256 and entry.sha256 != values["sha256"]:
+            raise refuse(
+                f"{path} has sha256 {values['sha256']}, not {entry.sha256}", "Fetch it again.", "hash"
+            )
+    store = _folder(folder) / _ADDED
+    rows = _read_json(store).get("weights", [])
+    plain = {field.name: field.default for field in fields(Entry)}
+    kept = {key: value for key, value in values.items() if value != plain[key]}
+    _write_json(store, {"weights": [*rows, kept]})
+    return Entry(**values)
+
+
+def _check_address(entry: Entry) -> None:
+    address = urlsplit(entry.file)
+    safe = address.scheme == "https" or (
+        address.scheme == "http" and (entry.sha256 or address.hostname in _THIS_MACHINE)
+    )
+    if not safe or not Path(address.path).name:
+        raise refuse(
+            f"{entry.file} is no https address of a file",
+            "Give an https address; an http one needs --sha256.",
+            "address",
+        )
+
+
+def _known(name: str, folder: Path | None) -> Entry:
+    known = entries(folder)
+    if name not in known:
+        raise refuse(
+            f"There are no weights of the name {name!r:.80}",
+            "See `python -m model weights list`; `weights add` gives a name to a file or address.",
+            "unknown",
+        )
+    return known[name]
+
+
+def _wanted(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Names and addresses to fetch: of the Hub the config, and the first container that is there."""
+    if entry.file:
+        yield Path(urlsplit(entry.file).path).name, entry.file
+        return
+    for file_name in (_HUB_CONFIG, *_HUB_WEIGHTS):
+        yield file_name, HUB.format(entry.hub, file_name)
+
+
+def _accept(entry: Entry, place: Path, accepted: bool, ask: Callable[[str], bool] | None) -> None:
+    """Remember a licence that was accepted once, for all weights under it from this source's owner."""
+    given = _read_json(place / _ACCEPTED)
+    if entry.licence in given or entry.licence == "not stated":
+        return
+    text = f"{entry.name} from {entry.source}\nis under {entry.licence}."
+    if entry.licence.startswith("CC-BY-NC"):
+        text += (
+            " You may share and change it with credit to its authors, and may not use it commercially."
+            "\nhttps://creativecommons.org/licenses/by-nc/4.0/"
+        )
+    if not (accepted or (ask and ask(text))):
+        raise refuse(
+            f"The licence of {entry.name}, {entry.licence}, was not accepted",
+            "Read it and give --accept-licence.",
+            "licence",
+        )
+    _write_json(place / _ACCEPTED, {**given, entry.licence: datetime.date.today().isoformat()})
+
+
+def _check_whole(path: Path) -> None:
+    """A login page that came with status 200 must not become the hash of record."""
+    try:
+        files.check_container(path)
+    except (CheckpointError, ValueError, KeyError) as error:
+        path.unlink()
+        if isinstance(error, CheckpointError):
+            raise
+        raise refuse(f"{path.name} is no weight file", "Give another address.", "unreadable") from error
+
+
+def _found(entry: Entry, place: Path) -> Found | None:
+    """The files of an entry, if they are here."""
+    if entry.shipped:
+        path = shipped(entry.shipped)
+        return Found(path, entry) if path.exists() else None
+    if entry.path:
+        return Found(Path(entry.path), entry, entry.sha256) if Path(entry.path).exists() else None
+    record = _record(entry, place)
+    if record:
+        weights = next(name for name in record if name != _HUB_CONFIG)
+        home = place / entry.name
+        return Found(home if entry.hub else home / weights, entry, record[weights]["sha256"])
+    cached = _in_hub_cache(entry.hub)
+    return Found(cached, entry if entry.licence != "not stated" else None) if cached else None
+
+
+def _record(entry: Entry, place: Path) -> dict[str, dict[str, Any]]:
+    """What was pulled, if every file of it is still there."""
+    rows: dict[str, dict[str, Any]] = _read_json(place / entry.name / _RECORD).get("files", {})
+    return rows if rows and all((place / entry.name / name).exists() for name in rows) else {}
+
+
+def _faults(entry: Entry, place: Path) -> Iterator[str]:
+    if entry.shipped:
+        return
+    if entry.path:
+        now = files.digest(Path(entry.path))
+        if now != entry.sha256:
+            yield f"sha256 is {now}, {entry.sha256} when it was added"
+        return
+    rows = _read_json(place / entry.name / _RECORD).get("files", {})
+    if not rows:
+        yield "not pulled"
+    for name, facts in rows.items():
+        path = place / entry.name / name
+        if not path.exists():
+            yield f"{name} is gone"
+        elif (now := files.sha256(path)) != facts["sha256"]:
+            yield f"{name}: sha256 is {now}, {facts['sha256']} when it was pulled"
+
+
+def _in_hub_cache(hub: str) -> Path | None:
+    """The folder of a repository in huggingface_hub's cache, where that program is and has fetched it."""
+    if not hub:
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    for name in _HUB_WEIGHTS:
+        path = try_to_load_from_cache(hub, name)
+        if isinstance(path, str) and Path(path).exists():
+            return Path(path).parent
+    return None
+
+
+def _folder(folder: Path | None) -> Path:
+    return default_folder() if folder is None else folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise refuse(f"{path} cannot be read ({error})", "Mend or remove it.", "registry") from error
+    if not isinstance(values, dict):
+        raise refuse(f"{path} is no JSON object", "Mend or remove it.", "registry")
+    return values
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,155 @@
+"""Command line of this room: options in, one function called, what to print out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.checkpoints.shapes import Given
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``inspect``, ``convert`` and ``weights`` to the command line."""
+    verb = verbs.add_parser("inspect", help="say what a weight file is and what it is good for")
+    verb.set_defaults(verb=_inspect)
+    verb.add_argument("file", type=Path, help="weight file, Hugging Face folder, or a name of `weights list`")
+    verb.add_argument("--photos", type=Path, help="folder of pictures to measure an unknown target on")
+    verb.add_argument("--json", action="store_true")
+    _what_no_tensor_tells(verb)
+
+    verb = verbs.add_parser("convert", help="write a weight file in another layout")
+    verb.set_defaults(verb=_convert)
+    verb.add_argument("source", type=Path, metavar="IN", help="as for inspect")
+    verb.add_argument("out", type=Path, metavar="OUT", help="file to write; for huggingface a folder")
+    verb.add_argument("--to", required=True, choices=("unmask", "authors", "huggingface", "timm"))
+    _what_no_tensor_tells(verb)
+    _add_weights(verbs)
+
+
+def _add_weights(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    deeds = verbs.add_parser("weights", help="public weights by name: list, fetch, check").add_subparsers(
+        required=True, metavar="DEED"
+    )
+    deed = deeds.add_parser("list", help="names, what they hold, and which are here")
+    deed.set_defaults(verb=_list)
+    deed.add_argument("--json", action="store_true")
+    _where(deed)
+
+    deed = deeds.add_parser("pull", help="fetch the weights of a name")
+    deed.set_defaults(verb=_pull)
+    deed.add_argument("names", nargs="+", metavar="NAME")
+    deed.add_argument("--accept-licence", action="store_true", help="without being asked")
+    _where(deed)
+
+    deed = deeds.add_parser("verify", help="measure files against the hashes recorded when they came")
+    deed.set_defaults(verb=_verify)
+    deed.add_argument("names", nargs="*", metavar="NAME", help="default: all that are here")
+    _where(deed)
+
+    deed = deeds.add_parser("add", help="give a name to a file, an address or a Hub repository")
+    deed.set_defaults(verb=_add)
+    deed.add_argument("name", metavar="NAME")
+    deed.add_argument("source", metavar="SOURCE", help="a path, an https address, or hub:OWNER/NAME")
+    deed.add_argument("--licence", default="not stated")
+    deed.add_argument("--sha256", default="", help="what the file must be")
+    _what_no_tensor_tells(deed)
+    _where(deed)
+
+
+def _inspect(given: argparse.Namespace) -> str:
+    from model.checkpoints.report import inspect
+
+    report = inspect(given.file, _given(given), given.photos)
+    return json.dumps(report.to_dict()) if given.json else "\n".join(report.lines())
+
+
+def _convert(given: argparse.Namespace) -> str:
+    from model.checkpoints.convert import convert
+
+    return f"Written: {convert(given.source, given.out, to=given.to, given=_given(given))}"
+
+
+def _list(given: argparse.Namespace) -> str:
+    from dataclasses import asdict
+
+    from model.checkpoints import registry
+
+    rows = [(entry, registry.state(entry, given.folder)) for entry in registry.entries(given.folder).values()]
+    if given.json:
+        return json.dumps([asdict(entry) | {"here": state} for entry, state in rows])
+    lines = [f"{'name':30s} {'MB':>6s}  {'here':9s}  {'predicts':10s}  {'licence':12s}  shows"]
+    lines += [
+        f"{entry.name:30s} {entry.bytes / 1e6:6.0f}  {state or '-':9s}  {entry.predicts or '-':10s}  "
+        f"{entry.licence:12s}  {entry.shows or '-'}"
+        for entry, state in rows
+    ]
+    return "\n".join(lines)
+
+
+def _pull(given: argparse.Namespace) -> str:
+    from model.checkpoints import registry
+
+    paths = [
+        registry.pull(name, folder=given.folder, accepted=given.accept_licence, ask=_ask)
+        for name in given.names
+    ]
+    return "\n".join(f"{name}: {path}" for name, path in zip(given.names, paths, strict=True))
+
+
+def _ask(text: str) -> bool:
+    try:
+        return input(f"{text}\nDo you accept it? [yes/no] ").strip().lower() in ("y", "yes")
+    except EOFError:  # nobody there to answer
+        return False
+
+
+def _verify(given: argparse.Namespace) -> str:
+    from model.checkpoints import registry
+    from model.checkpoints.files import refuse
+
+    found = registry.verify(given.names, given.folder)
+    if wrong := [f"{name}: {fault}" for name, fault in found.items() if fault]:
+        raise refuse(". ".join(wrong), "Remove what is wrong and pull it again.", "hash")
+    return "\n".join(f"{name}: unchanged" for name in found) or "Nothing was pulled or added."
+
+
+def _add(given: argparse.Namespace) -> str:
+    from model.checkpoints import registry
+
+    kind, text = "path", given.source
+    if text.startswith("hub:"):
+        kind, text = "hub", text.removeprefix("hub:")
+    elif "://" in text:
+        kind = "file"
+    facts = {
+        "sha256": given.sha256.lower(),
+        "licence": given.licence,
+        "predicts": given.target,
+        "heads": given.heads,
+        "decoder_heads": given.decoder_heads,
+        kind: text,
+    }
+    entry = registry.add(registry.Entry(name=given.name, **facts), given.folder)
+    told = f", sha256 {entry.sha256}" if entry.sha256 else ""
+    return f"{entry.name} is {entry.source}{told}."
+
+
+def _given(given: argparse.Namespace) -> Given:
+    from model.checkpoints.shapes import Given
+
+    return Given(heads=given.heads, decoder_heads=given.decoder_heads, target=given.target)
+
+
+def _what_no_tensor_tells(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--heads", type=int, help="attention heads of the encoder, where the file does not say")
+    verb.add_argument("--decoder-heads", type=int, help="the same of the decoder")
+    verb.add_argument("--target", choices=("pixel", "norm_pixel"), help="what is predicted, likewise")
+
+
+def _where(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--folder", type=Path, help="where pulled weights lie (default: ~/.cache/unmask/weights)"
+    )

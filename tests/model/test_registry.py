@@ -1,0 +1,460 @@
+"""Weights by name, fetched from a server of our own that cuts, lies and forgets."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from model.__main__ import main
+from model.checkpoints import download, registry, store
+from model.checkpoints.registry import Entry
+from model.checkpoints.report import inspect
+from model.errors import CheckpointError
+from model.reconstruct import load
+
+
+@dataclass
+class Host:
+    """A server of files.
+
+    Attributes:
+        url: Its address.
+        files: Content by path.
+        cuts: Bytes after which the next answers break off, first to last.
+        ranges: Whether it goes on where a part ends.
+        tag: Whether it names versions.
+        length: Promised size, where it is not the real one.
+        statuses: Of the next answers instead of 200.
+        headers: Also sent.
+        redirects: Where a path sends on to.
+        asked: (path, Range header) of every request.
+    """
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)
+    ranges: bool = True
+    tag: bool = True
+    length: int | None = None
+    statuses: list[int] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    redirects: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path, wanted = handler.path, handler.headers.get("Range", "")
+        self.asked.append((path, wanted))
+        if path in self.redirects:
+            handler.send_response(302)
+            handler.send_header("Location", self.redirects[path])
+            for name, value in self.headers.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            return
+        if self.statuses or path not in self.files:
+            handler.send_error(self.statuses.pop(0) if self.statuses else 404)
+            return
+        content, start = self.files[path], 0
+        tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+        unchanged = handler.headers.get("If-Range", tag) == tag
+        if wanted and self.ranges and unchanged:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(content):
+                handler.send_error(416)
+                return
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            handler.send_response(200)
+        if self.tag:
+            handler.send_header("ETag", tag)
+        handler.send_header("Content-Length", str(self.length or len(content) - start))
+        handler.end_headers()
+        end = start + self.cuts.pop(0) if self.cuts else len(content)
+        handler.wfile.write(content[start:end])
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host.answer(self)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        host.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield host
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _at_home_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(download, "_PAUSE_S", 0)
+
+
+@pytest.fixture
+def weights(debug_file: Path, host: Host) -> bytes:
+    """The debug model, offered by the host under the name ``debug``, licence not stated."""
+    host.files["/w.safetensors"] = debug_file.read_bytes()
+    registry.add(Entry(name="debug", file=f"{host.url}/w.safetensors"))
+    return host.files["/w.safetensors"]
+
+
+def _refused(name: str = "debug", **more: Any) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        registry.pull(name, **more)
+    assert caught.value.hint
+    return caught.value
+
+
+# --- what is known ----------------------------------------------------------------------------------------------
+
+
+def test_the_registry_holds_the_public_weights_and_every_one_says_what_it_is() -> None:
+    known = registry.entries()
+    assert {"small", "mae-visualize-large-ganloss", "facebook/vit-mae-huge"} <= known.keys()
+    assert len(known) == 20
+    for entry in known.values():
+        assert sum(map(bool, (entry.file, entry.hub, entry.shipped))) == 1, entry.name
+        assert entry.file.startswith("https://") or not entry.file
+        assert entry.licence == "CC-BY-NC-4.0"
+        assert entry.bytes > 1e6
+        assert entry.trained_with
+        assert entry.shows
+        assert (entry.predicts is not None) == (entry.holds == "full")
+
+
+def test_the_shipped_model_has_a_name() -> None:
+    assert registry.locate("small").path == store.shipped()
+
+
+def test_a_known_name_that_is_not_here_says_how_to_get_it_and_fetches_nothing(host: Host) -> None:
+    registry.add(Entry(name="debug", file=f"{host.url}/w.safetensors"))
+    with pytest.raises(CheckpointError, match="known, but not on this machine") as caught:
+        load(Path("debug"), "cpu")
+    assert "weights pull debug" in caught.value.hint
+    assert not host.asked
+
+
+def test_an_unknown_name_is_an_absent_file() -> None:
+    with pytest.raises(CheckpointError, match="no weight file at nobody/knows"):
+        load(Path("nobody/knows"), "cpu")
+    assert _refused("nobody").code == "checkpoint-unknown"
+
+
+# --- pulling ----------------------------------------------------------------------------------------------------
+
+
+def test_pulled_weights_open_by_their_name_and_are_not_fetched_twice(host: Host, weights: bytes) -> None:
+    path = registry.pull("debug")
+    assert path.read_bytes() == weights
+    assert registry.pull("debug") == path
+    assert len(host.asked) == 1
+    checkpoint = store.read(Path("debug"))
+    assert checkpoint.digest == hashlib.sha256(weights).hexdigest()
+    assert inspect(Path("debug")).digest == checkpoint.digest
+    assert sorted(p.name for p in path.parent.iterdir() if p.suffix != ".lock") == [
+        "pulled.json",
+        "w.safetensors",
+    ]
+
+
+def test_what_the_registry_knows_helps_a_file_that_does_not_say(host: Host, debug_network: Any) -> None:
+    import torch
+
+    out = Path.home() / "a.pth"
+    out.parent.mkdir(parents=True)
+    torch.save({"model": debug_network.state_dict()}, out)
+    registry.add(Entry(name="mine", path=str(out), predicts="norm_pixel", licence="MIT"))
+    checkpoint = store.read(Path("mine"))
+    assert (checkpoint.name, checkpoint.network.config.target) == ("mine", "norm_pixel")
+    assert checkpoint.card["licence"] == "MIT"
+    assert inspect(Path("mine")).target_source == "the registry"
+
+
+def test_a_cut_connection_goes_on_where_it_was_cut(host: Host, weights: bytes) -> None:
+    host.cuts = [1000, 500]
+    assert registry.pull("debug").read_bytes() == weights
+    assert [wanted for _, wanted in host.asked] == ["", "bytes=1000-", "bytes=1500-"]
+
+
+def test_a_pull_that_gave_up_goes_on_in_the_next_one(host: Host, weights: bytes) -> None:
+    host.cuts = [1000] + [0] * 5
+    error = _refused()
+    assert error.code == "checkpoint-cut"
+    assert "goes on from there" in error.hint
+    assert registry.state(registry.entries()["debug"]) == ""
+    host.asked.clear()
+    assert registry.pull("debug").read_bytes() == weights
+    assert host.asked == [("/w.safetensors", "bytes=1000-")]
+
+
+@pytest.mark.parametrize("lacks", ["ranges", "tag"])
+def test_a_server_that_cannot_go_on_sends_it_all_again(host: Host, weights: bytes, lacks: str) -> None:
+    setattr(host, lacks, False)
+    host.cuts = [1000]
+    assert registry.pull("debug").read_bytes() == weights
+
+
+def test_a_file_that_changed_between_two_parts_is_begun_anew(host: Host, weights: bytes) -> None:
+    host.cuts = [1000] + [0] * 5
+    _refused()
+    changed = weights.replace(b'"name":"debug"', b'"name":"gubed"')
+    assert changed != weights
+    host.files["/w.safetensors"] = changed
+    assert registry.pull("debug").read_bytes() == changed
+
+
+def test_a_busy_server_is_asked_again(host: Host, weights: bytes) -> None:
+    host.statuses = [503, 429]
+    assert registry.pull("debug").read_bytes() == weights
+
+
+def test_a_whole_part_without_its_last_step_is_not_fetched_again(host: Host, weights: bytes) -> None:
+    home = registry.default_folder() / "debug"
+    home.mkdir(parents=True)
+    (home / "w.safetensors.download").write_bytes(weights)
+    note = {"tag": '"x"', "total": len(weights), "sha256": ""}
+    (home / "w.safetensors.download.json").write_text(json.dumps(note))
+    assert registry.pull("debug").read_bytes() == weights
+    assert not host.asked
+
+
+@pytest.mark.parametrize("promise", ["sha256", "md5"])
+def test_another_file_than_promised_is_thrown_away(host: Host, weights: bytes, promise: str) -> None:
+    registry.add(Entry(name="other", file=f"{host.url}/w.safetensors", **{promise: "0" * 6}))  # type: ignore[arg-type]
+    error = _refused("other")
+    assert error.code == "checkpoint-hash"
+    assert "000000 was promised" in str(error)
+    assert not list((registry.default_folder() / "other").glob("w.*[!k]"))
+
+
+def test_a_web_page_in_place_of_weights_is_not_recorded(host: Host, weights: bytes) -> None:
+    host.files["/w.safetensors"] = b"<html>Please log in</html>"
+    assert _refused().code == "checkpoint-unreadable"
+    host.files["/w.safetensors"] = weights
+    assert registry.pull("debug").exists()
+
+
+def test_a_full_disk_is_said_before_anything_is_written(host: Host, weights: bytes) -> None:
+    host.length = 10**16
+    error = _refused()
+    assert error.code == "checkpoint-disk"
+    assert "MB free" in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_disk_that_fills_on_the_way_is_said(host: Host, weights: bytes) -> None:
+    home = registry.default_folder() / "debug"
+    home.mkdir(parents=True)
+    (home / "w.safetensors.download").symlink_to("/dev/full")
+    error = _refused()
+    assert error.code == "checkpoint-disk"
+    assert os.strerror(errno.ENOSPC) in str(error)
+
+
+def test_two_pulls_of_one_file_do_not_mix(host: Host, weights: bytes) -> None:
+    home = registry.default_folder() / "debug"
+    home.mkdir(parents=True)
+    with FileLock(home / "w.safetensors.download.lock"):
+        assert _refused().code == "checkpoint-busy"
+
+
+def test_a_host_out_of_reach_is_named(host: Host) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refuses
+        registry.add(Entry(name="debug", file=f"http://127.0.0.1:{taken.getsockname()[1]}/w.pth"))
+        error = _refused()
+    assert error.code == "checkpoint-offline"
+    assert "127.0.0.1" in str(error)
+    assert "weights add NAME FILE" in error.hint
+
+
+@pytest.mark.parametrize(("status", "says"), [(404, "weights list"), (403, "licence accepted there")])
+def test_a_file_that_is_not_given_out_is_said(host: Host, weights: bytes, status: int, says: str) -> None:
+    host.statuses = [status]
+    error = _refused()
+    assert error.code == "checkpoint-absent"
+    assert str(status) in str(error)
+    assert says in error.hint
+
+
+# --- licences ---------------------------------------------------------------------------------------------------
+
+
+def test_a_licence_is_shown_and_accepted_once(host: Host, weights: bytes) -> None:
+    for name in ("one", "two"):
+        registry.add(Entry(name=name, file=f"{host.url}/w.safetensors", licence="CC-BY-NC-4.0"))
+    assert _refused("one").code == "checkpoint-licence"
+    assert _refused("one", ask=lambda text: False).code == "checkpoint-licence"
+    assert not host.asked
+    shown: list[str] = []
+    registry.pull("one", ask=lambda text: not shown.append(text))  # type: ignore[func-returns-value]
+    assert "may not use it commercially" in shown[0]
+    assert registry.pull("two").exists()
+
+
+# --- ever after -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_changed_since_it_was_pulled_is_refused_by_name_and_by_path(
+    host: Host, weights: bytes
+) -> None:
+    path = registry.pull("debug")
+    path.write_bytes(weights[:-4] + b"\0\0\0\0")
+    for way in (Path("debug"), path):
+        with pytest.raises(CheckpointError, match="changed since it was pulled") as caught:
+            load(way, "cpu")
+        assert caught.value.code == "checkpoint-hash"
+    assert "sha256 is" in registry.verify()["debug"]
+
+
+def test_a_second_pull_must_bring_what_the_first_brought(host: Host, weights: bytes) -> None:
+    path = registry.pull("debug")
+    path.unlink()
+    host.files["/w.safetensors"] = weights[:-4] + b"\0\0\0\0"
+    assert _refused().code == "checkpoint-hash"
+    host.files["/w.safetensors"] = weights
+    assert registry.pull("debug").read_bytes() == weights
+
+
+def test_verify_measures_all_that_is_here(host: Host, weights: bytes, debug_file: Path) -> None:
+    registry.pull("debug")
+    registry.add(Entry(name="mine", path=str(debug_file)))
+    assert registry.verify() == {"debug": "", "mine": ""}
+    debug_file.write_bytes(weights[:-4] + b"\0\0\0\0")
+    assert "when it was added" in registry.verify(["mine"])["mine"]
+    assert registry.verify(["mae-visualize-base"]) == {"mae-visualize-base": "not pulled"}
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------------
+
+
+def _offer_on_the_hub(host: Host, folder: Path, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "HUB", host.url + "/{}/{}")
+    for name in ("config.json", weights):
+        host.files[f"/facebook/vit-mae-base/{name}"] = (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("weights_name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hub_repository_is_pulled_and_opens_by_its_name(
+    tmp_path: Path, host: Host, debug_file: Path, monkeypatch: pytest.MonkeyPatch, weights_name: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from model.checkpoints.convert import convert
+
+    folder = convert(debug_file, tmp_path / "h1", to="huggingface")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    _offer_on_the_hub(host, folder, weights_name, monkeypatch)
+    home = registry.pull("facebook/vit-mae-base", accepted=True)
+    assert sorted(path.name for path in home.iterdir() if path.suffix != ".lock") == sorted(
+        ["config.json", "pulled.json", weights_name]
+    )
+    checkpoint = store.read(Path("facebook/vit-mae-base"))
+    assert checkpoint.layout == "huggingface"
+    assert checkpoint.card["licence"] in ("CC-BY-NC-4.0", "none")
+    (home / "config.json").write_text("{}")
+    assert "config.json: sha256 is" in registry.verify(["facebook/vit-mae-base"])["facebook/vit-mae-base"]
+
+
+def test_the_hash_that_the_hub_tells_on_the_way_is_checked(host: Host, weights: bytes) -> None:
+    host.redirects["/hub.safetensors"] = f"{host.url}/w.safetensors"
+    registry.add(Entry(name="moved", file=f"{host.url}/hub.safetensors"))
+    host.headers["X-Linked-ETag"] = f'"{"0" * 64}"'
+    assert _refused("moved").code == "checkpoint-hash"
+    host.headers["X-Linked-ETag"] = f'"{hashlib.sha256(weights).hexdigest()}"'
+    assert registry.pull("moved").read_bytes() == weights
+
+
+def test_what_huggingface_hub_has_fetched_is_used(
+    tmp_path: Path, debug_file: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from model.checkpoints.convert import convert
+
+    repository = tmp_path / "cache" / "models--facebook--vit-mae-base"
+    folder = convert(debug_file, repository / "snapshots" / "abc", to="huggingface")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    entry = registry.entries()["facebook/vit-mae-base"]
+    assert registry.state(entry) == "Hub cache"
+    assert registry.pull("facebook/vit-mae-base") == folder
+    assert store.read(Path("facebook/vit-mae-base")).layout == "huggingface"
+
+
+# --- names of one's own -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "code"),
+    [
+        (Entry(name="small", file="https://example.org/w.pth"), "name"),
+        (Entry(name="../up", file="https://example.org/w.pth"), "name"),
+        (Entry(name="x", file="http://example.org/w.pth"), "address"),
+        (Entry(name="x", file="file:///etc/passwd"), "address"),
+        (Entry(name="x", file="https://example.org/"), "address"),
+        (Entry(name="x", path="/nowhere/w.pth"), "missing"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(entry: Entry, code: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        registry.add(entry)
+    assert caught.value.code == f"checkpoint-{code}"
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_adds_pulls_and_verifies(
+    host: Host, weights: bytes, debug_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["weights", "add", "mine", str(debug_file), "--target", "pixel"]) == 0
+    assert hashlib.sha256(weights).hexdigest() in capsys.readouterr().out
+    assert main(["weights", "pull", "debug"]) == 0
+    assert main(["weights", "list"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert "pulled" in rows["debug"]
+    assert "added" in rows["mine"]
+    assert "shipped" in rows["small"]
+    assert main(["weights", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "small"
+    assert main(["weights", "verify"]) == 0
+    assert "mine: unchanged" in capsys.readouterr().out
+    debug_file.write_bytes(b"x")
+    assert main(["weights", "verify"]) == 2
+    assert "mine: sha256 is" in capsys.readouterr().err
+
+
+def test_the_command_takes_a_licence_from_the_keyboard_or_a_flag(
+    host: Host, weights: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add(Entry(name="nc", file=f"{host.url}/w.safetensors", licence="CC-BY-NC-4.0"))
+    monkeypatch.setattr("builtins.input", lambda text: "no")
+    assert main(["weights", "pull", "nc"]) == 2
+    assert "--accept-licence" in capsys.readouterr().err
+    assert main(["weights", "pull", "nc", "--accept-licence"]) == 0
