@@ -7,21 +7,19 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from model.checkpoints import verbs as checkpoints
 from model.errors import UnmaskError
-
-if TYPE_CHECKING:
-    from model.checkpoints.shapes import Given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, or 2 for a mistake the caller can correct."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    verb: Callable[[argparse.Namespace], None] = given.verb
+    verb: Callable[[argparse.Namespace], str | None] = given.verb
     try:
-        verb(given)
+        if said := verb(given):
+            print(said)
     except UnmaskError as error:
         print(f"{parser.prog}: {error} {error.hint}", file=sys.stderr)
         return 2
@@ -131,26 +129,6 @@ def _evaluate(given: argparse.Namespace) -> None:
         print(f"{name:14s}" + "".join(f"{value:22.4f}" for value in row.values()))
 
 
-def _inspect(given: argparse.Namespace) -> None:
-    from model.checkpoints.report import inspect
-
-    report = inspect(given.file, _given(given), given.photos)
-    print(json.dumps(report.to_dict()) if given.json else "\n".join(report.lines()))
-
-
-def _convert(given: argparse.Namespace) -> None:
-    from model.checkpoints.convert import convert
-
-    written = convert(given.source, given.out, to=given.to, given=_given(given))
-    print(f"Written: {written}")
-
-
-def _given(given: argparse.Namespace) -> Given:
-    from model.checkpoints.shapes import Given
-
-    return Given(heads=given.heads, decoder_heads=given.decoder_heads, target=given.target)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unmask", description="Masked autoencoders: hide, repaint, train, measure."
@@ -189,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--limit", type=int, help="take only this many photos, evenly spaced")
     verb.add_argument("--json", action="store_true")
     verb.add_argument("--device")
-    _add_checkpoint_verbs(verbs)
+    checkpoints.add(verbs)
     return parser
 
 
@@ -223,28 +201,6 @@ def _add_training_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParse
     verb.add_argument("--side", type=int, default=256, help="short side at most, pixels (default 256)")
     verb.add_argument("--per-shard", type=int, default=2000, help="photos a shard (default 2000)")
     verb.add_argument("--workers", type=int, default=1, help="threads (default 1)")
-
-
-def _add_checkpoint_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verb = verbs.add_parser("inspect", help="say what a weight file is and what it is good for")
-    verb.set_defaults(verb=_inspect)
-    verb.add_argument("file", type=Path, help="weight file, or a Hugging Face folder")
-    verb.add_argument("--photos", type=Path, help="folder of pictures to measure an unknown target on")
-    verb.add_argument("--json", action="store_true")
-    _what_no_tensor_tells(verb)
-
-    verb = verbs.add_parser("convert", help="write a weight file in another layout")
-    verb.set_defaults(verb=_convert)
-    verb.add_argument("source", type=Path, metavar="IN", help="weight file, or a Hugging Face folder")
-    verb.add_argument("out", type=Path, metavar="OUT", help="file to write; for huggingface a folder")
-    verb.add_argument("--to", required=True, choices=("unmask", "authors", "huggingface", "timm"))
-    _what_no_tensor_tells(verb)
-
-
-def _what_no_tensor_tells(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--heads", type=int, help="attention heads of the encoder, where the file does not say")
-    verb.add_argument("--decoder-heads", type=int, help="the same of the decoder")
-    verb.add_argument("--target", choices=("pixel", "norm_pixel"), help="what is predicted, likewise")
 
 
 def _device_and_weights(verb: argparse.ArgumentParser) -> None:
