@@ -14,6 +14,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from server import logs
+from server.models import find_sources
 from server.settings import PREFIX, Settings, unknown_variables
 
 if TYPE_CHECKING:
@@ -92,11 +93,11 @@ def _read_settings() -> Settings:
     except ValidationError as error:
         names = [f"{PREFIX}{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()]
         _fail("\n".join(names))
-    if settings.weights is None:
-        return settings
-    if not settings.weights.is_file():  # told before torch is imported
-        _fail(f"There is no weight file {settings.weights}. Set {PREFIX}WEIGHTS to one, or leave it out.")
-    return settings.model_copy(update={"weights": settings.weights.absolute()})
+    try:
+        find_sources(settings.models)  # told before torch is imported
+    except ValueError as error:
+        _fail(f"{error} Set {PREFIX}MODELS to what is there, or leave it out.")
+    return settings
 
 
 def _bind(settings: Settings) -> socket.socket:

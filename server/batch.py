@@ -28,7 +28,7 @@ from server.service import Service
 from server.settings import Settings
 
 if TYPE_CHECKING:
-    from model import Reconstruction
+    from model import Reconstruction, Reconstructor
 
 logger = structlog.stdlib.get_logger("unmask.batch")
 
@@ -63,16 +63,17 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
             fields, files = await read(request, shape)
             images = files["images"]
             _check_count(fields, len(images), limit)
-            lines = _run(service, images, fields)
+            model = await unless_gone(request, service.model(fields.model))
+            lines = _run(service, model, images, fields)
             headers = {
                 "Cache-Control": "no-store",
                 "Vary": "Accept",
                 "X-Unmask-Items": str(fields.count * len(images)),
-                "X-Unmask-Model": service.digest,
+                "X-Unmask-Model": model.digest,
             }
             if media_type == NDJSON:
                 return _Stream(lines, place.pop_all(), headers)
-            content = await unless_gone(request, _collect(lines, service))
+            content = await unless_gone(request, _collect(lines, model))
             return Response(content, media_type=JSON, headers=headers)
 
 
@@ -91,14 +92,16 @@ class _Stream(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _collect(lines: AsyncIterator[bytes], service: Service) -> bytes:
+async def _collect(lines: AsyncIterator[bytes], model: "Reconstructor") -> bytes:
     async with aclosing(lines):  # type: ignore[type-var] # it is a generator
         items = [line async for line in lines]
-    facts = {"model": service.name, "model_digest": service.digest, "request_id": correlation_id.get()}
+    facts = {"model": model.name, "model_digest": model.digest, "request_id": correlation_id.get()}
     return dump(facts)[:-1] + b', "items": [' + b", ".join(items) + b"]}"
 
 
-async def _run(service: Service, images: list[bytes], fields: BatchFields) -> AsyncIterator[bytes]:
+async def _run(
+    service: Service, model: "Reconstructor", images: list[bytes], fields: BatchFields
+) -> AsyncIterator[bytes]:
     """The entries in order. No more are in work, or done and unsent, than one call of the network takes."""
     variants = fields.variants()
     total = len(images) * len(variants)
@@ -108,7 +111,7 @@ async def _run(service: Service, images: list[bytes], fields: BatchFields) -> As
         while index < total or begun:
             while index < total and len(begun) < service.max_batch:
                 number, which = divmod(index, len(variants))
-                entry = _entry(service, images[number], fields, variants[which], index, number)
+                entry = _entry(service, model, images[number], fields, variants[which], index, number)
                 begun.append(asyncio.create_task(entry))
                 index += 1
             yield await begun[0]
@@ -120,15 +123,21 @@ async def _run(service: Service, images: list[bytes], fields: BatchFields) -> As
 
 
 async def _entry(
-    service: Service, image: bytes, fields: BatchFields, variant: Variant, index: int, number: int
+    service: Service,
+    model: "Reconstructor",
+    image: bytes,
+    fields: BatchFields,
+    variant: Variant,
+    index: int,
+    number: int,
 ) -> bytes:
     asked = {"strategy": variant.strategy, "ratio": variant.ratio, "seed": variant.seed}
     head = {"index": index, "image": number, "asked": asked}
     render: Callable[[Reconstruction], bytes] = partial(
-        _render, head=head, panels=fields.panels, digest=service.digest
+        _render, head=head, panels=fields.panels, digest=model.digest
     )
     try:
-        return await service.reconstruct_patiently(image, fields.options(variant), render)
+        return await service.reconstruct_patiently(model, image, fields.options(variant), render)
     except UnmaskError as error:
         answer = problems.from_error(error)
     except Exception:

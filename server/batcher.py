@@ -2,14 +2,15 @@
 
 There is no waiting window: the moment the worker is free it takes what waits, up to `max_batch`. A window
 would add delay when idle and win nothing under load. Work that was cancelled (deadline passed, client gone)
-is dropped when a batch is formed and costs no compute.
+is dropped when a batch is formed and costs no compute. Several networks share the one thread; a batch holds
+jobs of one of them.
 """
 
 import asyncio
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from server.problems import OverloadedError, ShuttingDownError
 J = TypeVar("J")  # job
 P = TypeVar("P")  # prediction
 
+# Gives one prediction per job, in order. Only ever called by the worker thread.
+Run = Callable[[list[J]], Sequence[P]]
+
 # Weight of the newest batch in the running mean of seconds per job: follows a change within some ten batches.
 NEWEST = 0.2
 
@@ -29,6 +33,9 @@ NEWEST = 0.2
 @dataclass
 class _Entry(Generic[J, P]):
     job: J
+    run: "Run[J, P]"
+    network: str
+    weight: int
     future: "Future[P]" = field(default_factory=Future)
     surface: str = field(default_factory=surface.get)
     queued: float = field(default_factory=time.monotonic)
@@ -38,8 +45,7 @@ class Batcher(Generic[J, P]):
     """Runs jobs in one thread, several at a time, oldest first.
 
     Args:
-        run: Gives one prediction per job, in order. Only ever called by the worker thread.
-        max_batch: Most jobs of one call.
+        max_batch: Most forward passes of one call; a job that needs more runs alone.
         max_waiting: Most requests admitted at a time.
         max_queue_s: Seconds of predicted wait from which no more requests are admitted.
         metrics: Where waits, batches and times are counted.
@@ -47,7 +53,6 @@ class Batcher(Generic[J, P]):
 
     def __init__(
         self,
-        run: Callable[[list[J]], Sequence[P]],
         *,
         max_batch: int,
         max_waiting: int,
@@ -55,12 +60,12 @@ class Batcher(Generic[J, P]):
         metrics: Metrics,
     ) -> None:
         self._metrics = metrics
-        self._run_jobs = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._max_queue_s = max_queue_s
-        self._admitted = 0  # touched by the event loop only
-        self._job_s = 0.0
+        self._admitted = 0  # this and the next: touched by the event loop only
+        self._passes: Counter[str] = Counter()  # forward passes admitted, by network
+        self._pass_s: dict[str, float] = {}  # running mean of one, by network; replaced by the worker
         self._queue: deque[_Entry[J, P]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -94,29 +99,45 @@ class Batcher(Generic[J, P]):
             OverloadedError: When the queue is full by count or by predicted time; an idle worker never
                 refuses.
         """
-        wait_s = self._admitted * self._job_s
+        wait_s = sum(count * self._pass_s.get(network, 0.0) for network, count in self._passes.items())
         if self._admitted and (self._admitted >= self._max_waiting or wait_s > self._max_queue_s):
             raise OverloadedError(retry_after_s=max(1, math.ceil(wait_s)))
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self, network: str, weight: int = 1) -> Iterator[None]:
         """Hold a place in the queue for as long as the request is in work.
+
+        Args:
+            network: Which one it will need.
+            weight: Forward passes it will need.
 
         Raises:
             OverloadedError: As `check_room`.
         """
         self.check_room()
-        self._admitted += 1
-        self._metrics.admitted.set(self._admitted)
+        self._count(network, 1, weight)
         try:
             yield
         finally:
-            self._admitted -= 1
-            self._metrics.admitted.set(self._admitted)
+            self._count(network, -1, -weight)
 
-    async def submit(self, job: J) -> P:
-        """Queue a job and wait for its prediction; cancelling the wait drops the job if it has not started."""
-        entry: _Entry[J, P] = _Entry(job)
+    def _count(self, network: str, requests: int, passes: int) -> None:
+        self._admitted += requests
+        self._passes[network] += passes
+        if not self._passes[network]:
+            del self._passes[network]
+        self._metrics.admitted.set(self._admitted)
+
+    async def submit(self, job: J, run: Run[J, P], network: str, weight: int = 1) -> P:
+        """Queue a job and wait for its prediction; cancelling the wait drops the job if it has not started.
+
+        Args:
+            job: What to do.
+            run: Does it, for several jobs of this network at a time.
+            network: Names it.
+            weight: Forward passes the job takes.
+        """
+        entry: _Entry[J, P] = _Entry(job, run, network, weight)
         with self._wake:
             if self._stopping:
                 raise ShuttingDownError
@@ -134,8 +155,12 @@ class Batcher(Generic[J, P]):
                 batch_s = time.monotonic() - started
                 self._metrics.batch_size.observe(len(batch))
                 self._metrics.infer.observe(batch_s)
-                job_s = batch_s / len(batch)
-                self._job_s = job_s if not self._job_s else (1 - NEWEST) * self._job_s + NEWEST * job_s
+                self._learn(batch[0].network, batch_s / sum(entry.weight for entry in batch))
+
+    def _learn(self, network: str, pass_s: float) -> None:
+        before = self._pass_s.get(network, pass_s)
+        # A new dict instead of a change: the event loop may be reading the old one.
+        self._pass_s = {**self._pass_s, network: (1 - NEWEST) * before + NEWEST * pass_s}
 
     def _take(self) -> list[_Entry[J, P]] | None:
         """Wait for work; the oldest entries somebody still waits for, or None at the end."""
@@ -144,10 +169,16 @@ class Batcher(Generic[J, P]):
             if self._stopping:
                 return None
             batch: list[_Entry[J, P]] = []
-            while self._queue and len(batch) < self._max_batch:
+            left: deque[_Entry[J, P]] = deque()
+            room = self._max_batch
+            while self._queue and room > 0:
                 entry = self._queue.popleft()
-                if entry.future.set_running_or_notify_cancel():
+                if batch and (entry.network != batch[0].network or entry.weight > room):
+                    left.append(entry)
+                elif entry.future.set_running_or_notify_cancel():
                     batch.append(entry)
+                    room -= entry.weight
+            self._queue.extendleft(reversed(left))
             return batch
 
     def _settle(self, batch: list[_Entry[J, P]]) -> None:
@@ -155,7 +186,7 @@ class Batcher(Generic[J, P]):
         if not batch:
             return
         try:
-            predictions = self._run_jobs([entry.job for entry in batch])
+            predictions = batch[0].run([entry.job for entry in batch])
             if len(predictions) != len(batch):
                 raise RuntimeError(f"{len(predictions)} predictions for {len(batch)} jobs")
         except Exception as error:  # noqa: BLE001 - handed on to whoever waits

@@ -7,6 +7,7 @@ string for one that reads the environment: `uvicorn --factory server.main:create
 import tempfile
 import threading
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 
 from server import problems
 from server.app import create_app
+from server.models import Models, find_sources
 from server.samples import read_samples
 from server.security import PageMount
 from server.service import Service, warm_up
@@ -49,11 +51,13 @@ def build(settings: Settings, temporary: Path) -> tuple[FastAPI, Service]:
         CheckpointError: The weights cannot be used.
     """
     prepare_environment(settings, temporary)
-    loading: Future[Reconstructor] = Future()
-    threading.Thread(target=_load, args=(settings, loading), name="unmask-load", daemon=True).start()
+    models = Models(find_sources(settings.models), partial(_load, settings), max_bytes=settings.model_bytes)
+    loading: Future[None] = Future()
+    threading.Thread(target=_begin, args=(models, loading), name="unmask-load", daemon=True).start()
     if settings.page:
         import ui.page  # noqa: F401 - pulls gradio, which takes seconds: while the model loads
-    service = Service(loading.result(), settings)
+    loading.result()
+    service = Service(models, settings)
     app = create_app(service, settings, read_samples(SAMPLES))
     if settings.page:
         from ui.page import build_page
@@ -63,16 +67,21 @@ def build(settings: Settings, temporary: Path) -> tuple[FastAPI, Service]:
     return app, service
 
 
-def _load(settings: Settings, loading: "Future[Reconstructor]") -> None:
-    from model import load
-
+def _begin(models: Models, loading: "Future[None]") -> None:
     try:
-        reconstructor = load(settings.weights, settings.device)
-        warm_up(reconstructor)
+        models.load_default()
     except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
         loading.set_exception(error)
     else:
-        loading.set_result(reconstructor)
+        loading.set_result(None)
+
+
+def _load(settings: Settings, path: Path) -> "Reconstructor":
+    from model import load
+
+    reconstructor = load(path, settings.device)
+    warm_up(reconstructor)
+    return reconstructor
 
 
 def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: Any) -> FastAPI:

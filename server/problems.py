@@ -121,6 +121,36 @@ class ShuttingDownError(ServiceError):
         self.headers = {"Retry-After": "5"}
 
 
+class ModelUnavailableError(ServiceError):
+    """A model that is offered and cannot be had: its file is broken, or it does not fit into memory."""
+
+    status, title = 503, "Model unavailable"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The model '{name}' cannot be loaded; the log of the service says why.",
+            code="model-unavailable",
+            hint="Take another one of /v1/models.",
+            field="model",
+        )
+        self.headers = {"Retry-After": "30"}
+
+
+class ModelLoadingError(ServiceError):
+    """A model that is being loaded, and will be there soon."""
+
+    status, title = 503, "Model loading"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The model '{name}' is still being loaded.",
+            code="model-loading",
+            hint="Send the same request again in 2 s.",
+            field="model",
+        )
+        self.headers = {"Retry-After": "2"}
+
+
 class DeadlineExceededError(ServiceError):
     """The work took longer than a request may take."""
 

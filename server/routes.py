@@ -57,16 +57,21 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
         fields, files = await read(request, shape)
         _check_panel(fields, media_type)
         drawing = files["drawing"][0] if "drawing" in files else None
-        form = Form(
-            media_type,
-            panels=fields.panels,
-            panel=fields.panel or SHEET,
-            model_digest=service.digest,
-            request_id=correlation_id.get(),
-            etag=_etag(fields, files, media_type, service.digest) if _repeats(fields) else None,
-        )
         options = fields.options(drawing)
-        return await unless_gone(request, service.reconstruct(files["image"][0], options, form.render))
+
+        async def work() -> Response:
+            model = await service.model(fields.model)
+            form = Form(
+                media_type,
+                panels=fields.panels,
+                panel=fields.panel or SHEET,
+                model_digest=model.digest,
+                request_id=correlation_id.get(),
+                etag=_etag(fields, files, media_type, model.digest) if _repeats(fields) else None,
+            )
+            return await service.reconstruct(model, files["image"][0], options, form.render)
+
+        return await unless_gone(request, work())
 
     for path in ("/reconstruct", "/v1/reconstruct"):
         router.add_api_route(
@@ -109,33 +114,27 @@ def _check_panel(fields: ReconstructFields, media_type: str) -> None:
 def _add_models(router: APIRouter, service: Service) -> None:
     @router.get("/v1/model", operation_id="model")
     async def model() -> dict[str, Any]:
-        """What the loaded model is, and where it comes from."""
+        """What the default model is, and where it comes from."""
         return service.describe()
 
     @router.get("/v1/models", operation_id="models")
     async def models() -> schemas.Models:
-        """All models that are served."""
-        return schemas.Models(models=[service.describe()])
+        """All models that are served, the default first. Those not loaded yet tell no more than their name."""
+        return schemas.Models(models=service.models.listing())
 
-    @router.get("/v1/models/{name}", operation_id="model_by_name", responses=problem_responses(404, 422))
+    @router.get(
+        "/v1/models/{name}", operation_id="model_by_name", responses=problem_responses(404, 422, 500, 503)
+    )
     async def model_by_name(name: str) -> dict[str, Any]:
-        """One of them."""
-        if name != service.name:
-            raise BadRequestError(
-                f"There is no model '{name[:60]}'.",
-                status=404,
-                code="model-unknown",
-                hint=f"Take one of {service.name}.",
-                field="name",
-            )
-        return service.describe()
+        """One of them, with the report on its weight file: layout, shape, target, what it can be used for."""
+        return await service.describe_model(name)
 
 
 def _add_facts(router: APIRouter, service: Service, settings: Settings) -> None:
     facts = schemas.Info(
         name="unmask",
         version=__version__,
-        models=[service.name],
+        models=service.models.names,
         strategies=list(STRATEGIES),
         panels=list(PANELS),
         views=list(VIEWS),

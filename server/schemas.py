@@ -73,10 +73,64 @@ Panels = Annotated[
 ]
 
 
-class ReconstructFields(BaseModel):
-    """The text fields of a reconstruct request."""
+class CommonFields(BaseModel):
+    """What can be chosen for one reconstruction and for many alike. Values are the model's to judge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Word | None = Field(
+        default=None,
+        description="Which model, of /v1/models; the first of them when omitted.",
+        examples=["small"],
+    )
+    view: Word | None = Field(
+        default=None,
+        description="How normalised pixels become a picture: estimated, normalised or oracle; the first the model "
+        "has when omitted.",
+        examples=["pixels"],
+    )
+    fit: Word | None = Field(
+        default=None,
+        description="'square': the centre square, or the crop; 'whole': the whole picture on a grid of its aspect. "
+        "Square when omitted.",
+        examples=["whole"],
+    )
+    crop: Word | None = Field(
+        default=None,
+        description="With fit 'square': left,top,side in pixels of the upright original.",
+        examples=["0,0,8"],
+    )
+    grid: Word | None = Field(
+        default=None,
+        description="With fit 'whole': ROWSxCOLUMNS, each 4 to 40; about as many patches as usual when omitted.",
+        examples=["12x18"],
+    )
+    cover: Word | None = Field(
+        default=None,
+        description="'single': one mask; 'complete': complementary masks, every patch is predicted from others; "
+        "'ensemble': several seeds, mean and spread. Single when omitted.",
+        examples=["complete"],
+    )
+    samples: WholeNumber | None = Field(
+        default=None, description="With cover 'ensemble': how many seeds, 2 to 32; 8 when omitted."
+    )
+    positions: Word | None = Field(
+        default=None,
+        description="'both' as trained, or 'hidden_only': without decoder positions on visible patches.",
+        examples=["both"],
+    )
+    interpolation: bool = Field(
+        default=False, description="Also score linear interpolation of the visible pixels."
+    )
+
+    def given(self) -> dict[str, Any]:
+        """The model's options among them, without those left out."""
+        names = set(CommonFields.model_fields) - {"model"}
+        return self.model_dump(include=names, exclude_none=True)
+
+
+class ReconstructFields(CommonFields):
+    """The text fields of a reconstruct request."""
 
     strategy: Annotated[str, WithJsonSchema({"type": "string", "enum": list(STRATEGIES)})] = Field(
         default="random",
@@ -116,15 +170,6 @@ class ReconstructFields(BaseModel):
         default=None,
         description="With an image answer: the one picture wanted; 'sheet' puts the panels side by side.",
     )
-    interpolation: bool = Field(
-        default=False, description="Also score linear interpolation of the visible pixels."
-    )
-
-    view: Word | None = Field(
-        default=None,
-        description="How normalised pixels become a picture; the model's own first one when omitted.",
-        examples=["estimated"],
-    )
 
     def options(self, drawing: bytes | None) -> "Options":
         """The model's options for these fields and the drawing that came with them."""
@@ -137,8 +182,7 @@ class ReconstructFields(BaseModel):
             seed=self.seed,
             indices=self.indices,
             drawing=drawing,
-            interpolation=self.interpolation,
-            view=self.view,
+            **self.given(),
         )
 
 
@@ -174,10 +218,8 @@ class Variant:
     seed: int | None
 
 
-class BatchFields(BaseModel):
+class BatchFields(CommonFields):
     """The text fields of a batch request: every combination of the listed values is reconstructed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     strategies: Annotated[
         tuple[Annotated[str, BeforeValidator(_listed_strategy)], ...],
@@ -194,9 +236,6 @@ class BatchFields(BaseModel):
     )
     panels: Panels = Field(
         default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(PANELS)}."
-    )
-    interpolation: bool = Field(
-        default=False, description="Also score linear interpolation of the visible pixels."
     )
 
     @property
@@ -216,7 +255,7 @@ class BatchFields(BaseModel):
             strategy=variant.strategy,
             ratio=variant.ratio,
             seed=variant.seed,
-            interpolation=self.interpolation,
+            **self.given(),
         )
 
 

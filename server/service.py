@@ -17,7 +17,8 @@ from PIL import Image
 
 from server.batcher import Batcher
 from server.metrics import Metrics, surface
-from server.problems import DeadlineExceededError, OverloadedError, ShuttingDownError
+from server.models import Models
+from server.problems import DeadlineExceededError, ModelLoadingError, OverloadedError, ShuttingDownError
 
 if TYPE_CHECKING:
     from prometheus_client import Histogram
@@ -33,26 +34,28 @@ GPU_BATCH = 32
 # Requests for many reconstructions at once: each holds a body of many pictures in memory for its whole time.
 BATCHES = 4
 BATCH_RETRY_S = 10
+LOADING_RETRY_S = 5
 # How often work of such a request looks for room in a queue that is full of others'.
 PATIENCE_S = 0.05
 
 
 class Service:
-    """One loaded model and everything that is shared by the requests on it.
+    """The models and everything that is shared by the requests on them.
 
     Args:
-        reconstructor: The loaded model.
+        models: The first is loaded.
         settings: Limits and thread counts.
     """
 
-    def __init__(self, reconstructor: Reconstructor, settings: Settings) -> None:
-        self._reconstructor = reconstructor
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self.models = models
+        self._max_loading = settings.max_waiting
+        self._awaiting_model = 0  # touched by the event loop only
         self._deadline_s = settings.deadline_s
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="unmask-picture")
         self.metrics = Metrics()
-        self.max_batch = settings.max_batch or (CPU_BATCH if reconstructor.device == "cpu" else GPU_BATCH)
+        self.max_batch = settings.max_batch or (CPU_BATCH if models.default.device == "cpu" else GPU_BATCH)
         self._batcher: Batcher[Job, Prediction] = Batcher(
-            reconstructor.run,
             max_batch=self.max_batch,
             max_waiting=settings.max_waiting,
             max_queue_s=settings.max_queue_s,
@@ -75,6 +78,7 @@ class Service:
         """Drain and end the threads."""
         self.drain()
         self._batcher.stop()
+        self.models.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -82,24 +86,42 @@ class Service:
         """Whether new work is taken."""
         return self._batcher.alive and not self._draining
 
-    @property
-    def image_size(self) -> int:
-        """Side of the model's picture in pixels."""
-        return self._reconstructor.image_size
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._reconstructor.name
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the weights, in hex."""
-        return self._reconstructor.digest
-
     def describe(self) -> dict[str, Any]:
-        """Facts about the loaded model, ready for JSON."""
-        return self._reconstructor.describe()
+        """Facts about the default model, ready for JSON."""
+        return self.models.default.describe()
+
+    async def describe_model(self, name: str) -> dict[str, Any]:
+        """Facts about one model, with the report on its file; it is loaded for that.
+
+        Raises:
+            UnmaskError: As `model`.
+        """
+        self.models.source(name, status=404)
+        model = await self.model(name)
+        return model.describe() | {"report": await self.models.report(name)}
+
+    async def model(self, name: str | None = None) -> Reconstructor:
+        """The model a request names, loaded if need be; without a name the default.
+
+        Raises:
+            BadRequestError: There is no such model.
+            ModelUnavailableError: It cannot be loaded.
+            ModelLoadingError: It takes longer to load than a request may take.
+            OverloadedError: Too many requests wait for models.
+        """
+        if name is None or self.models.is_loaded(name):
+            return await self.models.get(name)
+        self.models.source(name)  # refused before it counts as waiting
+        if self._awaiting_model >= self._max_loading:
+            raise OverloadedError(LOADING_RETRY_S)
+        self._awaiting_model += 1
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self.models.get(name)
+        except TimeoutError:
+            raise ModelLoadingError(name) from None
+        finally:
+            self._awaiting_model -= 1
 
     def check_room(self) -> None:
         """Refuse before the body is read.
@@ -112,10 +134,13 @@ class Service:
             raise ShuttingDownError
         self._batcher.check_room()
 
-    async def reconstruct(self, image: bytes, options: Options, render: Callable[[Reconstruction], T]) -> T:
+    async def reconstruct(
+        self, model: Reconstructor, image: bytes, options: Options, render: Callable[[Reconstruction], T]
+    ) -> T:
         """Hide patches of a picture, predict them, and give the result a form.
 
         Args:
+            model: Does it.
             image: A picture file.
             options: What to hide.
             render: Turns the reconstruction into what the caller sends; runs in the pool, for encoding
@@ -126,15 +151,14 @@ class Service:
                 passed.
         """
         # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
-        with self._batcher.admit():
+        with self._batcher.admit(model.digest):
             try:
                 # Leaving this block early cancels what has not started, in the pool and in the queue.
                 async with asyncio.timeout(self._deadline_s):
                     decode, encode = self.metrics.decode, self.metrics.encode
-                    job = await self._in_pool(decode, lambda: self._reconstructor.prepare(image, options))
-                    prediction = await self._batcher.submit(job)
-                    finish = self._reconstructor.finish
-                    return await self._in_pool(encode, lambda: render(finish(job, prediction)))
+                    job = await self._in_pool(decode, lambda: model.prepare(image, options))
+                    prediction = await self._batcher.submit(job, model.run, model.digest)
+                    return await self._in_pool(encode, lambda: render(model.finish(job, prediction)))
             except TimeoutError:
                 raise DeadlineExceededError(self._deadline_s) from None
 
@@ -157,7 +181,7 @@ class Service:
             self._batches -= 1
 
     async def reconstruct_patiently(
-        self, image: bytes, options: Options, render: Callable[[Reconstruction], T]
+        self, model: Reconstructor, image: bytes, options: Options, render: Callable[[Reconstruction], T]
     ) -> T:
         """As `reconstruct`, for one of many: waits for its turn and for room instead of being refused at once.
 
@@ -171,7 +195,7 @@ class Service:
             while True:
                 try:
                     self.check_room()  # after `drain` what has not begun is given up
-                    return await self.reconstruct(image, options, render)
+                    return await self.reconstruct(model, image, options, render)
                 except OverloadedError:
                     if clock() > until:
                         raise

@@ -52,8 +52,17 @@ class Settings(BaseSettings):
         description="SHA-256 digests (hex, comma separated) of keys; with any, page and API need one.",
     )
 
-    weights: Path | None = Field(
-        default=None, description="Weight file (.safetensors); empty takes the shipped one."
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description=(
+            "Models to serve, comma separated: PATH, NAME=PATH or the name of a shipped one. The first is the "
+            "default and loaded at start, the others when first asked for. Empty: all shipped ones."
+        ),
+    )
+    model_bytes: int = Field(
+        default=4096 * MIB,
+        ge=0,
+        description="Bytes of weights in memory (4 a parameter); above, the least recently used model goes.",
     )
     device: str | None = Field(
         default=None, description="cpu, cuda or cuda:N; empty takes a GPU when there is one."
@@ -107,7 +116,7 @@ class Settings(BaseSettings):
         default="info", description="Least level that is logged."
     )
 
-    @field_validator("api_keys", "cors_origins", "frame_ancestors", mode="before")
+    @field_validator("api_keys", "cors_origins", "frame_ancestors", "models", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         """Lists are written `a,b` in the environment, which is easier to type right than JSON."""

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from model import Options, Reconstructor, load
 from server.app import create_app
+from server.models import Models
 from server.service import Service
 from server.settings import Settings
 
@@ -77,6 +78,7 @@ class FakeEngine:
     image_size: int = 64
     name: str = "fake"
     digest: str = "d" * 64
+    parameters: int = 1
 
     def describe(self) -> dict[str, Any]:
         return {"name": "fake"}
@@ -135,7 +137,7 @@ def reconstructor(debug_weights: Path) -> Reconstructor:
 def build_app(reconstructor: Reconstructor | FakeEngine, **settings: Any) -> tuple[FastAPI, Service]:
     """An application without the page, and its service."""
     chosen = Settings(**settings)
-    service = Service(cast(Reconstructor, reconstructor), chosen)
+    service = Service(Models.of(cast(Reconstructor, reconstructor)), chosen)
     return create_app(service, chosen), service
 
 

@@ -37,7 +37,6 @@ def started(
     network: Recorder, *, max_batch: int = 4, max_waiting: int = 8, max_queue_s: float = 2.0
 ) -> Iterator[Batcher[str, str]]:
     batcher: Batcher[str, str] = Batcher(
-        network,
         max_batch=max_batch,
         max_waiting=max_waiting,
         max_queue_s=max_queue_s,
@@ -55,7 +54,7 @@ async def behind_a_busy_worker(batcher: Batcher[str, str], network: Recorder) ->
     """Occupy the worker with one job until the gate opens."""
     network.gate.clear()
     network.entered.clear()
-    first = asyncio.create_task(batcher.submit("first"))
+    first = asyncio.create_task(batcher.submit("first", network, "n"))
     await asyncio.to_thread(network.entered.wait, 10)
     return first
 
@@ -65,7 +64,7 @@ def test_what_waits_is_taken_at_once_and_in_order() -> None:
 
     async def scene(batcher: Batcher[str, str]) -> list[str]:
         first = await behind_a_busy_worker(batcher, network)
-        waiting = [asyncio.create_task(batcher.submit(job)) for job in "abcdef"]
+        waiting = [asyncio.create_task(batcher.submit(job, network, "n")) for job in "abcdef"]
         await asyncio.sleep(0)
         network.gate.set()
         return await asyncio.gather(first, *waiting)
@@ -80,8 +79,8 @@ def test_a_cancelled_job_costs_no_compute() -> None:
 
     async def scene(batcher: Batcher[str, str]) -> None:
         first = await behind_a_busy_worker(batcher, network)
-        gone = asyncio.create_task(batcher.submit("gone"))
-        stays = asyncio.create_task(batcher.submit("stays"))
+        gone = asyncio.create_task(batcher.submit("gone", network, "n"))
+        stays = asyncio.create_task(batcher.submit("stays", network, "n"))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
@@ -98,7 +97,7 @@ def test_a_bad_job_fails_alone() -> None:
 
     async def scene(batcher: Batcher[str, str]) -> list[Any]:
         first = await behind_a_busy_worker(batcher, network)
-        rest = [asyncio.create_task(batcher.submit(job)) for job in ("a", "bad", "b")]
+        rest = [asyncio.create_task(batcher.submit(job, network, "n")) for job in ("a", "bad", "b")]
         await asyncio.sleep(0)
         network.gate.set()
         await first
@@ -112,18 +111,16 @@ def test_a_bad_job_fails_alone() -> None:
 
 
 def test_predictions_that_do_not_fit_the_jobs_are_an_error() -> None:
-    batcher: Batcher[str, str] = Batcher(
-        lambda _: [], max_batch=1, max_waiting=1, max_queue_s=1, metrics=Metrics()
-    )
+    batcher: Batcher[str, str] = Batcher(max_batch=1, max_waiting=1, max_queue_s=1, metrics=Metrics())
     batcher.start()
     with pytest.raises(RuntimeError, match="0 predictions for 1 jobs"):
-        asyncio.run(batcher.submit("a"))
+        asyncio.run(batcher.submit("a", lambda _: [], "n"))
     batcher.stop()
 
 
 def test_a_full_queue_refuses_and_an_idle_one_never_does() -> None:
     with started(Recorder(), max_waiting=2) as batcher:
-        with batcher.admit(), batcher.admit(), pytest.raises(OverloadedError) as refused:
+        with batcher.admit("n"), batcher.admit("n"), pytest.raises(OverloadedError) as refused:
             batcher.check_room()
         assert int(refused.value.headers["Retry-After"]) >= 1
         batcher.check_room()
@@ -133,9 +130,43 @@ def test_the_queue_is_bounded_by_predicted_time() -> None:
     network = Recorder()
     network.slow_s = 0.2
     with started(network, max_waiting=100, max_queue_s=0.5) as batcher:
-        asyncio.run(batcher.submit("a"))  # now the pace is known: 0.2 s a job
-        with batcher.admit(), batcher.admit(), batcher.admit(), pytest.raises(OverloadedError):
+        asyncio.run(batcher.submit("a", network, "n"))  # now the pace is known: 0.2 s a job
+        with batcher.admit("n"), batcher.admit("n"), batcher.admit("n"), pytest.raises(OverloadedError):
             batcher.check_room()
+
+
+def test_the_predicted_time_counts_each_network_at_its_own_pace_and_every_pass() -> None:
+    quick, slow = Recorder(), Recorder()
+    slow.slow_s = 1.0
+    with started(quick, max_waiting=100, max_queue_s=2.0) as batcher:
+        asyncio.run(batcher.submit("a", quick, "quick"))
+        asyncio.run(batcher.submit("a", slow, "slow", 4))  # a quarter of a second a pass
+        with batcher.admit("quick", 4), batcher.admit("slow", 4):
+            batcher.check_room()
+            with batcher.admit("slow", 6), pytest.raises(OverloadedError):
+                batcher.check_room()
+
+
+def test_a_batch_is_of_one_network_and_counts_passes() -> None:
+    one, other = Recorder(), Recorder()
+
+    async def scene(batcher: Batcher[str, str]) -> list[str]:
+        first = await behind_a_busy_worker(batcher, one)
+        asked = [("a", one, 1), ("b", other, 1), ("c", one, 8), ("d", one, 1), ("e", other, 1)]
+        rest = [
+            asyncio.create_task(batcher.submit(job, network, "one" if network is one else "other", weight))
+            for job, network, weight in asked
+        ]
+        await asyncio.sleep(0)
+        one.gate.set()
+        return await asyncio.gather(first, *rest)
+
+    with started(one) as batcher:
+        assert asyncio.run(scene(batcher)) == ["FIRST", "A", "B", "C", "D", "E"]
+    assert one.batches == [["first"], ["a", "d"], ["c"]], (
+        "c needs more than one call may hold, so it goes alone"
+    )
+    assert other.batches == [["b", "e"]]
 
 
 def test_stopping_refuses_what_waits_and_what_comes() -> None:
@@ -143,7 +174,7 @@ def test_stopping_refuses_what_waits_and_what_comes() -> None:
 
     async def scene(batcher: Batcher[str, str]) -> None:
         first = await behind_a_busy_worker(batcher, network)
-        waits = asyncio.create_task(batcher.submit("waits"))
+        waits = asyncio.create_task(batcher.submit("waits", network, "n"))
         await asyncio.sleep(0)
         stopping = asyncio.create_task(asyncio.to_thread(batcher.stop))
         with pytest.raises(ShuttingDownError):
@@ -152,7 +183,7 @@ def test_stopping_refuses_what_waits_and_what_comes() -> None:
         await stopping
         assert await first == "FIRST"
         with pytest.raises(ShuttingDownError):
-            await batcher.submit("late")
+            await batcher.submit("late", network, "n")
 
     with started(network) as batcher:
         asyncio.run(scene(batcher))

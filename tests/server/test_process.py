@@ -45,7 +45,7 @@ def failure(tmp_path: Path, **settings: Any) -> str:
 def test_it_says_when_it_is_ready_and_finishes_what_runs_when_asked_to_stop(
     tmp_path: Path, debug_weights: Path
 ) -> None:
-    with start(tmp_path, UNMASK_WEIGHTS=debug_weights) as process:
+    with start(tmp_path, UNMASK_MODELS=debug_weights) as process:
         assert process.stdout is not None
         ready = process.stdout.readline().strip()
         assert ready.startswith("Unmask is ready at http://127.0.0.1:")
@@ -74,11 +74,11 @@ def test_it_says_when_it_is_ready_and_finishes_what_runs_when_asked_to_stop(
 def test_an_unreadable_weight_file_is_told_and_ends_the_start(tmp_path: Path) -> None:
     weights = tmp_path / "broken.safetensors"
     weights.write_bytes(b"no weights")
-    assert "broken.safetensors" in failure(tmp_path, UNMASK_WEIGHTS=weights)
+    assert "broken.safetensors" in failure(tmp_path, UNMASK_MODELS=weights)
 
 
 def test_a_missing_weight_file_is_told_at_once(tmp_path: Path) -> None:
-    assert "nowhere.safetensors" in failure(tmp_path, UNMASK_WEIGHTS="nowhere.safetensors")
+    assert "nowhere.safetensors" in failure(tmp_path, UNMASK_MODELS="nowhere.safetensors")
 
 
 def test_a_taken_port_is_told_at_once(tmp_path: Path) -> None:

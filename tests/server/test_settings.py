@@ -9,11 +9,11 @@ from server.settings import Settings, available_cpus, prepare_environment, unkno
 def test_the_environment_sets_every_knob_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMASK_PORT", "8000")
     monkeypatch.setenv("UNMASK_CORS_ORIGINS", "https://a.example, https://b.example")
-    monkeypatch.setenv("UNMASK_WEIGHTS", "")
+    monkeypatch.setenv("UNMASK_MODELS", "")
     settings = Settings()
     assert settings.port == 8000
     assert settings.cors_origins == ("https://a.example", "https://b.example")
-    assert settings.weights is None
+    assert settings.models == ()
 
 
 def test_the_defaults_listen_locally_and_open_nothing() -> None:

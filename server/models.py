@@ -1,0 +1,266 @@
+"""The models that are served: the first is always there, the others come when asked for and go for want of room.
+
+Loading happens in a thread of its own, one model at a time, so those being served notice nothing of it. What is
+in work keeps its model until it is done, whatever the shelf does meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+import model as model_package
+from model import UnmaskError
+from server.problems import BadRequestError, ModelUnavailableError
+
+if TYPE_CHECKING:
+    from model import Reconstructor
+
+logger = structlog.stdlib.get_logger("unmask.models")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SUFFIX = ".safetensors"
+FIRST = "small"  # of the shipped ones, where none is chosen
+
+WEIGHT_BYTES = 4  # the network computes in float32
+# A file that could not be used is not read again by every request that names it.
+RETRY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        name: What it is called here, in requests and answers.
+        path: Its file, or its folder; None where it was not read from one.
+    """
+
+    name: str
+    path: Path | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on the disk: all that is known of a model's need before it is loaded."""
+        if self.path is None:
+            return 0
+        if self.path.is_dir():
+            return sum(part.stat().st_size for part in self.path.iterdir() if part.is_file())
+        return self.path.stat().st_size
+
+
+Load = Callable[[Path], "Reconstructor"]
+
+
+def find_sources(entries: Sequence[str]) -> list[Source]:
+    """What the setting names: paths, NAME=PATH, or names of shipped models; none means all shipped ones.
+
+    Raises:
+        ValueError: An entry leads nowhere, or two have one name.
+    """
+    if not entries:
+        return shipped()
+    sources = [_source(entry) for entry in entries]
+    names = [source.name for source in sources]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"Two models are called {', '.join(twice)}; write NAME=PATH for one of them.")
+    return sources
+
+
+def shipped() -> list[Source]:
+    """The weight files that come with the program, `small` first."""
+    code = Path(model_package.__file__).parent
+    folder = packaged if (packaged := code / "shipped").exists() else code.parent / "weights"
+    found = [Source(path.stem, path) for path in sorted(folder.glob("*" + SUFFIX))]
+    return sorted(found, key=lambda source: source.name != FIRST)
+
+
+def _source(entry: str) -> Source:
+    name, equals, text = entry.partition("=")
+    path = Path(text if equals else entry).absolute()
+    if not equals:
+        known = {source.name: source for source in shipped()}
+        if entry in known:
+            return known[entry]
+        name = path.name if path.is_dir() else path.stem
+    if not path.exists():
+        raise ValueError(f"There is no weight file {path}.")
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"'{name}' cannot be a model's name; write NAME={path} with letters, digits, . _ or -."
+        )
+    return Source(name, path)
+
+
+class Models:
+    """Loaded models by name, the least recently used first to go.
+
+    All methods but `add` belong to the event loop.
+
+    Args:
+        sources: What may be asked for; the first is the default and is never dropped.
+        load: Reads one; runs in a thread.
+        max_bytes: Weights held at a time, the default's included.
+    """
+
+    def __init__(self, sources: Sequence[Source], load: Load, *, max_bytes: int) -> None:
+        self._sources = {source.name: source for source in sources}
+        self._load = load
+        self._max_bytes = max_bytes
+        self._loaded: OrderedDict[str, Reconstructor] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Reconstructor]] = {}
+        self._failed: dict[str, float] = {}  # when
+        self._reports: dict[str, dict[str, Any]] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-load")
+        self.default_name = sources[0].name
+
+    @classmethod
+    def of(cls, reconstructor: Reconstructor) -> Models:
+        """A shelf with one model that is loaded already."""
+        models = cls([Source(reconstructor.name)], _never, max_bytes=0)
+        models._loaded[reconstructor.name] = reconstructor
+        return models
+
+    def load_default(self) -> None:
+        """Load the first one, before anything is served.
+
+        Raises:
+            CheckpointError: It cannot be used.
+        """
+        self._loaded[self.default_name] = self._read(self._sources[self.default_name])
+
+    @property
+    def default(self) -> Reconstructor:
+        """The one for requests that name none."""
+        return self._loaded[self.default_name]
+
+    @property
+    def names(self) -> list[str]:
+        """All that may be asked for, the default first."""
+        return list(self._sources)
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether a model answers without being loaded first."""
+        return name in self._loaded
+
+    def source(self, name: str, *, status: int = 422) -> Source:
+        """Where a model comes from.
+
+        Args:
+            name: As a client wrote it.
+            status: Of the refusal.
+
+        Raises:
+            BadRequestError: It is none of ours.
+        """
+        if name in self._sources:
+            return self._sources[name]
+        raise BadRequestError(
+            f"There is no model '{name[:64]}'.",
+            status=status,
+            code="model-unknown",
+            hint=f"Take one of {', '.join(self._sources)}.",
+            field="model",
+        )
+
+    async def get(self, name: str | None = None) -> Reconstructor:
+        """A model, loaded if need be.
+
+        Raises:
+            BadRequestError: It is none of ours.
+            ModelUnavailableError: Its file cannot be used, or needs more memory than there may be.
+        """
+        source = self.source(name or self.default_name)
+        if source.name in self._loaded:
+            self._loaded.move_to_end(source.name)
+            return self._loaded[source.name]
+        if source.name not in self._loading:
+            self._refuse_failed(source.name)
+            task = asyncio.create_task(self._fetch(source))
+            task.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # seen, even if by nobody
+            self._loading[source.name] = task
+        # Whoever waits may go; the model comes all the same, for the next one.
+        return await asyncio.shield(self._loading[source.name])
+
+    def close(self) -> None:
+        """Begin no more loading."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def listing(self) -> list[dict[str, Any]]:
+        """All models, the default first; what they are, of those that are loaded."""
+        return [
+            (self._loaded[name].describe() if name in self._loaded else {})
+            | {"name": name, "default": name == self.default_name, "loaded": name in self._loaded}
+            for name in self._sources
+        ]
+
+    async def report(self, name: str) -> dict[str, Any] | None:
+        """What a weight file is, as `python -m model inspect` tells it; its folder is left out."""
+        path = self.source(name).path
+        if path is not None and name not in self._reports:
+            loop = asyncio.get_running_loop()
+            self._reports[name] = await loop.run_in_executor(self._pool, _inspect, path)
+        return self._reports.get(name)
+
+    async def _fetch(self, source: Source) -> Reconstructor:
+        try:
+            async with self._one_at_a_time:
+                self._make_room(source.size_bytes, source.name)
+                loop = asyncio.get_running_loop()
+                reconstructor = await loop.run_in_executor(self._pool, self._read, source)
+                self._make_room(weight_bytes(reconstructor), source.name)
+                self._loaded[source.name] = reconstructor
+                return reconstructor
+        except (UnmaskError, OSError):
+            logger.exception("model cannot be loaded", model=source.name)
+            self._failed[source.name] = time.monotonic()
+            raise ModelUnavailableError(source.name) from None
+        finally:
+            del self._loading[source.name]
+
+    def _read(self, source: Source) -> Reconstructor:
+        assert source.path is not None  # what came without a file was never dropped
+        reconstructor = self._load(source.path)
+        reconstructor.name = source.name  # answers name what was asked for, whatever the file calls itself
+        return reconstructor
+
+    def _make_room(self, needed: int, name: str) -> None:
+        """Drop what was not asked for longest, until `needed` more fits."""
+        if needed + weight_bytes(self.default) > self._max_bytes:
+            raise ModelUnavailableError(name)
+        while needed + sum(map(weight_bytes, self._loaded.values())) > self._max_bytes:
+            oldest = next(loaded for loaded in self._loaded if loaded != self.default_name)
+            del self._loaded[oldest]
+            logger.info("model dropped", model=oldest)
+
+    def _refuse_failed(self, name: str) -> None:
+        if time.monotonic() - self._failed.get(name, -math.inf) < RETRY_S:
+            raise ModelUnavailableError(name)
+
+
+def weight_bytes(reconstructor: Reconstructor) -> int:
+    """Memory that a loaded model's weights take."""
+    return WEIGHT_BYTES * reconstructor.parameters
+
+
+def _inspect(path: Path) -> dict[str, Any]:
+    from model.checkpoints.report import inspect  # pulls torch, which must not delay the start
+
+    return inspect(path).to_dict() | {"path": path.name}
+
+
+def _never(path: Path) -> Reconstructor:
+    raise AssertionError(f"{path} is loaded already")

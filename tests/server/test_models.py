@@ -1,0 +1,210 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from model import CheckpointError, Reconstructor, load
+from server.app import create_app
+from server.models import Models, Source, find_sources
+from server.service import Service
+from server.settings import Settings
+from tests.server.conftest import FakeEngine, into, post, problem_of, running
+
+MIB = 1024 * 1024
+
+
+@dataclass
+class Folder:
+    """A folder of weight files, each a fake engine once read.
+
+    Attributes:
+        gate: Reading waits until it is set.
+        read: Names, in the order they were read.
+    """
+
+    path: Path
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    read: list[str] = field(default_factory=list)
+
+    def load(self, path: Path) -> Reconstructor:
+        self.read.append(path.stem)
+        self.entered.set()
+        assert self.gate.wait(20)
+        if path.stem == "broken":
+            raise CheckpointError("it is cut", code="truncated", hint="Fetch it again.")
+        engine = FakeEngine(
+            name="as the file says", digest=path.stem[0] * 64, parameters=MIB
+        )  # 4 MiB of weights
+        engine.gate.set()
+        return cast(Reconstructor, engine)
+
+    def app(self, *names: str, **settings: Any) -> FastAPI:
+        for name in names:
+            (self.path / name).write_bytes(b"x")
+        models = Models([Source(name, self.path / name) for name in names], self.load, max_bytes=9 * MIB)
+        self.gate.set()
+        models.load_default()
+        self.entered.clear()
+        chosen = Settings(**settings)
+        return create_app(Service(models, chosen), chosen)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def model_of(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-unmask-model"][0]
+
+
+def test_a_request_names_its_model_and_the_first_is_the_default(folder: Folder) -> None:
+    with running(folder.app("small", "large")) as client:
+        assert [model_of(post(client)), model_of(post(client, model="small"))] == ["s", "s"]
+        assert folder.read == ["small"]
+        assert [model_of(post(client, model="large")) for _ in range(2)] == ["l", "l"]
+        assert folder.read == ["small", "large"], "read once, when it was first asked for"
+        batch = client.post(
+            "/v1/reconstruct/batch", files={"images": post(client).content}, data={"model": "large"}
+        )
+        assert model_of(batch) == "l"
+        listed = client.get("/v1/models").json()["models"]
+    assert [(each["name"], each["default"], each["loaded"]) for each in listed] == [
+        ("small", True, True),
+        ("large", False, True),
+    ]
+
+
+def test_an_unknown_model_is_told_with_the_known_ones(folder: Folder) -> None:
+    with running(folder.app("small", "large")) as client:
+        for answer, status in ((post(client, model="huge"), 422), (client.get("/v1/models/huge"), 404)):
+            told = problem_of(answer, status)
+            assert told["type"].endswith("model-unknown")
+            assert told["errors"][0]["field"] == "model"
+            assert "small, large" in told["errors"][0]["hint"]
+        problem_of(post(client, model="x" * 65), 422)
+
+
+def test_loading_does_not_hold_up_those_being_served(folder: Folder) -> None:
+    app = folder.app("small", "large")
+
+    async def scene() -> None:
+        async with httpx.AsyncClient(**into(app)) as client:
+            folder.gate.clear()
+            waiting = [asyncio.create_task(ask(client, "large")) for _ in range(3)]
+            await asyncio.to_thread(folder.entered.wait, 10)
+            assert model_of(await ask(client, "small")) == "s"
+            assert not any(task.done() for task in waiting)
+            folder.gate.set()
+            assert [model_of(await task) for task in waiting] == ["l", "l", "l"]
+
+    with running(app):
+        asyncio.run(scene())
+    assert folder.read == ["small", "large"]
+
+
+async def ask(client: httpx.AsyncClient, name: str) -> httpx.Response:
+    from tests.server.conftest import png
+
+    return await client.post("/reconstruct", files={"image": png()}, data={"model": name})
+
+
+def test_who_waits_too_long_for_a_model_is_told_to_come_back(folder: Folder) -> None:
+    with running(folder.app("small", "large", deadline_s=0.2)) as client:
+        folder.gate.clear()
+        answer = post(client, model="large")
+        assert problem_of(answer, 503)["type"].endswith("model-loading")
+        assert int(answer.headers["retry-after"]) >= 1
+        folder.gate.set()
+        while (answer := post(client, model="large")).status_code == 503:
+            pass
+        assert model_of(answer) == "l"
+
+
+def test_the_least_recently_used_model_goes_and_the_default_stays(folder: Folder) -> None:
+    with running(folder.app("small", "large", "medium")) as client:  # room for two
+        for name in ("large", "medium", "small", "medium", "large"):
+            assert model_of(post(client, model=name)) == name[0]
+        loaded = [each["name"] for each in client.get("/v1/models").json()["models"] if each["loaded"]]
+    assert folder.read == ["small", "large", "medium", "large"]
+    assert loaded == ["small", "large"]
+
+
+def test_a_model_that_cannot_be_used_is_refused_and_not_read_again_and_again(folder: Folder) -> None:
+    with running(folder.app("small", "broken")) as client:
+        for _ in range(2):
+            told = problem_of(post(client, model="broken"), 503)
+            assert told["type"].endswith("model-unavailable")
+            assert "cut" not in str(told), "what is wrong with the file is the operator's to know"
+        assert model_of(post(client)) == "s"
+    assert folder.read == ["small", "broken"]
+
+
+def test_a_model_that_would_never_fit_is_refused_and_drops_no_other(folder: Folder) -> None:
+    app = folder.app("small", "large", "huge")
+    (folder.path / "huge").write_bytes(bytes(6 * MIB))
+    with running(app) as client:
+        assert model_of(post(client, model="large")) == "l"
+        problem_of(post(client, model="huge"), 503)
+        assert model_of(post(client, model="large")) == "l"
+    assert folder.read == ["small", "large"]
+
+
+@pytest.fixture
+def client(debug_weights: Path) -> Iterator[TestClient]:
+    models = Models(
+        [Source("one", debug_weights), Source("two", debug_weights)],
+        lambda path: load(path, "cpu"),
+        max_bytes=100 * MIB,
+    )
+    models.load_default()
+    settings = Settings()
+    with running(create_app(Service(models, settings), settings)) as client:
+        yield client
+
+
+def test_a_model_tells_what_it_is_with_the_report_on_its_file(client: TestClient) -> None:
+    for name in ("one", "two"):
+        told = client.get(f"/v1/models/{name}").json()
+        assert told["name"] == name
+        assert told["grid"]
+        assert told["report"]["content"] == "full"
+        assert told["report"]["digest"] == told["digest"]
+        assert told["report"]["path"] == "debug.safetensors", "the folder is nobody's business"
+    assert client.get("/v1/model").json()["name"] == "one"
+    assert client.get("/v1/info").json()["models"] == ["one", "two"]
+    answer = post(client, model="two")
+    assert (answer.json()["model"], answer.status_code) == ("two", 200)
+
+
+def test_the_setting_takes_paths_names_and_shipped_models(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(b"x")
+    found = find_sources([str(file), f"other={file}", f"folder={tmp_path}", "small"])
+    assert [source.name for source in found] == ["mine", "other", "folder", "small"]
+    assert [source.path for source in found[:3]] == [file, file, tmp_path]
+    assert found[3].path is not None
+    assert found[3].path.name == "small.safetensors"
+    assert find_sources([])[0] == found[3], "nothing chosen: what is shipped, small first"
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        (["nowhere.safetensors"], "nowhere.safetensors"),
+        (["small", "small"], "small"),
+        (["a b={}"], "NAME="),
+    ],
+)
+def test_a_wrong_entry_is_told(entries: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=told):
+        find_sources([entry.format(tmp_path) for entry in entries])
