@@ -18,21 +18,26 @@ if TYPE_CHECKING:
     from model.errors import CheckpointError, DataError, ImageError, MaskError, RecipeError, UnmaskError
     from model.masking import STRATEGIES, Mask
     from model.network import MAE
-    from model.reconstruct import Job, Options, Prediction, Reconstruction, Reconstructor, load
+    from model.options import Options
+    from model.reconstruct import Reconstructor, load
+    from model.result import Job, Prediction, Reconstruction
     from model.scores import Score
-    from model.views import PANELS
+    from model.views import EVERY_PANEL, PANELS
 
 _HOMES = {
     "model.config": ("SIZES", "MAEConfig"),
     "model.errors": ("CheckpointError", "DataError", "ImageError", "MaskError", "RecipeError", "UnmaskError"),
     "model.masking": ("STRATEGIES", "Mask"),
     "model.network": ("MAE",),
-    "model.reconstruct": ("Job", "Options", "Prediction", "Reconstruction", "Reconstructor", "load"),
+    "model.options": ("Options",),
+    "model.reconstruct": ("Reconstructor", "load"),
+    "model.result": ("Job", "Prediction", "Reconstruction"),
     "model.scores": ("Score",),
-    "model.views": ("PANELS",),
+    "model.views": ("EVERY_PANEL", "PANELS"),
 }
 
 __all__ = [
+    "EVERY_PANEL",
     "MAE",
     "PANELS",
     "SIZES",

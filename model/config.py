@@ -27,6 +27,7 @@ class MAEConfig:
 
     image_size: int = 224  # side of the square picture, pixels
     patch_size: int = 16  # side of one patch, pixels
+    channels: int = 3  # values of a pixel: 3 colours, 1 grey, or what a model was trained on
     width: int = 768  # encoder token width D
     depth: int = 12  # encoder blocks
     heads: int = 12  # encoder attention heads
@@ -38,6 +39,8 @@ class MAEConfig:
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot exist, before a tensor is made."""
+        if self.channels < 1:
+            raise _bad(f"channels {self.channels} must be at least 1")
         if self.image_size % self.patch_size:
             raise _bad(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         for width, heads, name in (
@@ -63,8 +66,20 @@ class MAEConfig:
 
     @property
     def patch_values(self) -> int:
-        """Numbers in one patch: P * P * 3."""
-        return self.patch_size**2 * 3
+        """Numbers in one patch: P * P * C."""
+        return self.patch_size**2 * self.channels
+
+    @property
+    def image_mean(self) -> tuple[float, ...]:
+        """Mean of every channel, for values in 0..1: ImageNet's; for other than three channels the mean of its
+        three, as timm takes it for greys.
+        """  # noqa: D205 (one thought)
+        return IMAGE_MEAN if self.channels == 3 else (round(sum(IMAGE_MEAN) / 3, 6),) * self.channels
+
+    @property
+    def image_std(self) -> tuple[float, ...]:
+        """Deviation of every channel, likewise."""
+        return IMAGE_STD if self.channels == 3 else (round(sum(IMAGE_STD) / 3, 6),) * self.channels
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain values, as stored in a weight file."""

@@ -1,6 +1,6 @@
 """Strangers' picture files to clean pixels, safely; and arrays back to PNG.
 
-    header -> format and size checked -> draft -> decode -> upright -> 16 bit -> crop, resize -> colours -> RGB
+    header -> format and size checked -> draft -> decode -> upright -> 16 bit -> cut, scaled -> colours -> RGB
 
 Nothing is decoded before its size is known: 34 bytes of WebP can ask for 1.3 GB. Knows no tensor and no mask.
 """
@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from model.errors import ImageError
 
 Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
 
 #: Formats opened at all, by Pillow's name; the file's bytes decide, never its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -28,7 +29,73 @@ MAX_ASPECT = 20  # longer side / shorter side
 
 # What Pillow raises for broken files of the formats above.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, TypeError)
+_ORIENTATION = 0x0112  # EXIF
+_LYING = (5, 6, 7, 8)  # orientations that swap width and height
 _SRGB = ImageCms.createProfile("sRGB")
+
+
+class Picture:
+    """A stranger's picture whose header was read and found harmless. Decoded once, when it is first cut.
+
+    Args:
+        data: The file.
+        field: Request field to name in errors.
+
+    Raises:
+        ImageError: The format is not among ``FORMATS``, the file is broken, or its size is out of bounds.
+    """
+
+    def __init__(self, data: bytes, *, field: str = "image") -> None:
+        self._field = field
+        self._image = _open(data, field)
+        try:
+            # JPEG says in its header how it lies, and must not be decoded yet; others have to be, to be sure.
+            if self._image.format not in ("JPEG", "MPO"):
+                ImageOps.exif_transpose(self._image, in_place=True)
+            turned = self._image.getexif().get(_ORIENTATION, 1) in _LYING
+        except _BROKEN as error:
+            raise _unreadable(error, field) from error
+        width, height = self._image.size
+        #: Width and height of the upright picture.
+        self.size = (height, width) if turned else (width, height)
+
+    def cut(self, box: Box, size: tuple[int, int]) -> Pixels:
+        """A part of the picture, scaled. May be called once.
+
+        Args:
+            box: Left, top, right, bottom in pixels of the upright picture.
+            size: Width and height of the result.
+
+        Returns:
+            ``[height, width, 3] uint8`` sRGB, upright, first frame, transparency over white.
+
+        Raises:
+            ImageError: The file is broken.
+        """
+        image, (width, height) = self._image, self.size
+        try:
+            # JPEG can decode at an eighth, quarter or half: 5 times faster for a phone's photo, equal to the eye.
+            # Twice the wanted resolution is left for the scaling below.
+            less = max(1, min((box[2] - box[0]) // (2 * size[0]), (box[3] - box[1]) // (2 * size[1])))
+            image.draft("RGB", (max(image.width // less, 1), max(image.height // less, 1)))
+            ImageOps.exif_transpose(image, in_place=True)
+            image = _eight_bit(image)
+            # Palettes cannot be scaled; resize before the colour conversion, which costs by the pixel.
+            if image.mode in ("P", "1"):
+                image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            elif image.has_transparency_data and image.mode not in ("RGBA", "LA"):
+                image = image.convert("RGBA")
+            profile = image.info.get("icc_profile")
+            across, down = image.width / width, image.height / height  # below 1 where less was decoded
+            left, right = round(box[0] * across), round(box[2] * across)
+            top, bottom = round(box[1] * down), round(box[3] * down)
+            # Not from ImageOps.fit: it would scale by its own box; bicubic with antialiasing, as in training.
+            image = image.crop((left, top, right, bottom))
+            if image.size != size:
+                image = image.resize(size, Image.Resampling.BICUBIC)
+            return np.asarray(_to_srgb(image, profile))
+        except _BROKEN as error:
+            raise _unreadable(error, self._field) from error
 
 
 def load_square(data: bytes, side: int, *, field: str = "image") -> Pixels:
@@ -40,30 +107,13 @@ def load_square(data: bytes, side: int, *, field: str = "image") -> Pixels:
         field: Request field to name in errors.
 
     Returns:
-        ``[side, side, 3] uint8`` sRGB, upright, first frame, transparency over white.
+        ``[side, side, 3] uint8`` as from ``Picture.cut``.
 
     Raises:
-        ImageError: The format is not among ``FORMATS``, the file is broken, or its size is out of bounds.
+        ImageError: As for ``Picture``.
     """
-    image = _open(data, field)
-    try:
-        # JPEG can decode at an eighth, quarter or half: 5 times faster for a phone's photo, equal to the eye.
-        image.draft("RGB", (2 * side, 2 * side))
-        image = ImageOps.exif_transpose(image)
-        image = _eight_bit(image)
-        # Palettes cannot be scaled; resize before the colour conversion, which costs by the pixel.
-        if image.mode in ("P", "1"):
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        elif image.has_transparency_data and image.mode not in ("RGBA", "LA"):
-            image = image.convert("RGBA")
-        profile = image.info.get("icc_profile")
-        # Not from ImageOps.fit: it would scale by its own box; bicubic with antialiasing, as in training.
-        image = image.crop(_centre(*image.size))
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        return np.asarray(_to_srgb(image, profile))
-    except _BROKEN as error:
-        raise _unreadable(error, field) from error
+    picture = Picture(data, field=field)
+    return picture.cut(_centre(*picture.size), (side, side))
 
 
 def load_grey(data: bytes, *, field: str = "drawing") -> NDArray[np.float32]:
@@ -82,6 +132,11 @@ def load_grey(data: bytes, *, field: str = "drawing") -> NDArray[np.float32]:
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
     except _BROKEN as error:
         raise _unreadable(error, field) from error
+
+
+def grey(pixels: Pixels) -> Pixels:
+    """Colours ``[H, W, 3]`` to equal ones, by brightness."""
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -133,7 +188,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((finite.clip(0, None) / top * 255).round().astype(np.uint8))
 
 
-def _centre(width: int, height: int) -> tuple[int, int, int, int]:
+def _centre(width: int, height: int) -> Box:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side

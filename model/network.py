@@ -7,7 +7,7 @@ The network receives a mask and never draws one. Patch projection and encoder se
 hidden pixel cannot influence the prediction. Blocks are timm's; parameter names are those of the public
 weights (``blocks.0.attn.qkv.weight``, ``decoder_pred.bias``), so a reader compares by eye.
 
-Letters in shapes: B batch, L patches, K visible patches, D encoder width, d decoder width, P patch side.
+Letters in shapes: B batch, C colours, L patches, K visible patches, D encoder width, d decoder width, P patch side.
 Source: arXiv 2111.06377 (sec. 3, fig. 1, appendix A.1); layer order and init checked against its public code.
 """
 
@@ -20,8 +20,8 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
-from model.positions import sincos_positions
+from model.config import MAEConfig
+from model.positions import Grid, resized, sincos_positions
 
 # The public weights were trained with this; Hugging Face's config says 1e-12, which costs 2e-5.
 _LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -31,15 +31,15 @@ class PatchEmbed(nn.Module):
     """Linear projection of patches, holding its weight in the shape of a convolution.
 
     timm's ``PatchEmbed`` convolves the whole picture; ours multiplies only the patches it is given, so the
-    hidden ones cost nothing. The weight keeps the public name and shape ``proj.weight [D, 3, P, P]``.
+    hidden ones cost nothing. The weight keeps the public name and shape ``proj.weight [D, C, P, P]``.
     """
 
-    def __init__(self, patch_size: int, width: int) -> None:
+    def __init__(self, patch_size: int, channels: int, width: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Project patches ``[B, K, P*P*3]`` (row, column, colour last) to tokens ``[B, K, D]``."""
+        """Project patches ``[B, K, P*P*C]`` (row, column, colour last) to tokens ``[B, K, D]``."""
         # A conv weight has the colour first: move it last, as in the patches.
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
         return nn.functional.linear(patches, weight, self.proj.bias)
@@ -71,7 +71,7 @@ class MAE(nn.Module):
                 for _ in range(depth)
             )
 
-        self.patch_embed = PatchEmbed(config.patch_size, width)
+        self.patch_embed = PatchEmbed(config.patch_size, config.channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = blocks(width, config.heads, config.depth)
         self.norm = _LayerNorm(width)
@@ -86,8 +86,10 @@ class MAE(nn.Module):
         self.register_buffer("pos_embed", sincos_positions(rows, columns, width))
         self.register_buffer("decoder_pos_embed", sincos_positions(rows, columns, decoder_width))
         # Colours travel with the network but are no weights: kept out of the file.
-        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "image_mean", torch.tensor(config.image_mean).view(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, -1, 1, 1), persistent=False)
         self.init_weights()
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -100,7 +102,7 @@ class MAE(nn.Module):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         projection = self.patch_embed.proj
-        # The patch projection is a linear map in disguise: [D, 3*P*P] decides its spread.
+        # The patch projection is a linear map in disguise: [D, C*P*P] decides its spread.
         nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1), generator=generator)
         if projection.bias is not None:
             nn.init.zeros_(projection.bias)
@@ -110,7 +112,7 @@ class MAE(nn.Module):
     # --- pictures and patches -------------------------------------------------------------------------
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Pixels in 0..1 to ImageNet-normalised units: ``[B, 3, H, W]`` both ways."""
+        """Pixels in 0..1 to ImageNet-normalised units: ``[B, C, H, W]`` both ways."""
         return (image - self.image_mean) / self.image_std
 
     def denormalise(self, image: Tensor) -> Tensor:
@@ -118,18 +120,23 @@ class MAE(nn.Module):
         return image * self.image_std + self.image_mean
 
     def patchify(self, image: Tensor) -> Tensor:
-        """Cut ``[B, 3, H, W]`` into ``[B, L, P*P*3]``: patches row-major; inside one row, column, colour."""
+        """Cut ``[B, C, H, W]`` into ``[B, L, P*P*C]``: patches row-major; inside one row, column, colour."""
         side = self.config.patch_size
-        batch, _, height, width = image.shape
-        cut = image.reshape(batch, 3, height // side, side, width // side, side)
-        return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, side * side * 3)
+        batch, channels, height, width = image.shape
+        cut = image.reshape(batch, channels, height // side, side, width // side, side)
+        return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, side * side * channels)
 
-    def unpatchify(self, patches: Tensor) -> Tensor:
-        """Inverse of ``patchify``: ``[B, L, P*P*3]`` to ``[B, 3, H, W]``."""
+    def unpatchify(self, patches: Tensor, grid: Grid | None = None) -> Tensor:
+        """Inverse of ``patchify``: ``[B, L, P*P*C]`` to ``[B, C, H, W]``; of the model's own grid by default."""
+        side, channels = self.config.patch_size, self.config.channels
+        rows, columns = grid or self.config.grid
+        cut = patches.reshape(-1, rows, columns, side, side, channels)
+        return cut.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, rows * side, columns * side)
+
+    def grid_of(self, image: Tensor) -> Grid:
+        """Rows and columns of patches in ``[B, C, H, W]``."""
         side = self.config.patch_size
-        rows, columns = self.config.grid
-        cut = patches.reshape(-1, rows, columns, side, side, 3)
-        return cut.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, rows * side, columns * side)
+        return image.shape[2] // side, image.shape[3] // side
 
     # --- encoder, decoder -------------------------------------------------------------------------------
 
@@ -137,48 +144,60 @@ class MAE(nn.Module):
         """Encode the visible patches.
 
         Args:
-            image: ``[B, 3, H, W]`` ImageNet-normalised.
+            image: ``[B, C, H, W]`` ImageNet-normalised; any height and width in whole patches.
             ids_keep: ``[B, K] int64``, indices of the visible patches, row-major.
 
         Returns:
             ``latent [B, 1 + K, D]``: class token, then the visible patches in the order of ``ids_keep``.
         """
-        visible = _take(self.patchify(image), ids_keep)  # [B, K, P*P*3]: hidden pixels end here
-        tokens = self.patch_embed(visible) + _take(self.pos_embed[:, 1:].expand(len(image), -1, -1), ids_keep)
-        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(image), -1, -1)
+        visible = _take(self.patchify(image), ids_keep)  # [B, K, P*P*C]: hidden pixels end here
+        positions = resized(self.pos_embed, self.config.grid, self.grid_of(image))
+        tokens = self.patch_embed(visible) + _take(positions[:, 1:].expand(image.shape[0], -1, -1), ids_keep)
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(image.shape[0], -1, -1)
         tokens = torch.cat([cls_token, tokens], dim=1)  # [B, 1+K, D]
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
 
-    def decode(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+    def decode(
+        self, latent: Tensor, ids_restore: Tensor, grid: Grid | None = None, positions: str = "both"
+    ) -> Tensor:
         """Predict every patch from the latent of the visible ones.
 
         Args:
             latent: ``[B, 1 + K, D]`` from ``encode``.
             ids_restore: ``[B, L] int64``: where patch i stands in (visible in latent order, then hidden).
+            grid: Rows and columns of the L patches; the model's own by default.
+            positions: ``both``: on all tokens, as every public model was trained; ``hidden_only``: not on the visible
+                ones, whose place the encoder was told, to see what they are worth there.
 
         Returns:
-            ``pred [B, L, P*P*3]`` in target units, visible patches included (they carry no loss).
+            ``pred [B, L, P*P*C]`` in target units, visible patches included (they carry no loss).
         """
         tokens = self.decoder_embed(latent)  # [B, 1+K, d]
         batch, length = ids_restore.shape
         # Full rows of mask tokens, then a gather: the token count never becomes a Python number (export).
         mask_tokens = self.mask_token.to(tokens.dtype).expand(batch, length, -1)
         patches = _take(torch.cat([tokens[:, 1:], mask_tokens], dim=1), ids_restore)  # [B, L, d]
-        tokens = torch.cat([tokens[:, :1], patches], dim=1) + self.decoder_pos_embed  # on all tokens
+        where = resized(self.decoder_pos_embed, self.config.grid, grid or self.config.grid)
+        if positions == "hidden_only":
+            hidden = (ids_restore >= latent.shape[1] - 1).unsqueeze(-1)  # [B, L, 1]
+            where = torch.cat([where[:, :1].expand(batch, -1, -1), where[:, 1:] * hidden], dim=1)
+        tokens = torch.cat([tokens[:, :1], patches], dim=1) + where  # on all tokens
         for block in self.decoder_blocks:
             tokens = block(tokens)
         return self.decoder_pred(self.decoder_norm(tokens)[:, 1:])
 
-    def forward(self, image: Tensor, ids_keep: Tensor, ids_restore: Tensor) -> Tensor:
-        """``decode(encode(...))``: ``pred [B, L, P*P*3]``."""
-        return self.decode(self.encode(image, ids_keep), ids_restore)
+    def forward(
+        self, image: Tensor, ids_keep: Tensor, ids_restore: Tensor, positions: str = "both"
+    ) -> Tensor:
+        """``decode(encode(...))``: ``pred [B, L, P*P*C]``, on the grid that the picture has."""
+        return self.decode(self.encode(image, ids_keep), ids_restore, self.grid_of(image), positions)
 
     # --- loss -------------------------------------------------------------------------------------------
 
     def target(self, image: Tensor) -> Tensor:
-        """What a perfect prediction would be: ``[B, L, P*P*3]`` in target units.
+        """What a perfect prediction would be: ``[B, L, P*P*C]`` in target units.
 
         ``norm_pixel`` standardises each patch over all its values (unbiased variance, eps inside the root).
         """
@@ -193,8 +212,8 @@ class MAE(nn.Module):
         """Mean squared error over the hidden patches of the batch.
 
         Args:
-            image: ``[B, 3, H, W]`` ImageNet-normalised.
-            pred: ``[B, L, P*P*3]`` from ``forward``.
+            image: ``[B, C, H, W]`` ImageNet-normalised.
+            pred: ``[B, L, P*P*C]`` from ``forward``.
             hidden: ``[B, L] bool``, True where hidden; at least one.
 
         Returns:

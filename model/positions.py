@@ -7,17 +7,24 @@ Source: arXiv 2111.06377, appendix A; order as in facebookresearch/mae (checked 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
+Grid = tuple[int, int]
 
-def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
+
+def sincos_positions(rows: int, columns: int, width: int, trained: Grid | None = None) -> Tensor:
     """Position table for any grid, with one zero row in front for the class token.
 
     Args:
         rows: Patch rows of the grid.
         columns: Patch columns of the grid.
         width: Token width, a multiple of 4.
+        trained: Grid of a model that is to see this one stretched over its own: patch i of n then stands at
+            (i + 1/2) * trained / n - 1/2. As good as resizing the table (cosine 0.9993); counting on as if the
+            picture were larger is not (0.85 at 20 x 20).
 
     Returns:
         ``[1, 1 + rows * columns, width] float32``; cells in row-major order.
@@ -27,11 +34,46 @@ def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     quarter = width // 4
     # float64 inside: the public tables were made in double precision and rounded once.
     frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    y, x = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
-    )
+    own_rows, own_columns = trained or (rows, columns)
+    y, x = torch.meshgrid(_places(rows, own_rows), _places(columns, own_columns), indexing="ij")
     x_angle = x.reshape(-1, 1) * frequency
     y_angle = y.reshape(-1, 1) * frequency
     cells = torch.cat([x_angle.sin(), x_angle.cos(), y_angle.sin(), y_angle.cos()], dim=1)
     table = torch.cat([torch.zeros(1, width, dtype=torch.float64), cells])
     return table.float().unsqueeze(0)
+
+
+def _places(count: int, trained: int) -> Tensor:
+    """Centres of ``count`` patches, in patches of the trained grid."""
+    places = torch.arange(count, dtype=torch.float64)
+    return places if count == trained else (places + 0.5) * (trained / count) - 0.5
+
+
+def resized(table: Tensor, own: Grid, grid: Grid) -> Tensor:
+    """A position table for another grid than its own.
+
+    The formula's table is computed anew at the places of the other grid's patches; any other one (a public file
+    may store what it likes) is resized bicubically in both directions, as the public code does.
+
+    Args:
+        table: ``[1, 1 + L, width]`` for ``own``.
+        own: Rows and columns it was made for.
+        grid: Rows and columns wanted.
+
+    Returns:
+        ``[1, 1 + rows * columns, width]``; the very table where the grids are equal.
+    """
+    if grid == own:
+        return table
+    width = table.shape[-1]
+    if torch.allclose(table.float().cpu(), _formula(own, own, width), rtol=0, atol=1e-5):
+        return _formula(grid, own, width).to(table)
+    cells = table[:, 1:].float().reshape(1, *own, width).permute(0, 3, 1, 2)
+    cells = torch.nn.functional.interpolate(cells, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], cells.flatten(2).transpose(1, 2).to(table)], dim=1)
+
+
+@lru_cache(maxsize=8)  # pictures of one shape come in rows; at most 8 MB each, for the largest grid and model
+def _formula(grid: Grid, trained: Grid, width: int) -> Tensor:
+    with torch.inference_mode(False):  # or whoever comes first would decide whether training may use it
+        return sincos_positions(*grid, width, trained)

@@ -5,6 +5,8 @@ All panels are ``[H, W, 3] uint8``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +16,11 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
-_MEAN = np.array(IMAGE_MEAN, dtype=np.float32)
-_STD = np.array(IMAGE_STD, dtype=np.float32)
-
-#: Every panel a reconstruction offers.
+#: The panels that every reconstruction offers.
 PANELS = ("original", "masked", "reconstruction", "pasted", "error")
+#: One more with cover ``ensemble``: how much the predictions of each patch differ.
+UNCERTAINTY = "uncertainty"
+EVERY_PANEL = (*PANELS, UNCERTAINTY)
 
 #: How a prediction becomes a picture, and what that is worth. A pixel model has the first alone; a model of
 #: normalised pixels predicts every patch without its mean and deviation, and has the other three.
@@ -34,10 +36,15 @@ _CONTRAST = 0.2
 #: Neutral grey of a hidden patch, the same as on the page.
 HIDDEN_COLOUR = (107, 114, 128)
 
+_STOPS = (0.0, 0.25, 0.6, 1.0)  # shares of the scale at which the colours of a map stand
+
 #: The error map: mean absolute colour error, white at 0 to dark red at ``ERROR_TOP`` percent and above.
 ERROR_TOP = 40.0
-_ERROR_STOPS = (0.0, 0.25, 0.6, 1.0)
 _ERROR_COLOURS = ((255, 255, 255), (250, 190, 170), (200, 50, 40), (80, 0, 10))
+
+#: The uncertainty map: deviation of a patch's predictions, white at 0 to dark blue at this many percent and above.
+UNCERTAINTY_TOP = 20.0
+_UNCERTAINTY_COLOURS = ((255, 255, 255), (170, 200, 245), (45, 95, 190), (10, 15, 80))
 
 
 def pixel_mask(hidden: Bools, grid: tuple[int, int], patch_size: int) -> Bools:
@@ -45,51 +52,67 @@ def pixel_mask(hidden: Bools, grid: tuple[int, int], patch_size: int) -> Bools:
     return hidden.reshape(grid).repeat(patch_size, axis=0).repeat(patch_size, axis=1)
 
 
-def statistics(image: Floats, patch_size: int) -> Floats:
-    """Mean and deviation of every patch, as the normalised target takes them.
+@dataclass(frozen=True)
+class Colours:
+    """The normalised target and back, in a model's units.
 
-    Args:
-        image: ``[H, W, 3]`` in 0..1.
-        patch_size: Side of a patch.
-
-    Returns:
-        ``[rows, columns, 2]`` in ImageNet-normalised units: over all values of a patch together, the variance
-        unbiased and with 1e-6 inside the root (arXiv 2111.06377, sec. 3, and its code).
+    Attributes:
+        mean: Of every channel, for pixels in 0..1.
+        std: Deviation of every channel.
     """
-    height, width, channels = image.shape
-    normalised = (image - _MEAN) / _STD
-    cut = normalised.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
-    deviation = np.sqrt(cut.var(axis=(1, 3, 4), ddof=1) + 1e-6)
-    return np.stack([cut.mean(axis=(1, 3, 4)), deviation], axis=-1).astype(np.float32)
 
+    mean: tuple[float, ...] = IMAGE_MEAN
+    std: tuple[float, ...] = IMAGE_STD
 
-def denormalise(standardised: Floats, values: Floats) -> Floats:
-    """Put mean and deviation back.
+    def statistics(self, image: Floats, patch_size: int) -> Floats:
+        """Mean and deviation of every patch, as the normalised target takes them.
 
-    Args:
-        standardised: ``[H, W, 3]``, every patch with mean 0 and deviation 1.
-        values: ``[rows, columns, 2]`` as from ``statistics``.
+        Args:
+            image: ``[H, W, C]`` in 0..1.
+            patch_size: Side of a patch.
 
-    Returns:
-        ``[H, W, 3]``, clamped to 0..1.
-    """
-    spread = _spread(values, standardised)
-    image = (standardised * spread[..., 1:] + spread[..., :1]) * _STD + _MEAN
-    return image.clip(0, 1)
+        Returns:
+            ``[rows, columns, 2]`` in normalised units: over all values of a patch together, the variance unbiased
+            and with 1e-6 inside the root (arXiv 2111.06377, sec. 3, and its code).
+        """
+        height, width, channels = image.shape
+        cut = self._normalised(image).reshape(
+            height // patch_size, patch_size, width // patch_size, patch_size, channels
+        )
+        deviation = np.sqrt(cut.var(axis=(1, 3, 4), ddof=1) + 1e-6)
+        return np.stack([cut.mean(axis=(1, 3, 4)), deviation], axis=-1).astype(np.float32)
+
+    def denormalise(self, standardised: Floats, values: Floats) -> Floats:
+        """Put mean and deviation back.
+
+        Args:
+            standardised: ``[H, W, C]``, every patch with mean 0 and deviation 1.
+            values: ``[rows, columns, 2]`` as from ``statistics``.
+
+        Returns:
+            ``[H, W, C]``, clamped to 0..1.
+        """
+        spread = _spread(values, standardised)
+        mean, std = self._arrays()
+        image = (standardised * spread[..., 1:] + spread[..., :1]) * std + mean
+        return image.clip(0, 1)
+
+    def as_contrast(self, image: Floats, patch_size: int) -> Floats:
+        """What a prediction in the view ``normalised`` is held against: the photo ``[H, W, C]`` seen the same way."""
+        spread = _spread(self.statistics(image, patch_size), image)
+        return contrast((self._normalised(image) - spread[..., :1]) / spread[..., 1:])
+
+    def _normalised(self, image: Floats) -> Floats:
+        mean, std = self._arrays()
+        return (image - mean) / std
+
+    def _arrays(self) -> tuple[Floats, Floats]:
+        return np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
 
 
 def contrast(standardised: Floats) -> Floats:
-    """Standardised patches around mean grey, ``[H, W, 3]`` in 0..1."""
+    """Standardised patches around mean grey, ``[H, W, C]`` in 0..1."""
     return (0.5 + _CONTRAST * standardised).clip(0, 1)
-
-
-def as_compared(original: Floats, view: str, patch_size: int) -> Floats:
-    """What a prediction in this view is held against: the photo, in ``normalised`` its contrast alone."""
-    if view != "normalised":
-        return original
-    spread = _spread(statistics(original, patch_size), original)
-    normalised = (original - _MEAN) / _STD
-    return contrast((normalised - spread[..., :1]) / spread[..., 1:])
 
 
 def _spread(values: Floats, image: Floats) -> Floats:
@@ -117,20 +140,39 @@ def paste(original: Floats, reconstruction: Floats, hidden: Bools) -> Floats:
 
 def error_map(original: Floats, reconstruction: Floats, hidden: Bools) -> Pixels:
     """Colour error of the hidden pixels by the scale above; visible ones faded to a quarter."""
-    error = 100 * np.abs(reconstruction - original).mean(axis=-1) / ERROR_TOP
-    colours = np.array(_ERROR_COLOURS, dtype=np.float64)
-    mapped = np.stack([np.interp(error, _ERROR_STOPS, colours[:, c]) for c in range(3)], axis=-1)
+    error = 100 * np.abs(reconstruction - original).mean(axis=-1)
+    return _map(original, np.where(hidden, error, np.nan), ERROR_TOP, _ERROR_COLOURS)
+
+
+def uncertainty_map(original: Floats, spread: Floats) -> Pixels:
+    """Spread of every patch ``[rows, columns]`` by the scale above; where it is NaN the picture, faded."""
+    each = _spread(100 * spread[..., None], original)[..., 0]
+    return _map(original, each, UNCERTAINTY_TOP, _UNCERTAINTY_COLOURS)
+
+
+def _map(original: Floats, percent: Floats, top: float, palette: tuple[tuple[int, ...], ...]) -> Pixels:
+    colours = np.array(palette, dtype=np.float64)
+    mapped = np.stack([np.interp(percent / top, _STOPS, colours[:, c]) for c in range(3)], axis=-1)
     faded = 255 - 0.25 * (255 - 255 * original)
-    return np.where(hidden[..., None], mapped, faded).round().astype(np.uint8)
+    return np.where(np.isnan(percent)[..., None], faded, mapped).round().astype(np.uint8)
 
 
 def error_scale() -> dict[str, object]:
     """What the colours of ``error_map`` mean, for a legend."""
+    return _scale(ERROR_TOP, _ERROR_COLOURS)
+
+
+def uncertainty_scale() -> dict[str, object]:
+    """What the colours of ``uncertainty_map`` mean, likewise."""
+    return _scale(UNCERTAINTY_TOP, _UNCERTAINTY_COLOURS)
+
+
+def _scale(top: float, palette: tuple[tuple[int, ...], ...]) -> dict[str, object]:
     stops = [
-        {"percent": round(stop * ERROR_TOP, 1), "colour": "#" + bytes(colour).hex()}
-        for stop, colour in zip(_ERROR_STOPS, _ERROR_COLOURS, strict=True)
+        {"percent": round(stop * top, 1), "colour": "#" + bytes(colour).hex()}
+        for stop, colour in zip(_STOPS, palette, strict=True)
     ]
-    return {"low": 0.0, "high": ERROR_TOP, "unit": "percent of the full colour range", "stops": stops}
+    return {"low": 0.0, "high": top, "unit": "percent of the full colour range", "stops": stops}
 
 
 def side_by_side(panels: list[Pixels], gap: int = 8) -> Pixels:

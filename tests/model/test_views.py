@@ -15,7 +15,7 @@ from model.config import SIZES, MAEConfig
 from model.errors import MaskError
 from model.network import MAE
 from model.reconstruct import Job, Prediction, Reconstruction, Reconstructor, load
-from model.views import denormalise, statistics
+from model.views import Colours
 from tests.pictures import encoded, photo
 
 PICTURE = encoded(photo())
@@ -47,7 +47,7 @@ def test_statistics_are_those_of_the_training_target(normalised: Reconstructor) 
     """Taken off by the network's own target and put back here, the photo is whole again."""
     job = normalised.prepare(PICTURE, Options(seed=1))
     original = job.pixels.astype(np.float32) / np.float32(255)
-    back = denormalise(_truth(normalised, job), statistics(original, 16))
+    back = Colours().denormalise(_truth(normalised, job), Colours().statistics(original, 16))
     np.testing.assert_allclose(back, original, atol=2e-6)
 
 

@@ -1,0 +1,200 @@
+"""What a person may ask of a reconstruction: one value for REST, page, command line and Python."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from decimal import Decimal
+
+from model import cover, images, placement
+from model.errors import MaskError
+from model.masking import (
+    DEFAULT_RATIO,
+    MAX_SEED,
+    Grid,
+    Mask,
+    hidden_count,
+    mask_from_drawing,
+    mask_from_indices,
+    sample_mask,
+)
+from model.placement import Placement
+
+#: Which tokens get decoder positions, see ``network.MAE.decode``.
+POSITIONS = ("both", "hidden_only")
+#: Strategies that are told what to hide instead of drawing it.
+_LISTED = ("indices", "drawing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to hide, where to look and what to measure; the same for REST, page and command line.
+
+    Attributes:
+        strategy: ``random``, ``block``, ``grid``, ``indices`` or ``drawing``.
+        ratio: Share to hide, above 0 and below 1; by default 0.75. Read by its decimal text.
+        hidden_count: Patches to hide, instead of ``ratio``.
+        seed: Decides a sampled mask; drawn where it is left out, and told in the result.
+        indices: Hidden patches, row-major from 0, for strategy ``indices``.
+        drawing: A picture file, white = hide, for strategy ``drawing``; it is laid over what the model sees.
+        interpolation: Also score linear interpolation, which takes a tenth of a second a mask.
+        view: How the prediction becomes a picture, one of the model's ``views``; None for its first.
+        fit: ``square`` (the centre square, or ``crop``) or ``whole`` (the whole picture at its aspect).
+        crop: ``left,top,side`` in pixels of the upright original, with fit ``square``.
+        grid: ``ROWSxCOLUMNS``, each 4 to 40, with fit ``whole``; None for about as many patches as the model's own.
+        cover: ``single`` (one mask), ``complete`` (complementary masks: every patch is predicted from others) or
+            ``ensemble`` (several seeds: mean and spread). ``complete`` hides a quarter at a time where neither
+            ratio nor count is given, so that every patch is predicted exactly once; with a share r it takes the
+            fewest masks that cover, and averages what is predicted twice. A mask of indices or of a drawing is
+            completed by its opposite.
+        samples: Seeds of an ``ensemble``, 2 to 32; by default 8. They are seed, seed + 1, ...
+        positions: ``both`` as trained, or ``hidden_only``: without decoder positions on visible patches.
+    """
+
+    strategy: str = "random"
+    ratio: Decimal | float | str | None = None
+    hidden_count: int | None = None
+    seed: int | None = None
+    indices: tuple[int, ...] | None = None
+    drawing: bytes | None = None
+    interpolation: bool = False
+    view: str | None = None
+    fit: str = "square"
+    crop: str | tuple[int, int, int] | None = None
+    grid: str | tuple[int, int] | None = None
+    cover: str = "single"
+    samples: int | None = None
+    positions: str = "both"
+
+    def check(self) -> None:
+        """Refuse what can be refused before the picture is opened.
+
+        Raises:
+            MaskError: Options are out of range or contradict each other.
+        """
+        for name, known in (("fit", placement.FITS), ("cover", cover.COVERS), ("positions", POSITIONS)):
+            if getattr(self, name) not in known:
+                raise _unknown(name, getattr(self, name), known)
+        self._check_company()
+        self._check_samples()
+        self._check_mask()
+
+    def place(self, size: tuple[int, int], own: Grid) -> tuple[Placement, Grid]:
+        """Where in a picture of this width and height a model with this grid looks, and on what grid.
+
+        Raises:
+            MaskError: The crop or the grid cannot be read, or the crop leaves the picture.
+        """
+        crop = None if self.crop is None else placement.read_crop(self.crop)
+        grid = None if self.grid is None else placement.read_grid(self.grid)
+        return placement.place(size, own, fit=self.fit, crop=crop, grid=grid)
+
+    def masks(self, grid: Grid) -> tuple[tuple[Mask, ...], int | None]:
+        """The masks these options ask for, and the seed they came from (None: none was needed).
+
+        Raises:
+            MaskError: Options are out of range or contradict each other.
+            ImageError: The drawing is no readable picture.
+        """
+        self.check()
+        if self.strategy in _LISTED:
+            given = self._given_mask(grid)
+            return (cover.complement(given) if self.cover == "complete" else (given,)), self.seed
+        count = self._count(grid[0] * grid[1])
+        seed = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
+        if self.cover == "complete":
+            return cover.complementary(self.strategy, grid, count, seed), seed
+        assert count is not None  # only ``complete`` can do without
+        if self.cover == "ensemble":
+            samples = cover.DEFAULT_SAMPLES if self.samples is None else self.samples
+            return cover.ensemble(self.strategy, grid, count, seed, samples), seed
+        return (sample_mask(self.strategy, grid, count, seed),), seed
+
+    def _given_mask(self, grid: Grid) -> Mask:
+        if self.strategy == "indices":
+            return mask_from_indices(self.indices or (), grid)
+        return mask_from_drawing(images.load_grey(self.drawing or b""), grid)
+
+    def _count(self, patches: int) -> int | None:
+        """Patches to hide at a time; None where ``complete`` may choose."""
+        if self.hidden_count is not None:
+            return self.hidden_count
+        if self.ratio is None and self.cover == "complete":
+            return None
+        return hidden_count(str(DEFAULT_RATIO if self.ratio is None else self.ratio), patches)
+
+    def _check_company(self) -> None:
+        """Refuse options that another one makes meaningless: nothing is ignored silently."""
+        for name, other, needed in (
+            ("crop", "fit", "square"),
+            ("grid", "fit", "whole"),
+            ("samples", "cover", "ensemble"),
+        ):
+            if getattr(self, name) is not None and getattr(self, other) != needed:
+                raise MaskError(
+                    f"{name} is only read with {other} {needed!r}, and {other} is {getattr(self, other)!r}.",
+                    code=name,
+                    hint=f"Give {name} together with {other}={needed}, or leave it out.",
+                    field=name,
+                )
+        if self.crop is not None:
+            placement.read_crop(self.crop)
+        if self.grid is not None:
+            placement.read_grid(self.grid)
+
+    def _check_samples(self) -> None:
+        if self.samples is not None and not cover.MIN_SAMPLES <= self.samples <= cover.MAX_SAMPLES:
+            raise MaskError(
+                f"samples is {self.samples}; it must lie between {cover.MIN_SAMPLES} and {cover.MAX_SAMPLES}.",
+                code="samples",
+                hint=f"Leave it out for {cover.DEFAULT_SAMPLES}.",
+                field="samples",
+            )
+        if self.cover == "ensemble" and self.strategy in _LISTED:
+            raise MaskError(
+                f"cover 'ensemble' draws masks with several seeds, and strategy {self.strategy!r} has only one mask.",
+                code="cover",
+                hint="Take a sampled strategy, or cover=complete, which adds the opposite mask.",
+                field="cover",
+            )
+
+    def _check_mask(self) -> None:
+        for name in _LISTED:
+            given = getattr(self, name) is not None
+            if given != (self.strategy == name):
+                what = (
+                    f"strategy {name!r} needs {name}"
+                    if not given
+                    else f"{name} is only read with strategy {name!r}"
+                )
+                raise MaskError(
+                    f"{what}, and strategy is {self.strategy!r:.60}.",
+                    code=f"mask-{name}",
+                    hint=f"Give {name} together with strategy={name}, or leave it out.",
+                    field=name,
+                )
+        listed = self.strategy in _LISTED
+        for name in ("ratio", "hidden_count"):
+            if getattr(self, name) is not None and (
+                listed or (name == "ratio" and self.hidden_count is not None)
+            ):
+                why = (
+                    f"strategy {self.strategy!r} says itself what is hidden"
+                    if listed
+                    else "hidden_count is given too"
+                )
+                raise MaskError(
+                    f"{name} cannot be used here: {why}.",
+                    code="mask-ratio" if name == "ratio" else "mask-count",
+                    hint=f"Leave out {name}.",
+                    field=name,
+                )
+
+
+def _unknown(name: str, value: object, known: tuple[str, ...]) -> MaskError:
+    return MaskError(
+        f"{name} is {str(value)[:60]!r}; it must be one of {', '.join(known)}.",
+        code=name,
+        hint="Choose one of the listed values, or leave it out.",
+        field=name,
+    )

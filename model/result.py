@@ -1,0 +1,222 @@
+"""What goes through a reconstruction and what comes out of it: job, prediction, panels, figures, answer."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import images, views
+from model.errors import MaskError
+from model.masking import Mask
+from model.options import Options
+from model.placement import Placement
+from model.views import EVERY_PANEL, PANELS, UNCERTAINTY, VIEWS
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+#: The paper's Fig. 2: what the model saw, what it made of it, what was there.
+TRIPTYCH = ("masked", "reconstruction", "original")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture and its masks, ready for the network.
+
+    Attributes:
+        pixels: ``[H, W, 3] uint8``, what the network looks at: whole patches of the grid.
+        masks: What is hidden, each time the network runs; all on one grid.
+        options: As asked.
+        seed: The seed really used, where one was needed.
+        prepare_ms: Time this took.
+        view: How the prediction will become a picture.
+        placement: Which part of the original the pixels are.
+    """
+
+    pixels: Pixels
+    masks: tuple[Mask, ...]
+    options: Options
+    seed: int | None
+    prepare_ms: float
+    view: str
+    placement: Placement
+
+    @property
+    def mask(self) -> Mask:
+        """The mask; of several the first."""
+        return self.masks[0]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.mask.grid
+
+    @cached_property
+    def hidden(self) -> NDArray[np.bool_]:
+        """``[L]``: patches that were hidden at least once, so that there is a prediction worth the name."""
+        every: NDArray[np.bool_] = np.logical_or.reduce([mask.hidden for mask in self.masks])
+        return every
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network painted.
+
+    Attributes:
+        pixels: ``[H, W, 3] float32``, 0..1, every patch, visible ones too; of several masks the mean over those
+            that hid the patch.
+        run_ms: Time of the network for the groups this job ran in.
+        spread: With several masks ``[rows, columns] float32``, see ``cover.Merged.spread``; else None.
+    """
+
+    pixels: Floats
+    run_ms: float
+    spread: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The result: panels, scores, and what is needed to repeat it.
+
+    Attributes:
+        job: What was asked.
+        prediction: What the network painted.
+        model: Name of the model.
+        patch_size: Of the model.
+        metrics: Figures over the hidden pixels.
+        compared: ``[H, W, 3]`` in 0..1, what the prediction is held against.
+        finish_ms: Time of scoring.
+    """
+
+    job: Job
+    prediction: Prediction
+    model: str
+    patch_size: int
+    metrics: dict[str, Any]
+    compared: Floats
+    finish_ms: float = field(default=0.0)
+
+    @cached_property
+    def _hidden(self) -> NDArray[np.bool_]:
+        return views.pixel_mask(self.job.hidden, self.job.grid, self.patch_size)
+
+    def panel(self, name: str) -> Pixels:
+        """One picture ``[H, W, 3] uint8``.
+
+        Args:
+            name: One of ``PANELS``: ``original``, ``masked`` (of several masks the first), ``reconstruction`` (raw
+                output everywhere; visible patches look worse there because no loss ever asked for them), ``pasted``
+                (patches that were never hidden put back), ``error`` (see ``views.error_scale``); or with cover
+                ``ensemble`` also ``uncertainty`` (see ``views.uncertainty_scale``).
+
+        Raises:
+            MaskError: There is no such panel.
+        """
+        check_panels((name,), self.job.options.cover)
+        if name == "original":
+            return self.job.pixels
+        if name == "masked":
+            hidden = views.pixel_mask(self.job.mask.hidden, self.job.grid, self.patch_size)
+            return views.masked(self.job.pixels, hidden)
+        if name == "error":
+            return views.error_map(self.compared, self.prediction.pixels, self._hidden)
+        if name == UNCERTAINTY:
+            assert self.prediction.spread is not None  # an ensemble has one
+            return views.uncertainty_map(self.compared, self.prediction.spread)
+        if name == "pasted":
+            return views.to_pixels(views.paste(self.compared, self.prediction.pixels, self._hidden))
+        return views.to_pixels(self.prediction.pixels)
+
+    def png(self, name: str) -> bytes:
+        """One panel as a PNG file."""
+        return images.encode_png(self.panel(name))
+
+    def sheet(self, names: tuple[str, ...] = TRIPTYCH) -> bytes:
+        """Several panels side by side as one PNG file."""
+        return images.encode_png(views.side_by_side([self.panel(name) for name in names]))
+
+    def patches(self) -> dict[str, Any] | None:
+        """Figures of every patch, row-major, None where it was not predicted; only where several masks ran.
+
+        ``error_percent`` is the mean absolute colour error, ``spread_percent`` (ensemble) the deviation of its
+        predictions from each other, both in percent of the full range: the numbers behind the panels ``error``
+        and ``uncertainty``, usable as an anomaly map.
+        """
+        if self.job.options.cover == "single":
+            return None
+        rows, columns = self.job.grid
+        error = np.abs(self.prediction.pixels - self.compared).reshape(
+            rows, self.patch_size, columns, self.patch_size, -1
+        )
+        each = np.where(self.job.hidden, error.mean(axis=(1, 3, 4)).reshape(-1), np.nan)
+        spread = self.prediction.spread if self.job.options.cover == "ensemble" else None
+        return {
+            "error_percent": _percent(each),
+            "spread_percent": None if spread is None else _percent(spread.reshape(-1)),
+        }
+
+    def to_dict(self, panels: tuple[str, ...] = TRIPTYCH) -> dict[str, Any]:
+        """JSON-ready answer with the asked panels as data addresses."""
+        job = self.job
+        return {
+            "model": self.model,
+            "strategy": job.options.strategy,
+            "ratio": job.mask.ratio,
+            "seed": job.seed,
+            "grid": list(job.grid),
+            "hidden": job.mask.indices,
+            "placement": job.placement.to_dict(),
+            "cover": job.options.cover,
+            "samples": len(job.masks),
+            "positions": job.options.positions,
+            "view": job.view,
+            "view_note": VIEWS[job.view],
+            "metrics": self.metrics,
+            "patches": self.patches(),
+            "error_scale": views.error_scale(),
+            "uncertainty_scale": views.uncertainty_scale() if job.options.cover == "ensemble" else None,
+            "images": {
+                name: "data:image/png;base64," + base64.b64encode(self.png(name)).decode() for name in panels
+            },
+            "timings_ms": {
+                "prepare": round(job.prepare_ms, 2),
+                "run": round(self.prediction.run_ms, 2),
+                "finish": round(self.finish_ms, 2),
+            },
+        }
+
+
+def _percent(values: NDArray[Any]) -> list[float | None]:
+    return [round(100 * float(value), 3) if np.isfinite(value) else None for value in values]
+
+
+def check_panels(names: tuple[str, ...], cover: str | None = None) -> None:
+    """Refuse unknown panel names.
+
+    Args:
+        names: Wanted panels.
+        cover: Of the request, where it is known: ``uncertainty`` needs an ensemble.
+
+    Raises:
+        MaskError: Naming the unknown one and the known ones.
+    """
+    if unknown := next((name for name in names if name not in EVERY_PANEL), None):
+        raise MaskError(
+            f"panels names {unknown!r:.60}; known are {', '.join(EVERY_PANEL)}.",
+            code="panels",
+            hint="Choose from the listed panels.",
+            field="panels",
+        )
+    if UNCERTAINTY in names and cover not in (None, "ensemble"):
+        raise MaskError(
+            f"panels names {UNCERTAINTY!r}, and with cover {cover!r} there is one prediction for each patch; "
+            f"there are {', '.join(PANELS)}.",
+            code="panels",
+            hint=f"Ask for cover=ensemble, or leave {UNCERTAINTY} out.",
+            field="panels",
+        )
