@@ -81,3 +81,38 @@ function createClient({ url, next, accept, refuse, report }) {
     stop() { if (running) running.abort('stopped'); },
   };
 }
+
+/** Waits; ends early when the signal says so. */
+const pause = (ms, signal) => new Promise((resolve, reject) => {
+  const timer = setTimeout(resolve, ms);
+  signal?.addEventListener('abort', () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
+});
+/**
+ * One request of a figure: {answer, images}. Waits while the server is busy or away.
+ *
+ * @param fields  The API's form fields, as strings, panels among them.
+ * @param blob    The picture.
+ * @param options signal to stop; waiting(state, seconds) while it must: 'busy' or 'offline'.
+ * Throws {status, problem} where the server refuses, the signal's reason where it was stopped.
+ */
+async function askFigure(fields, blob, { signal, waiting = () => {} }) {
+  for (let tries = 0; ; tries++) {
+    const body = new FormData();
+    body.append('image', blob, 'picture');
+    for (const [key, value] of Object.entries(fields)) body.append(key, value);
+    const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers: { accept: 'application/json' }, signal }).catch((error) => {
+      if (signal?.aborted) throw signal.reason;
+      return null;
+    });
+    if (response && response.ok) {
+      const answer = await response.json(), images = {};
+      await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
+      return { answer, images };
+    }
+    const later = !response || [429, 502, 503, 504].includes(response.status);
+    if (!later || tries === 5) throw { status: response ? response.status : 0, problem: response ? await response.json().catch(() => ({})) : {} };
+    const seconds = response ? retryAfter(response.headers.get('retry-after')) : Math.min(8, 2 ** tries);
+    waiting(response ? 'busy' : 'offline', seconds);
+    await pause(seconds * 1000, signal);
+  }
+}

@@ -1,6 +1,120 @@
-// The Compare tab: rows of pictures with one thing varied, all made by the public API.
-// Runs as the body of a function with `element` (this tab) and `props` (words, model).
+// The Compare tab: rows of pictures with one thing varied. Every row is a list of requests to the public API.
+// All compare*.js files run as one function body with `element` (this tab) and `props` (words).
 const words = wordsOf(props.words);
-function speak() { words.fill(element); }
-document.addEventListener('unmask:language', speak);
-speak();
+const $ = (selector) => element.querySelector(selector);
+const percent = (value, digits = 1) => words('explore.percent', { x: number(value, digits) });
+const share = (ratio) => percent(Number(ratio) * 100, 0);
+const make = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
+
+/** What every row begins with: the picture, mask rule, model and view of Explore. */
+function base() {
+  const { fields } = store.state, rule = { strategy: 'random', ratio: '0.75', seed: '7' };
+  const kept = Object.fromEntries(['model', 'view', 'fit', 'seed'].filter((key) => key in fields).map((key) => [key, fields[key]]));
+  return { ...rule, ...kept, ...(fields.ratio ? { strategy: fields.strategy, ratio: fields.ratio } : {}) };
+}
+/** The crop of Explore was made already; on a whole picture it lies on the grid it has. */
+function sent(fields) {
+  const { mask } = store.state;
+  return fields.fit === 'whole' && mask ? { ...fields, grid: `${mask.rows}x${mask.columns}` } : fields;
+}
+
+// --- tiles ---------------------------------------------------------------------------------------------------
+/** A picture with what is to be said of it. */
+function tile(image, alt, caption = '', note = '') {
+  const figure = make('figure', 'um-tile');
+  if (image) { image.alt = alt; figure.append(image); } else figure.append(make('div', 'um-empty'));
+  const line = make('figcaption');
+  if (caption) line.append(make('b', '', caption));
+  if (note) line.append((caption ? ' · ' : '') + note);
+  if (caption || note) figure.append(line);
+  return figure;
+}
+const errorOf = (answer) => words('compare.error', { e: percent(answer.metrics.colour_error_percent) });
+const titleOf = (picture) => words.title(picture || { sample: '', title: '' });
+const strategyName = (name) => words('strategy.' + (name === 'indices' ? 'draw' : name));
+function maskedAlt({ answer }, title) {
+  return words('compare.alt_masked', { title, k: answer.hidden.length, n: answer.grid[0] * answer.grid[1], strategy: strategyName(answer.strategy) });
+}
+function resultAlt({ answer }, title) { return words('compare.alt_result', { title, model: answer.model, e: percent(answer.metrics.colour_error_percent) }); }
+
+/** How often the network runs for one request. */
+const costOf = ({ cover, samples }) => (cover === 'complete' ? 4 : cover === 'ensemble' ? Number(samples) : 1);
+
+// --- a row -----------------------------------------------------------------------------------------------------
+let meanMs = 0; // of a request, over all rows: for the estimate
+
+/**
+ * One section: its button, progress, figure and the options that reproduce it.
+ *
+ * @param name  Of the section.
+ * @param jobs  () -> [{fields, blob, title}]; blob null for the picture of Explore.
+ * @param paint (results, jobs) -> nodes of the figure; results[i] is undefined until it is there.
+ */
+function createRow(name, { jobs, paint, after = () => {} }) {
+  const section = $('.um-row-' + name), one = (selector) => section.querySelector(selector);
+  const go = one('.um-go'), halt = one('.um-halt'), line = one('.um-progress'), figure = one('.um-figure');
+  let running = null, asked = [], results = [], edition = null, said = ['', {}];
+
+  function tell(key, values = {}) { said = [key, values]; line.textContent = key && words(key, values); }
+  function draw() {
+    const wanted = jobs().reduce((sum, { fields }) => sum + costOf(fields), 0);
+    go.textContent = words('compare.run', { c: wanted });
+    go.disabled = Boolean(running) || !wanted || !store.state.picture;
+    halt.hidden = !running;
+    tell(...said);
+    figure.replaceChildren(...paint(results, asked));
+    one('.um-options').hidden = !asked.length;
+    one('pre').textContent = asked.map(({ fields }) => new URLSearchParams(fields).toString().replaceAll('%2C', ',')).join('\n');
+    after(results, asked);
+  }
+  function left(i) {
+    const seconds = Math.ceil((meanMs * (asked.length - i)) / 1000);
+    return seconds > 1 ? words('compare.left', { s: seconds }) : '';
+  }
+  async function run() {
+    if (running) running.abort('replaced');
+    const stop = (running = new AbortController()), { picture, result } = store.state;
+    asked = jobs(); results = []; edition = result && result.edition;
+    tell('', {}); draw();
+    for (let i = 0; i < asked.length && !stop.signal.aborted; i++) {
+      const { fields, blob } = asked[i], began = performance.now();
+      tell('compare.progress', { i: i + 1, n: asked.length, left: left(i) });
+      try {
+        const waiting = (state, s) => tell('status.' + state, { s: Math.ceil(s) });
+        results[i] = await askFigure(blob ? fields : sent(fields), blob || picture.blob, { signal: stop.signal, waiting });
+        const ms = performance.now() - began;
+        meanMs = meanMs ? 0.7 * meanMs + 0.3 * ms : ms;
+        if (stop === running) draw();
+      } catch (error) {
+        if (stop.signal.aborted) break;
+        results[i] = null;
+        tell(error.status ? 'status.refused' : 'status.offline', { reason: String(error.problem?.detail || error.status || error) });
+        if (!blob) { running = null; draw(); return; } // the others would fail alike
+      }
+    }
+    if (stop !== running) return;
+    running = null;
+    tell(stop.signal.aborted ? 'compare.stopped' : results.includes(null) ? 'compare.some_failed' : '');
+    draw();
+  }
+  go.addEventListener('click', run);
+  halt.addEventListener('click', () => { if (running) running.abort('stopped'); });
+  document.addEventListener('unmask:language', draw);
+  store.watch(({ result }) => {
+    if (!running && results.length && result && result.edition !== edition) { said = ['compare.stale', {}]; edition = result.edition; }
+    draw();
+  }, section);
+  return { run, draw, get results() { return results; }, get asked() { return asked; }, get busy() { return Boolean(running); } };
+}
+
+// --- jumping -----------------------------------------------------------------------------------------------------
+for (const link of element.querySelectorAll('.um-jumps a')) {
+  link.addEventListener('click', (event) => { // the address keeps what it says of the view
+    event.preventDefault();
+    const target = element.querySelector(link.getAttribute('href'));
+    target.scrollIntoView({ behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth' });
+    const heading = target.querySelector('h2');
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+  });
+}

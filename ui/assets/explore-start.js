@@ -81,4 +81,5 @@ async function start() {
   fit(); speak();
   if (sample) offerSample(sample);
 }
+store.set({ samples: props.samples });
 fit(); speak(); start();

@@ -8,6 +8,7 @@
 //                                                         answer: JSON of /v1/reconstruct; images: panel -> Image
 //   state.model    {name, grid, image_size, ...}          the model in use, as /v1/model describes it
 //   state.models   [model, ...]                           all that are served
+//   state.samples  [{name, title, ...}, ...]            the pictures that the page offers
 //   state.show     {panel, paste}                         what stands on the right in Explore
 //
 //   store.set({key: value, ...})      replaces keys, tells the watchers
@@ -20,7 +21,7 @@
 // Values are replaced, never changed in place.
 
 function createStore() {
-  const state = { picture: null, fields: {}, mask: null, result: null, model: {}, models: [], show: { panel: 'result', paste: true } };
+  const state = { picture: null, fields: {}, mask: null, result: null, model: {}, models: [], samples: [], show: { panel: 'result', paste: true } };
   const watchers = new Set();
   let frame = 0, models = null;
   const get = async (path) => {

@@ -10,15 +10,17 @@ import gradio as gr
 from ui.grid import build_widget
 from ui.strings import Words, choose
 
-SECTIONS = ("compare", "strategy", "sample", "status", "explore", "alt")
+SECTIONS = ("compare", "control", "strategy", "sample", "status", "explore", "alt")
+
+#: One function body in this order.
+SCRIPTS = ("words", "store", "client", "compare", "compare-rows", "compare-gallery", "compare-walk")
 
 
-def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
+def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:
     """The tab's one widget.
 
     Args:
-        description: The loaded model, as ``GET /v1/model`` gives it.
+        _: The loaded model; this tab learns of it from the store.
         words: All words, by language.
     """
-    scripts = ("words", "store", "client", "compare")
-    return build_widget("compare", scripts, words=choose(words, *SECTIONS), model=description["name"])
+    return build_widget("compare", SCRIPTS, words=choose(words, *SECTIONS))

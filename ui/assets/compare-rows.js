@@ -1,0 +1,109 @@
+// --- how much is hidden: Fig. 4 ---------------------------------------------------------------------------------
+let wide = [50, 60, 75, 85, 90, 95];
+/** "50, 75" -> [50, 75]; what is no share between 1 and 99 is left out. */
+const readShares = (text) => text.split(/[^\d.]+/).map(Number).filter((value) => value >= 1 && value <= 99).slice(0, 12);
+function pairs(results, asked, caption) {
+  const title = titleOf(store.state.picture);
+  return asked.map((job, i) => {
+    const found = results[i], pair = make('div', 'um-pair-tile');
+    pair.append(
+      tile(found && found.images.masked, found ? maskedAlt(found, title) : ''),
+      tile(found && found.images.pasted, found ? resultAlt(found, title) : '', ...caption(job, found)),
+    );
+    return pair;
+  });
+}
+const atRatio = (strategy, ratio) => ({ fields: { ...base(), strategy, ratio: (ratio / 100).toFixed(2), panels: 'masked,pasted' } });
+const ratios = createRow('ratios', {
+  jobs: () => wide.map((ratio) => atRatio(base().strategy, ratio)),
+  paint: (results, asked) => pairs(results, asked, ({ fields }, found) => [words('compare.hidden', { p: share(fields.ratio) }), found ? errorOf(found.answer) : '']),
+});
+function choose(values) {
+  wide = values;
+  $('.um-ratios-text').value = values.join(', ');
+  ratios.run();
+}
+$('.um-preset-wide').addEventListener('click', () => choose([50, 60, 75, 85, 90, 95]));
+$('.um-preset-fig4').addEventListener('click', () => choose([75, 85, 95]));
+$('.um-ratios-text').addEventListener('change', (event) => { wide = readShares(event.target.value); event.target.value = wide.join(', '); ratios.draw(); });
+
+// --- which patches are hidden: Fig. 6 ------------------------------------------------------------------------------
+const FIGURE_6 = { random: 75, block: 50, grid: 75 };
+let shares = FIGURE_6;
+const strategies = createRow('strategies', {
+  jobs: () => Object.entries(shares).map(([strategy, ratio]) => atRatio(strategy, ratio)),
+  paint: (results, asked) => pairs(results, asked, ({ fields }, found) => [`${strategyName(fields.strategy)} ${share(fields.ratio)}`, found ? errorOf(found.answer) : '']),
+  after() {
+    const card = String(store.state.model.strategy || ''), known = card.match(/^(random|block|grid) (\d+)/);
+    const on = known ? `${strategyName(known[1])} ${percent(Number(known[2]), 0)}` : card;
+    $('.um-trained').textContent = words(on ? 'compare.trained' : 'compare.trained_unknown', { model: store.state.model.name || '', on });
+  },
+});
+$('.um-preset-fig6').addEventListener('click', () => { shares = FIGURE_6; strategies.run(); });
+$('.um-preset-same').addEventListener('click', () => { shares = { random: 75, block: 75, grid: 75 }; strategies.run(); });
+
+// --- two models -------------------------------------------------------------------------------------------------------
+const [modelA, modelB] = ['.um-model-a', '.um-model-b'].map($);
+/** The drawn or drawn-by-rule mask of Explore; where the models' grids differ, the rule draws on each. */
+function modelJobs() {
+  const { mask, fields } = store.state;
+  if (store.state.models.length < 2 || !mask) return [];
+  return [modelA.value, modelB.value].filter(Boolean).map((name) => {
+    const { view, ...rest } = base(), model = store.state.models.find((one) => one.name === name);
+    const same = !model || !model.grid || model.grid.join() === [mask.rows, mask.columns].join() || rest.fit === 'whole';
+    const hidden = fields.strategy === 'indices' && same ? { strategy: 'indices', indices: JSON.stringify(mask.hidden) } : rest;
+    const { ratio, ...drawn } = { ...rest, ...hidden };
+    return { fields: { ...drawn, ...(hidden.strategy === 'indices' ? {} : { ratio }), model: name, panels: 'masked,pasted,error,original' }, model: name };
+  });
+}
+const models = createRow('models', {
+  jobs: modelJobs,
+  paint(results, asked) {
+    if (!asked.length) return [];
+    const title = titleOf(store.state.picture), first = results.find(Boolean);
+    return [
+      tile(first && first.images.masked, first ? maskedAlt(first, title) : '', words('compare.seen')),
+      ...asked.map(({ model }, i) => tile(results[i] && results[i].images.pasted, results[i] ? resultAlt(results[i], title) : '', model, results[i] ? errorOf(results[i].answer) : '')),
+      tile(first && first.images.original, title, words('explore.right_original')),
+    ];
+  },
+  after() {
+    const { models: served } = store.state, alone = served.length < 2;
+    $('.um-alone').hidden = !alone; $('.um-row-models .um-two').hidden = $('.um-row-models .um-run-row').hidden = alone;
+    for (const [list, i] of [[modelA, 0], [modelB, 1]]) {
+      if (list.options.length === served.length) continue;
+      list.replaceChildren(...served.map(({ name }) => new Option(name, name)));
+      list.selectedIndex = Math.min(i, served.length - 1);
+    }
+  },
+});
+for (const list of [modelA, modelB]) list.addEventListener('change', () => models.draw());
+
+// --- the whole picture ---------------------------------------------------------------------------------------------------
+/** Row and column of the largest value of a list by patch. */
+function peak(list, [, columns]) {
+  const at = list.reduce((best, value, i) => (value !== null && (best < 0 || value > list[best]) ? i : best), -1);
+  return at < 0 ? null : { r: Math.floor(at / columns) + 1, c: (at % columns) + 1, e: percent(list[at]) };
+}
+const whole = createRow('whole', {
+  jobs() {
+    const { ratio, ...rest } = base(); // without a share: each mask hides a quarter, every patch is hidden once
+    return [
+      { fields: { ...rest, strategy: 'random', cover: 'complete', panels: 'reconstruction,error,original' } },
+      { fields: { ...rest, strategy: 'random', ratio, cover: 'ensemble', samples: '8', panels: 'reconstruction,uncertainty' } },
+    ];
+  },
+  paint([complete, several], asked) {
+    if (!asked.length) return [];
+    const title = titleOf(store.state.picture);
+    const most = complete && complete.answer.patches && peak(complete.answer.patches.error_percent, complete.answer.grid);
+    const spread = several && several.answer.patches && peak(several.answer.patches.spread_percent, several.answer.grid);
+    return [
+      tile(complete && complete.images.original, title, words('explore.right_original')),
+      tile(complete && complete.images.reconstruction, complete ? resultAlt(complete, title) : '', words('compare.whole_once', { r: complete ? complete.answer.samples : 4 }), complete ? errorOf(complete.answer) : ''),
+      tile(complete && complete.images.error, words('alt.error', { title }), words('compare.whole_anomaly'), most ? words('compare.whole_most', most) : ''),
+      tile(several && several.images.reconstruction, several ? resultAlt(several, title) : '', words('compare.whole_mean', { s: several ? several.answer.samples : 8 }), several ? errorOf(several.answer) : ''),
+      tile(several && several.images.uncertainty, words('alt.uncertainty', { title }), words('compare.whole_spread', { s: several ? several.answer.samples : 8 }), spread ? words('compare.whole_most', spread) : ''),
+    ];
+  },
+});
