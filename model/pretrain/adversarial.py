@@ -103,7 +103,14 @@ class Adversary:
         self._pair: tuple[Tensor, Tensor] | None = None
         self.step_made = 0
         #: Running means for the log and for ``check``; 1 at the start: neither side has won.
-        self.seen = {"discriminator": 1.0, "hinge": 0.0, "matching": 0.0, "weight": 0.0, "spread": 1.0}
+        self.seen = {
+            "pixel": 0.0,
+            "discriminator": 1.0,
+            "hinge": 0.0,
+            "matching": 0.0,
+            "weight": 0.0,
+            "spread": 1.0,
+        }
         self._sums: dict[str, list[Tensor]] = {name: [] for name in self.seen}
 
     @property
@@ -131,6 +138,7 @@ class Adversary:
         pasted = torch.where(where, picture, image)
         self._pair = (image.detach(), pasted.detach())
         with torch.no_grad():
+            self._note(pixel=pixel_loss)
             self._note(spread=_spread(pred.detach(), hidden) / _spread(network.patchify(image), hidden))
         if not self.active:
             return pixel_loss.new_zeros(())

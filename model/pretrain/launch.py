@@ -65,6 +65,10 @@ def pretrain(
         network = _initial(recipe, init) if init and not resumed else None
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 
+        def begin(step: int, network: MAE) -> None:
+            if watch:
+                watch.begin(step, network)
+
         def report(progress: Progress, network: MAE) -> None:
             if watch:
                 watch.report(progress, network)
@@ -72,7 +76,8 @@ def pretrain(
         try:
             training = run(
                 recipe, photos, out,
-                device=where, workers=workers, resumed=resumed, init=network, world=world, report=report,
+                device=where, workers=workers, resumed=resumed, init=network, world=world,
+                begin=begin, report=report,
             )  # fmt: skip
         except torch.OutOfMemoryError as error:
             raise RecipeError(

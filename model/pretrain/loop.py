@@ -10,6 +10,7 @@ Source: arXiv 2111.06377, appendix A.1. Muon for the block matrices: docs/log.md
 from __future__ import annotations
 
 import copy
+import json
 import math
 import signal
 import time
@@ -22,14 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from model.checkpoints.files import replacing
 from model.errors import DataError
 from model.network import MAE
 from model.pretrain import feed, resume
+from model.pretrain.adversarial import Adversary
 from model.pretrain.data import Photos
 from model.pretrain.muon import Muon
 from model.pretrain.recipe import Recipe
 from model.pretrain.resume import Training
-from model.pretrain.samples import Batch, refuse_too_many_broken
+from model.pretrain.samples import Batch, batch_record, refuse_too_many_broken
 from model.pretrain.watch import Progress
 from model.pretrain.world import ALONE, World
 
@@ -42,17 +45,21 @@ STEPPING_SHARE = 0.97
 class Objective(nn.Module):
     """What is minimised, as one module: compiled as a whole, and its gradients shared between processes."""
 
-    def __init__(self, network: MAE, bf16: bool) -> None:
+    def __init__(self, network: MAE, bf16: bool, adversary: Adversary | None = None) -> None:
         super().__init__()
         self.network = network
         self.bf16 = bf16
+        self.adversary = adversary
 
     def forward(self, images: Tensor, ids_keep: Tensor, ids_restore: Tensor, hidden: Tensor) -> Tensor:
         """Loss of ``images [B, 3, H, W] uint8`` under a mask given in its three forms."""
         image = self.network.normalise(images.float() / 255)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             pred = self.network(image, ids_keep, ids_restore)
-        return self.network.loss(image, pred, hidden)
+        loss = self.network.loss(image, pred, hidden)
+        if self.adversary is not None:
+            loss = loss + self.adversary.terms(self.network, image, pred, hidden, loss)
+        return loss
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -78,6 +85,8 @@ def build_optimisers(network: MAE, recipe: Recipe) -> list[torch.optim.Optimizer
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if recipe.optimiser == "muon" and parameter.ndim == 2 and "blocks." in name:
             matrices.append(parameter)
         else:
@@ -118,10 +127,14 @@ def step(objective: Objective | DistributedDataParallel, batch: Batch, training:
         with objective.no_sync() if held_back else nullcontext():  # type: ignore[operator]
             loss = objective(*part) / recipe.accumulate
             loss.backward()
+            if training.adversary is not None:
+                training.adversary.judge(1 / recipe.accumulate)
         total += loss.detach()
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(training.network.parameters(), recipe.clip_norm)
     scale = learning_rate(recipe, training.step)
+    if training.adversary is not None:
+        training.adversary.step(scale)
     for optimiser, top in zip(training.optimisers, (recipe.lr, recipe.muon_lr), strict=False):
         for group in optimiser.param_groups:
             group["lr"] = top * scale
@@ -153,6 +166,7 @@ def run(
     resumed: bool = False,
     init: MAE | None = None,
     world: World = ALONE,
+    begin: Callable[[int, MAE], None] | None = None,
     report: Callable[[Progress, MAE], None],
 ) -> Training:
     """Train to the recipe's last step, or until SIGTERM or Ctrl-C, saving the state either way.
@@ -166,6 +180,7 @@ def run(
         resumed: Go on from the state in ``out``.
         init: Begin with the weights of this network instead of random ones.
         world: The processes that train together; every one calls this function.
+        begin: Called once with the steps already made, before the next one.
         report: Called every ``log_every`` steps and at the end; watching and evaluating happen there.
 
     Raises:
@@ -176,6 +191,8 @@ def run(
     stop = _stop_signals()
     training = _begin(recipe, out, device, resumed, init)
     objective = _objective(training, device, world)
+    if begin:
+        begin(training.step, training.result)
     pace = _Pace(training.step, began)
     stream = feed.batches(photos, training.recipe, training.step, device=device, workers=workers, world=world)
     since_state: list[Tensor] = []
@@ -198,16 +215,13 @@ def run(
         if due or saving:
             training.broken = world.union(training.broken)
             training.losses = world.means(training.losses)
+            _refuse_not_finite(training, photos, out, world)
         if due:
-            mean = _finite_mean(training.losses, training.step)
-            speed = len(training.losses) * recipe.batch_size / pace.since_report()
-            broken = frozenset(training.broken)
-            progress = Progress(training.step, training.recipe.steps, mean, scale, speed, broken)
+            report(_progress(training, scale, pace), training.result)
             training.losses = []
-            report(progress, training.result)
             pace.reported()
         if saving:
-            mean = _finite_mean(world.means(since_state), training.step)
+            mean = float(torch.stack(world.means(since_state)).mean())
             since_state = []
             if world.first:
                 resume.save(out, training, mean)
@@ -221,14 +235,20 @@ def _begin(recipe: Recipe, out: Path, device: torch.device, resumed: bool, init:
     if init is not None and not resumed:
         network.load_state_dict(init.state_dict())
     average = copy.deepcopy(network) if recipe.ema is not None else None
-    training = Training(recipe, network, build_optimisers(network, recipe), average)
+    adversary = None
+    if recipe.adversarial is not None:
+        adversary = Adversary(recipe.adversarial, network, recipe.seed)
+        if recipe.adversarial.trained == "decoder":
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(name.startswith(("decoder_", "mask_token")))
+    training = Training(recipe, network, build_optimisers(network, recipe), average, adversary)
     if resumed:
         resume.restore(out, training)
     return training
 
 
 def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:
-    objective = Objective(training.network, wants_bf16(training.recipe, device))
+    objective = Objective(training.network, wants_bf16(training.recipe, device), training.adversary)
     if training.recipe.compile:
         low, high = training.recipe.ratio_range
         objective.compile(dynamic=low < high)  # one ratio is one shape: compiled once
@@ -237,15 +257,36 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def _finite_mean(losses: list[Tensor], step_made: int) -> float:
-    mean = float(torch.stack(losses).mean())
-    if not math.isfinite(mean):
-        raise DataError(
-            f"The loss is {mean} after step {step_made}.",
-            code="loss",
-            hint="Resume from the last state with a lower learning rate, or set clip_norm.",
-        )
-    return mean
+def _progress(training: Training, scale: float, pace: _Pace) -> Progress:
+    """What there is to say since the last report; the host waits for the device here."""
+    return Progress(
+        training.step,
+        training.recipe.steps,
+        float(torch.stack(training.losses).mean()),
+        scale,
+        len(training.losses) * training.recipe.batch_size / pace.since_report(),
+        frozenset(training.broken),
+        training.adversary.report() if training.adversary else {},
+    )
+
+
+def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: World) -> None:
+    """Stop when a loss since the last report is not a number any more, and say on which photos."""
+    losses = [float(loss) for loss in training.losses]
+    bad = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if bad is None:
+        return
+    step = training.step - len(losses) + bad
+    record = out / f"not-finite-{step:07d}.json"
+    if world.first:
+        batch = batch_record(photos, training.recipe, step)
+        with replacing(record) as part:
+            part.write_text(json.dumps({"loss": str(losses[bad]), **batch}, indent=1))
+    raise DataError(
+        f"The loss is {losses[bad]} in step {step}. Its photos and the keys of their crops and masks are in {record}.",
+        code="loss",
+        hint="Look at these photos; resume from the last state with a lower learning rate, or set clip_norm.",
+    )
 
 
 class _Pace:

@@ -17,6 +17,7 @@ from torch import Tensor
 from model.checkpoints.files import replacing
 from model.errors import CheckpointError
 from model.network import MAE
+from model.pretrain.adversarial import Adversary
 from model.pretrain.recipe import Recipe
 
 LATEST = "LATEST"
@@ -32,6 +33,7 @@ class Training:
         network: The weights that are trained.
         optimisers: In a fixed order.
         average: Their running average, if the recipe wants one.
+        adversary: The discriminator, in an adversarial stage.
         step: Steps made so far.
         losses: Of the steps since the last report.
         broken: Numbers of the photos found undecodable so far.
@@ -42,6 +44,7 @@ class Training:
     network: MAE
     optimisers: list[torch.optim.Optimizer]
     average: MAE | None = None
+    adversary: Adversary | None = None
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
@@ -80,6 +83,7 @@ def save(folder: Path, training: Training, loss: float) -> Path:
         "optimisers": [optimiser.state_dict() for optimiser in training.optimisers],
         "recipe": training.recipe.to_dict(),
         "average": _weights(training.average) if training.average else None,
+        "adversary": training.adversary.state_dict() if training.adversary else None,
         "losses": [float(value) for value in training.losses],
         "broken": sorted(training.broken),
         "best": training.best,
@@ -131,7 +135,17 @@ def restore(folder: Path, training: Training) -> None:
     """
     state = _read(folder)
     saved, wanted = state["recipe"], training.recipe.to_dict()
-    for key in ("size", "target", "optimiser", "batch_size", "seed", "mask_ratio", "masking", "ema"):
+    for key in (
+        "size",
+        "target",
+        "optimiser",
+        "batch_size",
+        "seed",
+        "mask_ratio",
+        "masking",
+        "ema",
+        "adversarial",
+    ):
         if saved.get(key, getattr(Recipe(name="", steps=1), key)) != wanted[key]:
             raise CheckpointError(
                 f"The run in {folder} has {key} = {saved.get(key)!r}, the recipe says {wanted[key]!r}.",
@@ -143,6 +157,8 @@ def restore(folder: Path, training: Training) -> None:
         _fill(training.average, state["average"])
     for optimiser, saved_state in zip(training.optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved_state)
+    if training.adversary is not None:
+        training.adversary.load_state_dict(state["adversary"])
     training.step = int(state["step"])
     # States of before these were kept lack them; the run is the same, its log a little shorter.
     device = training.network.pos_embed.device

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,23 @@ def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> 
         hint="Remove or replace them, or raise max_broken_share in the recipe.",
         field="data",
     )
+
+
+def batch_record(photos: Photos, recipe: Recipe, step: int) -> dict[str, Any]:
+    """Which photos the whole batch of a step holds, JSON-ready: enough to make it again.
+
+    ``key`` decides the sample's crop, flip and mask; as text, because JSON's numbers end at 2**53 for many readers.
+    """
+    _, samples = next(Sampler(photos, recipe).batches(recipe.batch_size, step, slice(None)))
+    named = [(photos.entries[sample.number], sample) for sample in samples]
+    return {
+        "step": step,
+        "seed": recipe.seed,
+        "samples": [
+            {"photo": entry.name, "within": str(entry.path), "number": sample.number, "key": str(sample.key)}
+            for entry, sample in named
+        ],
+    }
 
 
 class Boxes(NamedTuple):

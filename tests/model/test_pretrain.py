@@ -227,7 +227,7 @@ def test_training_learns_and_leaves_weights_pictures_and_a_log(tmp_path: Path) -
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["samples"] == 720
-    assert len(list((tmp_path / "run/pictures").glob("*.png"))) == 3
+    assert len(list((tmp_path / "run/pictures").glob("*.webp"))) == 4
     assert load(weights, "cpu").describe()["samples"] == 720
 
 

@@ -1,0 +1,115 @@
+"""The same photos under the same masks, repainted again and again while a run goes on.
+
+A sheet has one row a photo: masked, pasted, original, without gaps. ``index.json`` beside the sheets lists them
+for the page; the folder is copied as it stands to ``weights/NAME-training`` when the weights are shipped.
+Drawn by the code that serves pictures, so that what is seen here is what a visitor would see.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.checkpoints import store
+from model.checkpoints.files import replacing
+from model.errors import ImageError
+from model.images import load_square
+from model.network import MAE
+from model.pretrain.data import Photos, pictures_below
+from model.pretrain.recipe import Recipe
+from model.reconstruct import Options, Reconstructor
+
+#: Photos in a sheet.
+SHOWN = 6
+#: Photos in the public domain that come with the page: a record made of them can be shown to anyone.
+SAMPLES = Path(__file__).parents[2] / "ui" / "assets" / "samples"
+PANELS = ("masked", "pasted", "original")
+#: Targets whose predictions are pictures.
+DRAWN = ("pixel", "norm_pixel")
+
+
+class Pictures:
+    """Sheets of one run in ``out/pictures``.
+
+    Args:
+        recipe: What is trained.
+        photos: Where the photos come from if the page's samples are not at hand.
+        out: The run's folder.
+        device: Where the network lives.
+        start: Steps already made; sheets of later steps will be made anew.
+    """
+
+    def __init__(self, recipe: Recipe, photos: Photos, out: Path, device: torch.device, start: int) -> None:
+        self._recipe = recipe
+        self._device = device
+        self._folder = out / "pictures"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._shown = _readable(Photos.open([SAMPLES]) if pictures_below(SAMPLES) else photos)
+        self._drawn = [step for step in self._earlier() if step <= start]
+
+    def _earlier(self) -> list[int]:
+        """Steps of the sheets that a process before this one listed."""
+        index = self._folder / "index.json"
+        return (
+            [entry["step"] for entry in json.loads(index.read_text())["pictures"]] if index.is_file() else []
+        )
+
+    def due(self, step: int) -> bool:
+        """Whether a sheet is to be drawn now: at step 0, then at most one for each ``picture_every`` steps."""
+        if not self._shown or self._recipe.target not in DRAWN:
+            return False
+        every = self._recipe.picture_every
+        return step == 0 or step // every > max(self._drawn, default=0) // every
+
+    def draw(self, step: int, network: MAE) -> NDArray[np.uint8]:
+        """Draw the sheet of this step and list it; returns it as ``[H, W, 3] uint8``."""
+        reconstructor = Reconstructor(store.Checkpoint(network, self._recipe.name, "", {}), self._device)
+        # Written as a decimal: half of a sum may have more digits than a person would give.
+        ratio = f"{sum(self._recipe.ratio_range) / 2:.4g}"
+        rows = []
+        for seed, (_, photo) in enumerate(self._shown):
+            result = reconstructor(photo, Options(ratio=ratio, seed=seed))
+            rows.append(np.concatenate([result.panel(name) for name in PANELS], axis=1))
+        network.train()
+        sheet = np.concatenate(rows, axis=0)
+        with replacing(self._folder / _file(step)) as part:
+            Image.fromarray(sheet).save(part, "WEBP", quality=88, method=4)
+        self._drawn = [*(earlier for earlier in self._drawn if earlier < step), step]
+        self._list()
+        return sheet
+
+    def _list(self) -> None:
+        pictures = [
+            {"step": step, "samples": step * self._recipe.batch_size, "file": _file(step)}
+            for step in self._drawn
+        ]
+        index = {"photos": [name for name, _ in self._shown], "pictures": pictures}
+        with replacing(self._folder / "index.json") as part:
+            part.write_text(json.dumps(index, indent=1))
+
+
+def _file(step: int) -> str:
+    return f"step-{step:07d}.webp"
+
+
+def _readable(photos: Photos) -> list[tuple[str, bytes]]:
+    """Names and files of the first photos that can be decoded."""
+    shown: list[tuple[str, bytes]] = []
+    for number in range(min(4 * SHOWN, len(photos))):
+        name = Path(photos.entries[number].name)
+        if name.suffixes[:-1] == [".thumb"]:  # the page's small twins of its samples
+            continue
+        data = photos.read(number)
+        try:
+            load_square(data, 16)
+        except ImageError:
+            continue
+        shown.append((name.stem, data))
+        if len(shown) == SHOWN:
+            break
+    return shown
