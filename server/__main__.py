@@ -97,7 +97,11 @@ def _read_settings() -> Settings:
         find_sources(settings.models)  # told before torch is imported
     except ValueError as error:
         _fail(f"{error} Set {PREFIX}MODELS to what is there, or leave it out.")
-    return settings
+    if settings.run is None:
+        return settings
+    if not settings.run.is_dir():
+        _fail(f"There is no folder {settings.run}. Set {PREFIX}RUN to the folder of a run, or leave it out.")
+    return settings.model_copy(update={"run": settings.run.absolute()})
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -146,6 +146,11 @@ class Models:
         return self._loaded[self.default_name]
 
     @property
+    def sources(self) -> list[Source]:
+        """Where all of them come from, the default's first."""
+        return list(self._sources.values())
+
+    @property
     def names(self) -> list[str]:
         """All that may be asked for, the default first."""
         return list(self._sources)

@@ -1,7 +1,6 @@
 """The API: validate, call `Service`, encode. Thin on purpose."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Request, Response
@@ -12,17 +11,17 @@ from model.views import VIEWS
 from server import __version__, openapi, problems, schemas
 from server.answers import FORMS, JSON, SHEET, Form, etag, negotiate
 from server.batch import add_batch
+from server.catalogue import add_models, add_samples
 from server.inputs import ACCEPTED, Files, Shape, read
 from server.limits import unless_gone
 from server.metrics import MEDIA_TYPE
 from server.openapi import problem_responses
-from server.problems import BadRequestError, InvalidFieldsError
-from server.samples import Picture, Sample
+from server.problems import InvalidFieldsError
+from server.samples import Sample
 from server.schemas import ReconstructFields
 from server.service import Service
 from server.settings import Settings
-
-SAMPLE_CACHE = "public, max-age=86400"
+from server.training import Record, find_records
 
 
 def build_router(service: Service, settings: Settings, samples: Mapping[str, Sample]) -> APIRouter:
@@ -36,9 +35,10 @@ def build_router(service: Service, settings: Settings, samples: Mapping[str, Sam
     router = APIRouter()
     _add_reconstruct(router, service, settings.max_bytes)
     add_batch(router, service, settings)
-    _add_models(router, service)
-    _add_facts(router, service, settings)
-    _add_samples(router, samples)
+    records = find_records(service.models.sources, settings.run)
+    add_models(router, service, records)
+    add_samples(router, samples)
+    _add_facts(router, service, settings, records)
     return router
 
 
@@ -111,30 +111,14 @@ def _check_panel(fields: ReconstructFields, media_type: str) -> None:
         raise InvalidFieldsError([{"field": "panel", "message": message, "hint": hint}])
 
 
-def _add_models(router: APIRouter, service: Service) -> None:
-    @router.get("/v1/model", operation_id="model")
-    async def model() -> dict[str, Any]:
-        """What the default model is, and where it comes from."""
-        return service.describe()
-
-    @router.get("/v1/models", operation_id="models")
-    async def models() -> schemas.Models:
-        """All models that are served, the default first. Those not loaded yet tell no more than their name."""
-        return schemas.Models(models=service.models.listing())
-
-    @router.get(
-        "/v1/models/{name}", operation_id="model_by_name", responses=problem_responses(404, 422, 500, 503)
-    )
-    async def model_by_name(name: str) -> dict[str, Any]:
-        """One of them, with the report on its weight file: layout, shape, target, what it can be used for."""
-        return await service.describe_model(name)
-
-
-def _add_facts(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_facts(
+    router: APIRouter, service: Service, settings: Settings, records: Mapping[str, Record]
+) -> None:
     facts = schemas.Info(
         name="unmask",
         version=__version__,
         models=service.models.names,
+        trainings=[name for name, record in records.items() if record.exists],
         strategies=list(STRATEGIES),
         panels=list(PANELS),
         views=list(VIEWS),
@@ -175,48 +159,3 @@ def _add_facts(router: APIRouter, service: Service, settings: Settings) -> None:
             path, check, methods=["GET"], operation_id=path[1:], responses=problem_responses(*further)
         )
         router.add_api_route(path, check, methods=["HEAD"], include_in_schema=False)
-
-
-def _add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:
-    listing = {
-        "samples": [
-            {**sample.facts, "url": f"/v1/samples/{name}", "thumb": f"/v1/samples/{name}/thumb"}
-            for name, sample in samples.items()
-        ]
-    }
-
-    @router.get("/v1/samples", operation_id="samples")
-    async def list_samples() -> dict[str, list[dict[str, str]]]:
-        """Photos of known free licence to try the model on."""
-        return listing
-
-    def find(name: str) -> Sample:
-        if name not in samples:
-            raise BadRequestError(
-                f"There is no sample '{name[:60]}'.",
-                status=404,
-                code="sample-unknown",
-                hint=f"Take one of {', '.join(samples)}.",
-                field="name",
-            )
-        return samples[name]
-
-    file = {200: {"content": {"image/*": {}}, "description": "The picture."}}
-    common: dict[str, Any] = {"response_class": Response, "responses": problem_responses(404, 422) | file}
-
-    @router.get("/v1/samples/{name}", operation_id="sample", **common)
-    async def sample(name: str, request: Request) -> Response:
-        """One photo."""
-        return _cached(find(name).photo, request)
-
-    @router.get("/v1/samples/{name}/thumb", operation_id="sample_thumb", **common)
-    async def thumb(name: str, request: Request) -> Response:
-        """One photo, small."""
-        return _cached(find(name).thumb, request)
-
-
-def _cached(picture: Picture, request: Request) -> Response:
-    headers = {"ETag": picture.etag, "Cache-Control": SAMPLE_CACHE}
-    if request.headers.get("if-none-match") == picture.etag:
-        return Response(status_code=304, headers=headers)
-    return Response(picture.content, media_type=picture.media_type, headers=headers)

@@ -358,12 +358,38 @@ class Models(BaseModel):
     models: list[dict[str, Any]]
 
 
+class Point(BaseModel):
+    """One report of a training."""
+
+    step: int
+    samples: int = Field(description="Photos seen.")
+    loss: float = Field(description="Mean since the report before.")
+    lr: float = Field(description="Share of the highest learning rate.")
+
+
+class Sheet(BaseModel):
+    """A picture of the same photos at one step: rows are photos; masked, repainted and original beside each other."""
+
+    step: int
+    samples: int
+    url: str
+
+
+class Training(BaseModel):
+    """The record of a training."""
+
+    points: list[Point]
+    photos: list[str] = Field(description="Names of the photos, from the top row.")
+    pictures: list[Sheet]
+
+
 class Info(BaseModel):
     """What the service is and takes."""
 
     name: str
     version: str
     models: list[str]
+    trainings: list[str] = Field(description="Names with a record at /v1/models/{name}/training.")
     strategies: list[str]
     panels: list[str]
     views: list[str]

@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         ge=0,
         description="Bytes of weights in memory (4 a parameter); above, the least recently used model goes.",
     )
+    run: Path | None = Field(
+        default=None,
+        description="Folder of a training run to watch at /v1/models/NAME/training; NAME is the folder's.",
+    )
     device: str | None = Field(
         default=None, description="cpu, cuda or cuda:N; empty takes a GPU when there is one."
     )

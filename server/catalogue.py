@@ -1,0 +1,129 @@
+"""What there is to look at: models, how they were trained, and sample photos. Nothing here computes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+
+from server import schemas
+from server.openapi import problem_responses
+from server.problems import BadRequestError
+from server.samples import Picture, Sample
+from server.service import Service
+from server.training import Record
+
+SAMPLE_CACHE = "public, max-age=86400"
+SHEET_CACHE = "public, max-age=600"  # a run begun anew paints the same names again
+PICTURE = {200: {"content": {"image/*": {}}, "description": "The picture."}}
+
+
+def add_models(router: APIRouter, service: Service, records: Mapping[str, Record]) -> None:
+    """The routes on models.
+
+    Args:
+        router: Takes them.
+        service: Holds the models.
+        records: Of trainings, by name.
+    """
+
+    @router.get("/v1/model", operation_id="model")
+    async def model() -> dict[str, Any]:
+        """What the default model is, and where it comes from."""
+        return service.describe()
+
+    @router.get("/v1/models", operation_id="models")
+    async def models() -> schemas.Models:
+        """All models that are served, the default first. Those not loaded yet tell no more than their name."""
+        return schemas.Models(models=service.models.listing())
+
+    @router.get(
+        "/v1/models/{name}", operation_id="model_by_name", responses=problem_responses(404, 422, 500, 503)
+    )
+    async def model_by_name(name: str) -> dict[str, Any]:
+        """One of them, with the report on its weight file: layout, shape, target, what it can be used for."""
+        return await service.describe_model(name)
+
+    def find(name: str) -> Record:
+        if name in records and records[name].exists:
+            return records[name]
+        service.models.source(name, status=404)
+        raise _absent("training", name, [known for known, record in records.items() if record.exists])
+
+    @router.get(
+        "/v1/models/{name}/training", operation_id="training", responses=problem_responses(404, 422, 500)
+    )
+    def training(name: str) -> schemas.Training:
+        """How a model was trained: its curve, and the same photos repainted along the way.
+
+        A run that goes on is found under the name of its folder, where the service was told of it.
+        """
+        return schemas.Training(**find(name).read(f"/v1/models/{quote(name)}/training/"))
+
+    @router.get(
+        "/v1/models/{name}/training/{file}",
+        operation_id="training_picture",
+        response_class=Response,
+        responses=problem_responses(404, 422, 500) | PICTURE,
+    )
+    def training_picture(name: str, file: str) -> Response:
+        """One sheet of a training: a row for each photo, with masked, repainted and original."""
+        found = find(name).picture(file)
+        if found is None:
+            raise _absent("picture", file, [])
+        return Response(found[0], media_type=found[1], headers={"Cache-Control": SHEET_CACHE})
+
+
+def add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:
+    """The routes on sample photos.
+
+    Args:
+        router: Takes them.
+        samples: Photos to offer, by name.
+    """
+    listing = {
+        "samples": [
+            {**sample.facts, "url": f"/v1/samples/{name}", "thumb": f"/v1/samples/{name}/thumb"}
+            for name, sample in samples.items()
+        ]
+    }
+
+    @router.get("/v1/samples", operation_id="samples")
+    async def list_samples() -> dict[str, list[dict[str, str]]]:
+        """Photos of known free licence to try the model on."""
+        return listing
+
+    def find(name: str) -> Sample:
+        if name not in samples:
+            raise _absent("sample", name, samples)
+        return samples[name]
+
+    common: dict[str, Any] = {"response_class": Response, "responses": problem_responses(404, 422) | PICTURE}
+
+    @router.get("/v1/samples/{name}", operation_id="sample", **common)
+    async def sample(name: str, request: Request) -> Response:
+        """One photo."""
+        return _cached(find(name).photo, request)
+
+    @router.get("/v1/samples/{name}/thumb", operation_id="sample_thumb", **common)
+    async def thumb(name: str, request: Request) -> Response:
+        """One photo, small."""
+        return _cached(find(name).thumb, request)
+
+
+def _absent(what: str, name: str, known: Iterable[str]) -> BadRequestError:
+    listed = ", ".join(known)
+    return BadRequestError(
+        f"There is no {what} '{name[:64]}'.",
+        status=404,
+        code=f"{what}-unknown",
+        hint=f"Take one of {listed}." if listed else "See the list that named it.",
+        field="name",
+    )
+
+
+def _cached(picture: Picture, request: Request) -> Response:
+    headers = {"ETag": picture.etag, "Cache-Control": SAMPLE_CACHE}
+    if request.headers.get("if-none-match") == picture.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(picture.content, media_type=picture.media_type, headers=headers)
