@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from model.errors import ImageError
 
@@ -140,10 +141,47 @@ def grey(pixels: Pixels) -> Pixels:
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """``[H, W, 3] uint8`` to a PNG file; level 1 is three times faster than the default and 5 % larger."""
+    """``[H, W, 3] uint8`` to a PNG file without a label."""
+    return encode(pixels, "PNG")
+
+
+def encode(
+    pixels: Pixels, kind: str, *, xmp: str | None = None, text: dict[str, str] | None = None, **saving: Any
+) -> bytes:
+    """``[H, W, 3] uint8`` to a picture file.
+
+    Args:
+        pixels: The picture.
+        kind: Format by Pillow's name: PNG, WEBP, JPEG, AVIF.
+        xmp: XMP packet to put in.
+        text: For PNG: text chunks by their keyword.
+        **saving: What Pillow takes for this format.
+    """
+    if kind == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        for keyword, value in (text or {}).items():
+            chunks.add_text(keyword, value)
+        if xmp is not None:
+            chunks.add_itxt("XML:com.adobe.xmp", xmp)
+        # Level 1 is three times faster than the default and 5 % larger.
+        saving = {"compress_level": 1, "pnginfo": chunks} | saving
+    elif xmp is not None:
+        saving["xmp"] = xmp.encode()
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, kind, **saving)
     return buffer.getvalue()
+
+
+def notes(data: bytes) -> dict[str, str]:
+    """What stands in words in a picture file's header: PNG text chunks by keyword, and ``xmp``.
+
+    Raises:
+        ImageError: As for ``Picture``.
+    """
+    info = _open(data, "image").info
+    known = {key: value for key, value in info.items() if isinstance(key, str) and isinstance(value, str)}
+    packet = info.get("xmp", b"")
+    return known | {"xmp": packet.decode(errors="replace") if isinstance(packet, bytes) else str(packet)}
 
 
 def _open(data: bytes, field: str) -> Image.Image:

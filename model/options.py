@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from model import cover, images, placement
+from model import cover, images, labels, placement
 from model.errors import MaskError
 from model.masking import (
     DEFAULT_RATIO,
@@ -24,6 +26,12 @@ from model.placement import Placement
 POSITIONS = ("both", "hidden_only")
 #: Strategies that are told what to hide instead of drawing it.
 _LISTED = ("indices", "drawing")
+
+
+#: Options that settings hold under their own names.
+_REPLAYED = (
+    "strategy", "ratio", "hidden_count", "seed", "view", "fit", "crop", "grid", "cover", "samples", "positions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,31 @@ class Options:
     cover: str = "single"
     samples: int | None = None
     positions: str = "both"
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Options:
+        """The options that a labelled picture was made with (``labels.read``, ``Reconstruction.settings``).
+
+        On the same photo with the same model they make the same picture. A drawn mask comes back as its indices.
+
+        Raises:
+            MaskError: The settings do not hold together.
+        """
+        values = {name: settings[name] for name in _REPLAYED if settings.get(name) is not None}
+        if settings.get("strategy") in _LISTED:
+            grid = placement.read_grid(str(settings.get("mask_grid")), any_size=True)
+            indices = labels.unpack(str(settings.get("mask")), grid)
+            if indices is None:
+                raise MaskError(
+                    f"The settings hold no mask of {grid[0]} x {grid[1]} patches.",
+                    code="settings",
+                    hint="Take a picture as it was answered, not edited.",
+                    field="settings",
+                )
+            values |= {"strategy": "indices", "indices": indices}
+            if settings.get("fit") == "whole":
+                values["grid"] = grid
+        return cls(**values)
 
     def check(self) -> None:
         """Refuse what can be refused before the picture is opened.

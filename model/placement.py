@@ -128,15 +128,15 @@ def read_crop(crop: str | tuple[int, int, int]) -> tuple[int, int, int]:
     return left, top, side
 
 
-def read_grid(grid: str | Grid) -> Grid:
-    """``ROWSxCOLUMNS`` as text or as numbers.
+def read_grid(grid: str | Grid, *, any_size: bool = False) -> Grid:
+    """``ROWSxCOLUMNS`` as text or as numbers; ``any_size`` lets a model's own grid through, however small or large.
 
     Raises:
         MaskError: It is neither, or a side has too few or too many patches.
     """
     example = f"ROWSxCOLUMNS like 12x18, each {MIN_CELLS} to {MAX_CELLS}"
     rows, columns = _numbers(grid, r"(\d{1,3})[x×](\d{1,3})", 2, "grid", example)
-    if not (MIN_CELLS <= rows <= MAX_CELLS and MIN_CELLS <= columns <= MAX_CELLS):
+    if not any_size and not (MIN_CELLS <= rows <= MAX_CELLS and MIN_CELLS <= columns <= MAX_CELLS):
         raise _unreadable(grid, "grid", example)
     return rows, columns
 

@@ -201,7 +201,10 @@ class Reconstructor:
         metrics: dict[str, Any] = own.to_dict()
         metrics |= {name: other.to_dict() for name, other in zip(fills, others, strict=True)}
         elapsed = 1000 * (time.perf_counter() - began)
-        return Reconstruction(job, prediction, self.name, self.patch_size, metrics, original, elapsed)
+        return Reconstruction(
+            job, prediction, self.name, self.digest, self._network.config.target, self.patch_size,
+            metrics, original, elapsed,
+        )  # fmt: skip
 
     def _filled(
         self, fill: Callable[[Floats, NDArray[np.bool_]], Floats], original: Floats, job: Job

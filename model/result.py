@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import images, views
+from model import labels, placement, views
 from model.errors import MaskError
 from model.masking import Mask
 from model.options import Options
@@ -87,6 +87,8 @@ class Reconstruction:
         job: What was asked.
         prediction: What the network painted.
         model: Name of the model.
+        digest: SHA-256 of its weights, hex.
+        target: What it predicts: ``pixel`` or ``norm_pixel``.
         patch_size: Of the model.
         metrics: Figures over the hidden pixels.
         compared: ``[H, W, 3]`` in 0..1, what the prediction is held against.
@@ -96,6 +98,8 @@ class Reconstruction:
     job: Job
     prediction: Prediction
     model: str
+    digest: str
+    target: str
     patch_size: int
     metrics: dict[str, Any]
     compared: Floats
@@ -133,12 +137,39 @@ class Reconstruction:
         return views.to_pixels(self.prediction.pixels)
 
     def png(self, name: str) -> bytes:
-        """One panel as a PNG file."""
-        return images.encode_png(self.panel(name))
+        """One panel as a PNG file, labelled."""
+        return labels.write(self.panel(name), self.settings((name,)))
 
     def sheet(self, names: tuple[str, ...] = TRIPTYCH) -> bytes:
-        """Several panels side by side as one PNG file."""
-        return images.encode_png(views.side_by_side([self.panel(name) for name in names]))
+        """Several panels side by side as one PNG file, labelled."""
+        return labels.write(views.side_by_side([self.panel(name) for name in names]), self.settings(names))
+
+    def settings(self, panels: tuple[str, ...]) -> labels.Settings:
+        """What paints these panels again (``Options.from_settings``), for ``labels.write``."""
+        options, job = self.job.options, self.job
+        mask, mask_grid = labels.pack(job.mask)
+        return {
+            labels.MARK: labels.FORM,
+            "model": self.model,
+            "model_digest": self.digest,
+            "target": self.target,
+            "panels": list(panels),
+            # What hides the same again: a drawing is told by its mask.
+            "strategy": "indices" if options.strategy == "drawing" else options.strategy,
+            "ratio": None if options.ratio is None else str(options.ratio),
+            "hidden_count": options.hidden_count,
+            "seed": job.seed,
+            "mask": mask,
+            "mask_grid": mask_grid,
+            "view": job.view,
+            "view_note": VIEWS[job.view],
+            "fit": options.fit,
+            "crop": None if options.crop is None else ",".join(map(str, placement.read_crop(options.crop))),
+            "grid": None if options.grid is None else "x".join(map(str, placement.read_grid(options.grid))),
+            "cover": options.cover,
+            "samples": len(job.masks) if options.cover == "ensemble" else None,
+            "positions": options.positions,
+        }
 
     def patches(self) -> dict[str, Any] | None:
         """Figures of every patch, row-major, None where it was not predicted; only where several masks ran.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def normalised(tmp_path: Path) -> Reconstructor:
 def _perfect(reconstructor: Reconstructor, view: str, seed: int = 1, ratio: str = "0.75") -> Reconstruction:
     """The result if the network predicted every patch's contrast exactly."""
     job = reconstructor.prepare(PICTURE, Options(seed=seed, view=view, ratio=ratio))
-    picture = reconstructor._as_viewed(_truth(reconstructor, job), job)
+    picture = reconstructor._as_viewed(_truth(reconstructor, job), job, job.mask)
     return reconstructor.finish(job, Prediction(picture, 0.0))
 
 
@@ -74,14 +75,14 @@ def test_an_estimate_never_looks_at_hidden_pixels(normalised: Reconstructor) -> 
     hidden = job.mask.hidden.reshape(4, 4).repeat(16, 0).repeat(16, 1)
     other = job.pixels.copy()
     other[hidden] = 255 - other[hidden]
-    changed = Job(other, job.mask, job.options, job.seed, 0.0, job.view)
+    changed = replace(job, pixels=other)
     before, after = normalised.run([job])[0], normalised.run([changed])[0]
     assert np.array_equal(before.pixels, after.pixels)
 
 
 def test_the_oracle_does_look_at_them(normalised: Reconstructor) -> None:
     job = normalised.prepare(PICTURE, Options(seed=1, view="oracle"))
-    other = Job(255 - job.pixels // 2, job.mask, job.options, job.seed, 0.0, job.view)
+    other = replace(job, pixels=255 - job.pixels // 2)
     assert not np.array_equal(normalised.run([job])[0].pixels, normalised.run([other])[0].pixels)
 
 
