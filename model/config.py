@@ -10,7 +10,14 @@ from typing import Any, Literal
 
 from model.errors import CheckpointError
 
-Target = Literal["pixel", "norm_pixel"]
+Target = Literal["pixel", "norm_pixel", "pca", "tokens"]
+
+#: What ``decoder_pred`` may predict for each patch: ImageNet-normalised pixels, per-patch z-scores, the largest
+#: principal components of the pixels, or which word of a discrete VAE's vocabulary the patch is (table 1d). Only the
+#: first two can be shown as pictures.
+TARGETS = ("pixel", "norm_pixel", "pca", "tokens")
+PCA_VALUES = 96  # coefficients a patch, as in the paper
+VOCABULARY = 512  # words of our discrete VAE; the paper borrows one of 8,192
 
 #: Mean and deviation of ImageNet's colours, per channel, for pixels in 0..1.
 #: Source: facebookresearch/mae and every public MAE checkpoint.
@@ -35,7 +42,10 @@ class MAEConfig:
     decoder_depth: int = 8  # decoder blocks
     decoder_heads: int = 16  # decoder attention heads
     mlp_ratio: float = 4.0  # hidden width of every MLP / token width
-    target: Target = "pixel"  # what decoder_pred predicts: ImageNet-normalised pixels, or per-patch z-scores
+    target: Target = "pixel"  # what decoder_pred predicts, see TARGETS
+    mask_tokens: Literal["decoder", "encoder"] = (
+        "decoder"  # where they join; encoder: it sees every place (table 1c)
+    )
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot exist, before a tensor is made."""
@@ -49,8 +59,10 @@ class MAEConfig:
         ):
             if width % 4 or width % heads:
                 raise _bad(f"{name} {width} must be a multiple of 4 and of its {heads} heads")
-        if self.target not in ("pixel", "norm_pixel"):
-            raise _bad(f"target {self.target!r} is not 'pixel' or 'norm_pixel'")
+        if self.target not in TARGETS:
+            raise _bad(f"target {self.target!r} is not one of {', '.join(TARGETS)}")
+        if self.mask_tokens not in ("decoder", "encoder"):
+            raise _bad(f"mask_tokens {self.mask_tokens!r} is not 'decoder' or 'encoder'")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -68,6 +80,11 @@ class MAEConfig:
     def patch_values(self) -> int:
         """Numbers in one patch: P * P * C."""
         return self.patch_size**2 * self.channels
+
+    @property
+    def target_values(self) -> int:
+        """Numbers predicted for one patch."""
+        return {"pca": PCA_VALUES, "tokens": VOCABULARY}.get(self.target, self.patch_values)
 
     @property
     def image_mean(self) -> tuple[float, ...]:

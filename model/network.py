@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.config import MAEConfig
 from model.positions import Grid, resized, sincos_positions
@@ -80,7 +81,19 @@ class MAE(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
         self.decoder_blocks = blocks(decoder_width, config.decoder_heads, config.decoder_depth)
         self.decoder_norm = _LayerNorm(decoder_width)
-        self.decoder_pred = nn.Linear(decoder_width, config.patch_values)
+        self.decoder_pred = nn.Linear(decoder_width, config.target_values)
+        if config.mask_tokens == "encoder":
+            self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        if config.target == "pca":
+            # Found once on training photos. Parameters that are never trained: states and weight files hold them.
+            basis, mean = (
+                torch.zeros(config.target_values, config.patch_values),
+                torch.zeros(config.patch_values),
+            )
+            self.decoder_basis = nn.Parameter(basis, requires_grad=False)
+            self.decoder_mean = nn.Parameter(mean, requires_grad=False)
+        #: Forget what blocks computed and compute it again for the gradients: less memory, a third more time.
+        self.recompute = False
 
         # Fixed, but stored in public files: buffers, so that they are saved and never trained.
         self.register_buffer("pos_embed", sincos_positions(rows, columns, width))
@@ -108,6 +121,8 @@ class MAE(nn.Module):
             nn.init.zeros_(projection.bias)
         nn.init.normal_(self.cls_token, std=0.02, generator=generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+        if self.config.mask_tokens == "encoder":
+            nn.init.normal_(self.encoder_mask_token, std=0.02, generator=generator)
 
     # --- pictures and patches -------------------------------------------------------------------------
 
@@ -140,24 +155,31 @@ class MAE(nn.Module):
 
     # --- encoder, decoder -------------------------------------------------------------------------------
 
-    def encode(self, image: Tensor, ids_keep: Tensor) -> Tensor:
+    def encode(self, image: Tensor, ids_keep: Tensor, ids_restore: Tensor | None = None) -> Tensor:
         """Encode the visible patches.
 
         Args:
             image: ``[B, C, H, W]`` ImageNet-normalised; any height and width in whole patches.
             ids_keep: ``[B, K] int64``, indices of the visible patches, row-major.
+            ids_restore: As for ``decode``, only for a model whose mask tokens join the encoder: it then sees them in
+                the hidden places.
 
         Returns:
-            ``latent [B, 1 + K, D]``: class token, then the visible patches in the order of ``ids_keep``.
+            ``latent [B, 1 + K, D]``: class token, then the visible patches in the order of ``ids_keep``; with
+            ``ids_restore`` all patches, row-major.
         """
         visible = _take(self.patchify(image), ids_keep)  # [B, K, P*P*C]: hidden pixels end here
         positions = resized(self.pos_embed, self.config.grid, self.grid_of(image))
-        tokens = self.patch_embed(visible) + _take(positions[:, 1:].expand(image.shape[0], -1, -1), ids_keep)
+        where = positions[:, 1:].expand(image.shape[0], -1, -1)
+        tokens = self.patch_embed(visible)
+        if ids_restore is None:
+            tokens = tokens + _take(where, ids_keep)
+        else:
+            mask_tokens = self.encoder_mask_token.to(tokens.dtype).expand(*ids_restore.shape, -1)
+            tokens = _take(torch.cat([tokens, mask_tokens], dim=1), ids_restore) + where  # [B, L, D]
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(image.shape[0], -1, -1)
         tokens = torch.cat([cls_token, tokens], dim=1)  # [B, 1+K, D]
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(self._through(self.blocks, tokens))
 
     def decode(
         self, latent: Tensor, ids_restore: Tensor, grid: Grid | None = None, positions: str = "both"
@@ -172,7 +194,8 @@ class MAE(nn.Module):
                 ones, whose place the encoder was told, to see what they are worth there.
 
         Returns:
-            ``pred [B, L, P*P*C]`` in target units, visible patches included (they carry no loss).
+            ``pred [B, L, P*P*C]`` in target units (or whatever numbers the target has), visible patches included
+            (they carry no loss).
         """
         tokens = self.decoder_embed(latent)  # [B, 1+K, d]
         batch, length = ids_restore.shape
@@ -184,28 +207,44 @@ class MAE(nn.Module):
             hidden = (ids_restore >= latent.shape[1] - 1).unsqueeze(-1)  # [B, L, 1]
             where = torch.cat([where[:, :1].expand(batch, -1, -1), where[:, 1:] * hidden], dim=1)
         tokens = torch.cat([tokens[:, :1], patches], dim=1) + where  # on all tokens
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
-        return self.decoder_pred(self.decoder_norm(tokens)[:, 1:])
+        return self.decoder_pred(self.decoder_norm(self._through(self.decoder_blocks, tokens))[:, 1:])
+
+    def _through(self, blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
+        for block in blocks:
+            if self.recompute and self.training:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+        return tokens
 
     def forward(
         self, image: Tensor, ids_keep: Tensor, ids_restore: Tensor, positions: str = "both"
     ) -> Tensor:
         """``decode(encode(...))``: ``pred [B, L, P*P*C]``, on the grid that the picture has."""
-        return self.decode(self.encode(image, ids_keep), ids_restore, self.grid_of(image), positions)
+        if self.config.mask_tokens == "encoder":
+            latent = self.encode(image, ids_keep, ids_restore)
+            # Every place has its latent; the decoder's own mask token goes nowhere.
+            ids_restore = torch.arange(ids_restore.shape[1], device=image.device).expand_as(ids_restore)
+        else:
+            latent = self.encode(image, ids_keep)
+        return self.decode(latent, ids_restore, self.grid_of(image), positions)
 
     # --- loss -------------------------------------------------------------------------------------------
 
     def target(self, image: Tensor) -> Tensor:
         """What a perfect prediction would be: ``[B, L, P*P*C]`` in target units.
 
-        ``norm_pixel`` standardises each patch over all its values (unbiased variance, eps inside the root).
+        ``norm_pixel`` standardises each patch over all its values (unbiased variance, eps inside the root);
+        ``pca`` gives the coefficients ``[B, L, 96]`` of the largest components. Of ``tokens`` the network knows
+        nothing: they are their VAE's.
         """
         patches = self.patchify(image)
         if self.config.target == "norm_pixel":
             mean = patches.mean(dim=-1, keepdim=True)
             variance = patches.var(dim=-1, keepdim=True)
             patches = (patches - mean) / (variance + 1e-6).sqrt()
+        elif self.config.target == "pca":
+            patches = nn.functional.linear(patches - self.decoder_mean, self.decoder_basis)
         return patches
 
     def loss(self, image: Tensor, pred: Tensor, hidden: Tensor) -> Tensor:
