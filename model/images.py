@@ -140,6 +140,27 @@ def grey(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
 
 
+def lay_over(
+    picture: Pixels, part: Pixels, box: Box, cells: NDArray[np.bool_] | None, *, smooth: bool
+) -> Pixels:
+    """A part scaled onto its box of a picture.
+
+    Args:
+        picture: ``[H, W, 3]``; not changed.
+        part: ``[h, w, 3]``.
+        box: Left, top, right, bottom in the picture.
+        cells: ``[rows, columns]`` over the box: only where True the part is laid; None for everywhere.
+        smooth: Bicubic instead of nearest, which keeps maps' colours exact.
+    """
+    whole, size = Image.fromarray(picture), (box[2] - box[0], box[3] - box[1])
+    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    mask = None
+    if cells is not None:
+        mask = Image.fromarray(cells.astype(np.uint8) * np.uint8(255)).resize(size, Image.Resampling.NEAREST)
+    whole.paste(Image.fromarray(part).resize(size, how), (box[0], box[1]), mask)
+    return np.asarray(whole)
+
+
 def encode_png(pixels: Pixels) -> bytes:
     """``[H, W, 3] uint8`` to a PNG file without a label."""
     return encode(pixels, "PNG")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from model.options import Options
 from model.result import TRIPTYCH, Job, Prediction, Reconstruction, check_panels
 
 __all__ = [
+    "EMBEDDINGS",
     "TRIPTYCH",
     "Job",
+    "Look",
     "Options",
     "Prediction",
     "Reconstruction",
@@ -39,10 +42,25 @@ __all__ = [
 
 Floats = NDArray[np.float32]
 
+#: What the encoder can say of a whole picture: its class token, the mean of its patch tokens, or all of these.
+EMBEDDINGS = ("cls", "mean", "patch")
 #: Views a model has, by what it predicts; the first is taken where none is asked for.
 _VIEWS = {"pixel": ("pixels",), "norm_pixel": ("estimated", "normalised", "oracle")}
 #: Patches in one call of the network on a GPU: 128 pictures of 14 x 14, 15 of 40 x 40.
 _MOST_PATCHES = 128 * 14 * 14
+
+
+@dataclass(frozen=True)
+class Look:
+    """A whole picture to embed.
+
+    Attributes:
+        pixels: ``[S, S, 3] uint8``.
+        kind: One of ``EMBEDDINGS``.
+    """
+
+    pixels: NDArray[np.uint8]
+    kind: str
 
 
 class Reconstructor:
@@ -152,17 +170,10 @@ class Reconstructor:
 
     def _predict(self, items: list[tuple[Job, Mask]]) -> Floats:
         """``[B, H, W, C]`` for items of one group: colours in 0..1, or standardised patches."""
-
-        def stack(arrays: list[NDArray[Any]]) -> Tensor:
-            return torch.from_numpy(np.stack(arrays)).to(self._device)
-
         network = self._network
-        pixels = stack([job.pixels[..., : self._channels] for job, _ in items]).permute(
-            0, 3, 1, 2
-        )  # [B, C, H, W]
-        image = network.normalise(pixels.float() / 255)
-        ids_keep = stack([mask.ids_keep for _, mask in items])
-        ids_restore = stack([mask.ids_restore for _, mask in items])
+        image = self._images([job.pixels for job, _ in items])
+        ids_keep = self._stack([mask.ids_keep for _, mask in items])
+        ids_restore = self._stack([mask.ids_restore for _, mask in items])
         positions = items[0][0].options.positions
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             pred = network(image, ids_keep, ids_restore, positions)
@@ -171,6 +182,14 @@ class Reconstructor:
             picture = network.denormalise(picture).clamp(0, 1)
         result: Floats = picture.permute(0, 2, 3, 1).cpu().numpy()
         return result
+
+    def _images(self, pictures: list[NDArray[np.uint8]]) -> Tensor:
+        """``[H, W, 3] uint8`` each to ``[B, C, H, W]``, normalised, on the device."""
+        pixels = self._stack([picture[..., : self._channels] for picture in pictures]).permute(0, 3, 1, 2)
+        return self._network.normalise(pixels.float() / 255)
+
+    def _stack(self, arrays: list[NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self._device)
 
     def _as_viewed(self, picture: Floats, job: Job, mask: Mask) -> Floats:
         """The output of the network ``[H, W, C]`` as a picture in 0..1."""
@@ -219,6 +238,53 @@ class Reconstructor:
     def _original(self, job: Job) -> Floats:
         """The photo, ``[H, W, C]`` in 0..1."""
         return job.pixels[..., : self._channels].astype(np.float32) / np.float32(255)
+
+    def prepare_embedding(self, image: bytes, kind: str = "cls") -> Look:
+        """Decode and cut the centre square of a picture that is to be embedded.
+
+        Args:
+            image: A picture file.
+            kind: One of ``EMBEDDINGS``.
+
+        Raises:
+            ImageError: The picture cannot be used.
+            MaskError: There is no such kind.
+        """
+        if kind not in EMBEDDINGS:
+            raise MaskError(
+                f"kind is {kind!r:.60}; it must be one of {', '.join(EMBEDDINGS)}.",
+                code="kind",
+                hint="Choose one of the listed kinds.",
+                field="kind",
+            )
+        pixels = images.load_square(image, self.image_size)
+        return Look(images.grey(pixels) if self._channels == 1 else pixels, kind)
+
+    @torch.inference_mode()
+    def embed_all(self, looks: list[Look]) -> list[Floats]:
+        """What the encoder makes of whole pictures, nothing hidden; on a GPU too in full precision.
+
+        Returns:
+            For each ``[D]``, or ``[L, D]`` for ``patch``, after the encoder's last norm.
+        """
+        everything = torch.arange(self.grid[0] * self.grid[1], device=self._device)[None]
+        results: list[Floats] = []
+        for look in looks:
+            image = self._images([look.pixels])
+            tokens: Floats = self._network.encode(image, everything)[0].float().cpu().numpy()  # [1 + L, D]
+            pooled = {"cls": tokens[0], "mean": tokens[1:].mean(axis=0), "patch": tokens[1:]}
+            results.append(pooled[look.kind])
+        return results
+
+    def embed(self, image: bytes, kind: str = "cls") -> Floats:
+        """``prepare_embedding`` and ``embed_all`` for one picture."""
+        return self.embed_all([self.prepare_embedding(image, kind)])[0]
+
+    def work(self, jobs: list[Job | Look]) -> list[Prediction | Floats]:
+        """``run`` and ``embed_all`` for a mixed queue, in its order: what a service's one worker calls."""
+        predictions = iter(self.run([job for job in jobs if isinstance(job, Job)]))
+        embeddings = iter(self.embed_all([job for job in jobs if isinstance(job, Look)]))
+        return [next(predictions) if isinstance(job, Job) else next(embeddings) for job in jobs]
 
     def __call__(self, image: bytes, options: Options | None = None) -> Reconstruction:
         """``prepare``, ``run`` and ``finish`` for one picture."""

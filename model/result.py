@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import labels, placement, views
-from model.errors import MaskError
+from model import images, labels, placement, views
+from model.errors import ImageError, MaskError
 from model.masking import Mask
 from model.options import Options
 from model.placement import Placement
@@ -135,6 +135,40 @@ class Reconstruction:
         if name == "pasted":
             return views.to_pixels(views.paste(self.compared, self.prediction.pixels, self._hidden))
         return views.to_pixels(self.prediction.pixels)
+
+    def full_size(self, image: bytes, name: str = "pasted") -> Pixels:
+        """A panel laid over the upright original at its size and place: ``[H, W, 3] uint8``.
+
+        ``pasted`` and ``masked`` change hidden patches alone: whatever was visible, or not looked at, keeps every
+        pixel of the original. Of the other panels the whole box is laid over it, enlarged.
+
+        Args:
+            image: The file that was reconstructed.
+            name: A panel.
+
+        Raises:
+            MaskError: There is no such panel.
+            ImageError: The file is not the one that was reconstructed.
+        """
+        panel = self.panel(name)  # refuses an unknown one before anything is decoded
+        place = self.job.placement
+        picture = images.Picture(image)
+        if picture.size != (place.original_width, place.original_height):
+            raise ImageError(
+                f"image is {picture.size[0]} x {picture.size[1]} pixels, and the reconstructed one was "
+                f"{place.original_width} x {place.original_height}.",
+                code="image-other",
+                hint="Give the file that was reconstructed.",
+                field="image",
+            )
+        whole = picture.cut((0, 0, *picture.size), picture.size)
+        if name == "original":
+            return whole
+        shown = {"masked": self.job.mask.hidden, "pasted": self.job.hidden}.get(name)
+        if self.job.view == "normalised" and name == "pasted":
+            shown = None  # its visible patches are no photo
+        hidden = None if shown is None else shown.reshape(self.job.grid)
+        return images.lay_over(whole, panel, place.box, hidden, smooth=name in ("reconstruction", "pasted"))
 
     def png(self, name: str) -> bytes:
         """One panel as a PNG file, labelled."""
