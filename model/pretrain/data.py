@@ -1,4 +1,4 @@
-"""Photos for training: folders and WebDataset tar shards, named by path or pattern, read at random by number.
+"""Photos for training: folders and WebDataset tar shards, by path, pattern or address, read at random by number.
 
 Knows files and pictures, but nothing of samples and crops (``samples``).
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from model.errors import DataError
+from model.pretrain.remote import default_cache, fetch, is_address
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -42,17 +43,19 @@ class Photos:
     entries: tuple[Entry, ...]
 
     @classmethod
-    def open(cls, paths: Sequence[Path]) -> Photos:
+    def open(cls, paths: Sequence[Path | str], cache: Path | None = None) -> Photos:
         """Index folders (recursively) and ``.tar`` shards; pictures are not decoded.
 
         Args:
-            paths: Paths, or patterns such as ``shard-{00000..00006}.tar`` and ``shards/*.tar``.
+            paths: Paths, http(s) addresses of shards, or patterns of them such as ``shard-{00000..00006}.tar`` and
+                (paths only) ``shards/*.tar``.
+            cache: Where shards from addresses are kept; None for ``remote.default_cache()``.
 
         Raises:
-            DataError: A path does not exist, or no picture is found.
+            DataError: A path does not exist, an address cannot be fetched, or no picture is found.
         """
         entries: list[Entry] = []
-        for path in itertools.chain.from_iterable(expand(path) for path in paths):
+        for path in itertools.chain.from_iterable(_local(path, cache) for path in paths):
             if path.is_dir():
                 entries += pictures_below(path)
             elif path.suffix == ".tar" and path.is_file():
@@ -125,9 +128,10 @@ def expand(pattern: Path) -> list[Path]:
     """
     if pattern.exists():
         return [pattern]
-    if brace := re.search(r"\{([^{}]*)\}", str(pattern)):
-        before, after = str(pattern)[: brace.start()], str(pattern)[brace.end() :]
-        return [path for word in _words(brace[1]) for path in expand(Path(f"{before}{word}{after}"))]
+    named = expand_braces(str(pattern))
+    if len(named) > 1:
+        return [path for name in named for path in expand(Path(name))]
+    pattern = Path(named[0])
     if not glob.has_magic(str(pattern)):
         return [pattern]
     found = sorted(Path(path) for path in glob.glob(str(pattern), recursive=True))  # noqa: PTH207 (absolute too)
@@ -136,6 +140,22 @@ def expand(pattern: Path) -> list[Path]:
             f"{pattern} matches no file or folder.", code="data-path", hint="Check the pattern.", field="data"
         )
     return found
+
+
+def _local(place: Path | str, cache: Path | None) -> list[Path]:
+    """Paths on this machine that a path, an address or a pattern of either stands for."""
+    if is_address(place):
+        return fetch(expand_braces(str(place)), cache or default_cache())
+    return expand(Path(place))
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Names a pattern stands for: ``{00000..00006}`` counts, ``{a,b}`` lists."""
+    brace = re.search(r"\{([^{}]*)\}", pattern)
+    if not brace:
+        return [pattern]
+    before, after = pattern[: brace.start()], pattern[brace.end() :]
+    return [name for word in _words(brace[1]) for name in expand_braces(f"{before}{word}{after}")]
 
 
 def _words(inside: str) -> list[str]:
@@ -156,13 +176,21 @@ def _shard(path: Path) -> list[Entry]:
     """Pictures of a tar shard by offset; the JSON sidecars tell their source."""
     pictures: list[tuple[str, tarfile.TarInfo]] = []
     sources: dict[str, str] = {}
-    with tarfile.open(path) as shard:
-        for member in shard:
-            stem, _, suffix = member.name.rpartition(".")
-            if f".{suffix.lower()}" in SUFFIXES:
-                pictures.append((stem, member))
-            elif suffix == "json" and (file := shard.extractfile(member)):
-                sources[stem] = str(json.load(file).get("source", path.stem))
+    try:
+        with tarfile.open(path) as shard:
+            for member in shard:
+                stem, _, suffix = member.name.rpartition(".")
+                if f".{suffix.lower()}" in SUFFIXES:
+                    pictures.append((stem, member))
+                elif suffix == "json" and (file := shard.extractfile(member)):
+                    sources[stem] = str(json.load(file).get("source", path.stem))
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} is no tar shard, or is damaged ({error}).",
+            code="data-shard",
+            hint="Pack or fetch it again.",
+            field="data",
+        ) from error
     return [
         Entry(path, member.offset_data, member.size, sources.get(stem, path.stem), member.name)
         for stem, member in pictures

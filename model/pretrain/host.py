@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
 from model.errors import DataError
+from model.pretrain.augment import boxes, jitter
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
-from model.pretrain.samples import Batch, Sample, Sampler, crop_boxes, masks, stand_ins
+from model.pretrain.samples import Batch, Sample, Sampler, masks, stand_ins
 from model.pretrain.world import ALONE, World
 
 #: Batches in the making while one is computed.
@@ -38,25 +40,34 @@ def batches(
     parts = Sampler(photos, recipe).batches(recipe.batch_size, start_step, part)
     side = recipe.config.image_size
 
-    def load(sample: Sample) -> tuple[Tensor, list[int]]:
-        photo, broken = decode_or_stand_in(photos, sample)
+    def cut(photo: Tensor, sample: Sample) -> Tensor:
         keys = np.array([sample.key])
-        box = [int(of[0]) for of in crop_boxes(keys, [photo.shape[1]], [photo.shape[2]], recipe.crop_scale)]
+        box = [int(of[0]) for of in boxes(keys, [photo.shape[1]], [photo.shape[2]], recipe)]
         crop = resized_crop(photo, *box[:4], [side, side], InterpolationMode.BICUBIC, antialias=True)
-        return crop.flip(-1) if box[4] else crop, broken
+        crop = crop.flip(-1) if box[4] else crop
+        return jitter(crop[None], keys)[0] if recipe.augment == "colour" else crop
+
+    def load(crops: list[Sample]) -> list[tuple[Tensor, list[int]]]:
+        """Samples of one photo, decoded once; each has a stand-in of its own if it is broken."""
+        first = decode_or_stand_in(photos, crops[0])
+        whole = [
+            first if n == 0 or not first[1] else decode_or_stand_in(photos, of) for n, of in enumerate(crops)
+        ]
+        return [(cut(photo, of), broken) for of, (photo, broken) in zip(crops, whole, strict=True)]
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
 
-        def submit() -> tuple[list[Future[tuple[Tensor, list[int]]]], Tensor]:
+        def submit() -> tuple[list[Future[list[tuple[Tensor, list[int]]]]], Tensor]:
             step, samples = next(parts)
             hidden = torch.from_numpy(masks(samples, recipe, step))
-            return [pool.submit(load, sample) for sample in samples], hidden
+            photo_by_photo = groupby(samples, key=lambda sample: sample.number)
+            return [pool.submit(load, list(crops)) for _, crops in photo_by_photo], hidden
 
         ahead = [submit() for _ in range(AHEAD)]
         while True:
             futures, hidden = ahead.pop(0)
             ahead.append(submit())
-            loaded = [future.result() for future in futures]
+            loaded = [crop for future in futures for crop in future.result()]
             images = torch.stack([crop for crop, _ in loaded])
             broken = frozenset(number for _, numbers in loaded for number in numbers)
             if pinned:

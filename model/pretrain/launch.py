@@ -23,11 +23,12 @@ from model.pretrain.world import ALONE, World
 
 def pretrain(
     recipe: Recipe,
-    data: Sequence[Path],
+    data: Sequence[Path | str],
     out: Path,
     *,
     resumed: bool = False,
     init: Path | None = None,
+    cache: Path | None = None,
     device: str | None = None,
     workers: int = 1,
 ) -> Path | None:
@@ -35,10 +36,11 @@ def pretrain(
 
     Args:
         recipe: What to train and how.
-        data: Folders of pictures and tar shards, or patterns of them.
+        data: Folders of pictures and tar shards, http(s) addresses of shards, or patterns of them.
         out: The run's folder.
         resumed: Go on from its last state.
         init: Weights to begin with, in any layout this package reads; they must fit the recipe's network.
+        cache: Where shards from addresses are kept; None for the user's cache.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         workers: Decoding threads of each process.
 
@@ -61,7 +63,7 @@ def pretrain(
             field="out",
         )
     with _world(device) as (world, where):
-        photos = Photos.open(data)
+        photos = Photos.open(data, cache)
         network = _initial(recipe, init) if init and not resumed else None
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 

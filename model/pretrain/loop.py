@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.checkpoints.files import replacing
 from model.errors import DataError
 from model.network import MAE
-from model.pretrain import feed, resume
+from model.pretrain import feed, resume, targets
 from model.pretrain.adversarial import Adversary
 from model.pretrain.data import Photos
 from model.pretrain.muon import Muon
@@ -45,18 +45,21 @@ STEPPING_SHARE = 0.97
 class Objective(nn.Module):
     """What is minimised, as one module: compiled as a whole, and its gradients shared between processes."""
 
-    def __init__(self, network: MAE, bf16: bool, adversary: Adversary | None = None) -> None:
+    def __init__(
+        self, network: MAE, bf16: bool, adversary: Adversary | None = None, *, on_all: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.bf16 = bf16
         self.adversary = adversary
+        self.on_all = on_all
 
     def forward(self, images: Tensor, ids_keep: Tensor, ids_restore: Tensor, hidden: Tensor) -> Tensor:
         """Loss of ``images [B, 3, H, W] uint8`` under a mask given in its three forms."""
         image = self.network.normalise(images.float() / 255)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             pred = self.network(image, ids_keep, ids_restore)
-        loss = self.network.loss(image, pred, hidden)
+        loss = self.network.loss(image, pred, torch.ones_like(hidden) if self.on_all else hidden)
         if self.adversary is not None:
             loss = loss + self.adversary.terms(self.network, image, pred, hidden, loss)
         return loss
@@ -189,7 +192,7 @@ def run(
     """
     began = time.monotonic()
     stop = _stop_signals()
-    training = _begin(recipe, out, device, resumed, init)
+    training = _begin(recipe, photos, out, device, resumed, init, workers)
     objective = _objective(training, device, world)
     if begin:
         begin(training.step, training.result)
@@ -228,12 +231,23 @@ def run(
     return training
 
 
-def _begin(recipe: Recipe, out: Path, device: torch.device, resumed: bool, init: MAE | None) -> Training:
+def _begin(
+    recipe: Recipe,
+    photos: Photos,
+    out: Path,
+    device: torch.device,
+    resumed: bool,
+    init: MAE | None,
+    workers: int,
+) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
     network = MAE(recipe.config).to(device).train()
     if init is not None and not resumed:
         network.load_state_dict(init.state_dict())
+    elif recipe.target == "pca" and not resumed:
+        targets.set_components(network, photos, recipe, workers)
+    network.recompute = recipe.recompute
     average = copy.deepcopy(network) if recipe.ema is not None else None
     adversary = None
     if recipe.adversarial is not None:
@@ -248,9 +262,12 @@ def _begin(recipe: Recipe, out: Path, device: torch.device, resumed: bool, init:
 
 
 def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:
-    objective = Objective(training.network, wants_bf16(training.recipe, device), training.adversary)
-    if training.recipe.compile:
-        low, high = training.recipe.ratio_range
+    recipe = training.recipe
+    objective = Objective(
+        training.network, wants_bf16(recipe, device), training.adversary, on_all=recipe.loss_on == "all"
+    )
+    if recipe.compile:
+        low, high = recipe.ratio_range
         objective.compile(dynamic=low < high)  # one ratio is one shape: compiled once
     if world.size == 1:
         return objective

@@ -20,9 +20,10 @@ from model.checkpoints.files import replacing
 from model.errors import ImageError
 from model.images import load_square
 from model.network import MAE
+from model.options import Options
 from model.pretrain.data import Photos, pictures_below
 from model.pretrain.recipe import Recipe
-from model.reconstruct import Options, Reconstructor
+from model.reconstruct import Reconstructor
 
 #: Photos in a sheet.
 SHOWN = 6

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from model.config import SIZES, MAEConfig
+from model.config import SIZES, TARGETS, MAEConfig, Target
 from model.errors import CheckpointError, RecipeError
 from model.masking import SAMPLERS
 
@@ -48,7 +48,12 @@ class Recipe:
 
     name: str  # the model's name in its weight file
     size: str = "vit_base"  # a key of model.config.SIZES
-    target: Literal["pixel", "norm_pixel"] = "pixel"
+    target: Target = "pixel"  # what is predicted of a hidden patch, see model.config.TARGETS
+    decoder_depth: int | None = None  # blocks, instead of the size's
+    decoder_width: int | None = None  # instead of the size's; a multiple of 4 and of the decoder's heads
+    decoder_heads: int | None = None  # instead of the size's
+    mask_tokens: Literal["decoder", "encoder"] = "decoder"  # encoder: it works on all places (table 1c)
+    loss_on: Literal["hidden", "all"] = "hidden"  # patches that count
     seed: int = 0  # decides every sample, crop, flip and mask
 
     steps: int = 0  # optimiser steps in all
@@ -59,7 +64,9 @@ class Recipe:
     masking: dict[str, float] = field(
         default_factory=lambda: {"random": 1.0}
     )  # share of the samples masked by each strategy
-    crop_scale: tuple[float, float] = (0.2, 1.0)  # share of the photo's area in a crop
+    augment: Literal["none", "fixed", "random", "colour"] = "random"  # see augment.py
+    crops: int = 1  # of a photo each time it comes, in a row: decoded once, each with its own mask
+    crop_scale: tuple[float, float] = (0.2, 1.0)  # random, colour: share of the photo's area in a crop
     source_weights: dict[str, float] = field(
         default_factory=dict
     )  # photos a source gives an epoch, 0..1, default 1
@@ -83,6 +90,9 @@ class Recipe:
         "auto"  # bf16: autocast, weights stay float32; auto: where fast
     )
     compile: bool = False  # torch.compile network and loss, for one shape
+    recompute: bool = (
+        False  # forget activations inside blocks, compute them again: less memory, a third more time
+    )
     log_every: int = 20
     picture_every: int = 500
     checkpoint_every: int = 250
@@ -90,14 +100,25 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained, by name and with the reason."""
-        for name in ("batch_size", "accumulate", "log_every", "picture_every", "checkpoint_every", "keep"):
+        for name in (
+            "batch_size",
+            "accumulate",
+            "crops",
+            "log_every",
+            "picture_every",
+            "checkpoint_every",
+            "keep",
+        ):
             _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} must be at least 1")
         for name, allowed in (
             ("size", tuple(SIZES)),
             ("optimiser", ("adamw", "muon")),
             ("schedule", ("cosine", "trapezoid")),
             ("precision", ("auto", "bf16", "fp32")),
-            ("target", ("pixel", "norm_pixel")),
+            ("target", TARGETS),
+            ("mask_tokens", ("decoder", "encoder")),
+            ("loss_on", ("hidden", "all")),
+            ("augment", ("none", "fixed", "random", "colour")),
             ("data_path", ("auto", "host", "device")),
         ):
             value = getattr(self, name)
@@ -127,8 +148,13 @@ class Recipe:
             ("source_weights", all(0 < w <= 1 for w in self.source_weights.values()), "above 0, at most 1"),
             ("max_broken_share", 0 <= self.max_broken_share < 1, "at least 0 and below 1"),
             ("ema", self.ema is None or 0 < self.ema < 1, "above 0 and below 1"),
+            ("decoder_depth", self.decoder_depth is None or self.decoder_depth >= 1, "at least 1"),
         ):
             _require(inside, name, f"{getattr(self, name)} must be {bounds}")
+        try:
+            _ = self.config
+        except CheckpointError as error:
+            raise _bad("decoder_width", str(error).rstrip(".")) from error
 
     @property
     def ratio_range(self) -> tuple[float, float]:
@@ -139,7 +165,11 @@ class Recipe:
     @property
     def config(self) -> MAEConfig:
         """The network this recipe trains."""
-        return MAEConfig.from_dict({**SIZES[self.size].to_dict(), "target": self.target})
+        values = SIZES[self.size].to_dict() | {"target": self.target, "mask_tokens": self.mask_tokens}
+        given = {name: getattr(self, name) for name in ("decoder_depth", "decoder_width", "decoder_heads")}
+        return MAEConfig.from_dict(
+            values | {name: value for name, value in given.items() if value is not None}
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as kept in checkpoints."""

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from model.errors import DataError
 from model.masking import Bools, Ints
+from model.pretrain.augment import Boxes, Keys, boxes, jitter
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
-from model.pretrain.samples import Batch, Boxes, Sample, Sampler, crop_boxes, masks, stand_ins
+from model.pretrain.samples import Batch, Sample, Sampler, masks, stand_ins
 from model.pretrain.world import ALONE, World
 
 #: Pixels gathered at once: bounds the working memory of a crop to about 2 GB.
@@ -102,21 +103,22 @@ def batches(
     part = world.part(recipe.batch_size, recipe.accumulate)
     parts = Sampler(photos, recipe).batches(recipe.batch_size, start_step, part)
 
-    def plan() -> tuple[NDArray[np.int64], Boxes, Tensor, frozenset[int]]:
+    def plan() -> tuple[NDArray[np.int64], Keys, Boxes, Tensor, frozenset[int]]:
         step, samples = next(parts)
         numbers, broken = _replace(samples, pool.broken)
         keys = np.array([sample.key for sample in samples], dtype=np.uint64)
-        boxes = crop_boxes(keys, pool.height[numbers], pool.width[numbers], recipe.crop_scale)
+        cut = boxes(keys, pool.height[numbers], pool.width[numbers], recipe)
         hidden = torch.from_numpy(masks(samples, recipe, step))
         # From memory that is not page-locked a copy would wait for all the GPU still has to do.
-        return numbers, boxes, hidden.pin_memory() if pool.pixels.is_cuda else hidden, frozenset(broken)
+        return numbers, keys, cut, hidden.pin_memory() if pool.pixels.is_cuda else hidden, frozenset(broken)
 
     with ThreadPoolExecutor(1, thread_name_prefix="plan") as thread:
         ahead = thread.submit(plan)
         while True:
-            numbers, boxes, hidden, broken = ahead.result()
+            numbers, keys, cut, hidden, broken = ahead.result()
             ahead = thread.submit(plan)
-            yield Batch(crop(pool, numbers, boxes, recipe.config.image_size), hidden, broken)
+            images = crop(pool, numbers, cut, recipe.config.image_size)
+            yield Batch(jitter(images, keys) if recipe.augment == "colour" else images, hidden, broken)
 
 
 def _replace(samples: list[Sample], broken: Bools) -> tuple[Ints, set[int]]:
@@ -138,13 +140,13 @@ def _replace(samples: list[Sample], broken: Bools) -> tuple[Ints, set[int]]:
     return numbers, met
 
 
-def crop(pool: Pool, numbers: Ints, boxes: Boxes, side: int) -> Tensor:
+def crop(pool: Pool, numbers: Ints, cut: Boxes, side: int) -> Tensor:
     """Cut, scale and mirror: ``[B, 3, side, side] uint8`` on the pool's device, without waiting for it."""
-    rows, columns = int(boxes.height.max()), int(boxes.width.max())
+    rows, columns = int(cut.height.max()), int(cut.width.max())
     chunk = max(1, CHUNK // (rows * columns))
     fields = np.stack(
-        [pool.start[numbers] + boxes.top * pool.width[numbers] + boxes.left, pool.width[numbers],
-         boxes.height, boxes.width, boxes.flip]
+        [pool.start[numbers] + cut.top * pool.width[numbers] + cut.left, pool.width[numbers],
+         cut.height, cut.width, cut.flip]
     )  # fmt: skip
     table = torch.from_numpy(fields)
     if pool.pixels.is_cuda:

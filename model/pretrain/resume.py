@@ -145,6 +145,13 @@ def restore(folder: Path, training: Training) -> None:
         "masking",
         "ema",
         "adversarial",
+        "decoder_depth",
+        "decoder_width",
+        "decoder_heads",
+        "mask_tokens",
+        "loss_on",
+        "augment",
+        "crops",
     ):
         if saved.get(key, getattr(Recipe(name="", steps=1), key)) != wanted[key]:
             raise CheckpointError(

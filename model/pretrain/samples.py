@@ -7,7 +7,6 @@ drawn from a generator's state. So a run resumes at any step by its number alone
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -18,12 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.errors import DataError
-from model.masking import MAX_SEED, SAMPLERS, Bools, Ints, hidden_count, noise, random_hidden
+from model.masking import MAX_SEED, SAMPLERS, Bools, hidden_count, noise, random_hidden
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
 
 Keys = NDArray[np.uint64]
-Reals = NDArray[np.float64]
 
 #: Photos tried in place of one that cannot be decoded.
 STAND_INS = 16
@@ -55,12 +53,14 @@ class Sampler:
     """The endless sequence of samples of a recipe.
 
     An epoch holds every photo of weight 1 once; of a source of weight w it holds another share w each time, so
-    that all its photos come equally often in the long run.
+    that all its photos come equally often in the long run. With ``crops`` every photo comes as often in a row, each
+    time with another key.
     """
 
     def __init__(self, photos: Photos, recipe: Recipe) -> None:
         sources = np.array([entry.source for entry in photos.entries])
         self._seed = recipe.seed
+        self._crops = recipe.crops
         self._weight = np.ones(len(photos))
         self._phase = np.zeros(len(photos))
         for source, weight in recipe.source_weights.items():
@@ -78,7 +78,11 @@ class Sampler:
         members = np.flatnonzero(due > 0.5)
         keys = noise(_key(self._seed, number + 1), self._weight.size)[0]
         members = members[np.argsort(keys[members], kind="stable")]
-        return [Sample(int(n), keys[n]) for n in members]
+        each = keys[members][:, None]
+        if self._crops > 1:
+            further = noise(keys[members] ^ np.uint64(0x7FEB352D), self._crops - 1)
+            each = np.concatenate([each, further], axis=1)
+        return [Sample(int(n), key) for n, row in zip(members, each, strict=True) for key in row]
 
     def stream(self, start: int) -> Iterator[Sample]:
         """Samples from position ``start`` on, across epochs."""
@@ -140,39 +144,6 @@ def batch_record(photos: Photos, recipe: Recipe, step: int) -> dict[str, Any]:
             for entry, sample in named
         ],
     }
-
-
-class Boxes(NamedTuple):
-    """Crops of a batch in pixels of their photos: ``[N] int64`` each, and whether mirrored ``[N] bool``."""
-
-    top: Ints
-    left: Ints
-    height: Ints
-    width: Ints
-    flip: Bools
-
-
-def crop_boxes(
-    keys: Keys, heights: Sequence[int] | Ints, widths: Sequence[int] | Ints, scale: tuple[float, float]
-) -> Boxes:
-    """Random resized crops and flips, one a key.
-
-    Area share uniform in ``scale``, aspect log-uniform in 3/4..4/3; ten tries, then the largest centre square.
-    Source: the crop of torchvision's RandomResizedCrop, as in the paper's table 8.
-    """
-    draws = noise(keys, 41) / np.float64(2**64)
-    area, aspect, top, left = np.moveaxis(draws[:, :40].reshape(-1, 10, 4), 2, 0)  # [N, 10] each
-    whole_h, whole_w = (np.asarray(sides, dtype=np.int64)[:, None] for sides in (heights, widths))
-    area = whole_h * whole_w * (scale[0] + (scale[1] - scale[0]) * area)
-    aspect = np.exp((2 * aspect - 1) * math.log(4 / 3))
-    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    fits = (h > 0) & (h <= whole_h) & (w > 0) & (w <= whole_w)
-    tries = np.stack([top * (whole_h - h + 1), left * (whole_w - w + 1), h, w]).astype(np.int64)
-    chosen = np.take_along_axis(tries, fits.argmax(axis=1)[None, :, None], axis=2)[:, :, 0]
-    side = np.minimum(whole_h, whole_w)
-    centre = np.concatenate([(whole_h - side) // 2, (whole_w - side) // 2, side, side], axis=1).T
-    box = np.where(fits.any(axis=1), chosen, centre)
-    return Boxes(box[0], box[1], box[2], box[3], draws[:, 40] < 0.5)
 
 
 def masks(samples: Sequence[Sample], recipe: Recipe, step: int) -> Bools:

@@ -17,13 +17,14 @@ import torch
 
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
+from model.pretrain.augment import crop_boxes
 from model.pretrain.data import Photos
 from model.pretrain.host import batches
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import build_optimisers, learning_rate, run
 from model.pretrain.muon import Muon, orthogonalise
 from model.pretrain.recipe import load_recipe
-from model.pretrain.samples import Sampler, crop_boxes
+from model.pretrain.samples import Sampler
 from model.pretrain.watch import Progress
 from model.reconstruct import load
 from tests.pictures import encoded

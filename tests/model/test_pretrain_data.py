@@ -17,9 +17,10 @@ from torchvision.transforms.v2.functional import resized_crop
 from model.__main__ import main
 from model.errors import DataError, RecipeError
 from model.pretrain import feed, host, resident
+from model.pretrain.augment import Boxes, crop_boxes
 from model.pretrain.data import Photos, expand
 from model.pretrain.launch import pretrain
-from model.pretrain.samples import Boxes, Sampler, crop_boxes, stand_ins
+from model.pretrain.samples import Sampler, stand_ins
 from model.pretrain.shards import pack
 from model.pretrain.world import World
 from tests.pictures import encoded, photo
