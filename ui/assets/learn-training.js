@@ -2,27 +2,49 @@
 
 /**
  * @param element The section. words: the page's.
- * @return {show(name), speak(), redraw()}: show fetches the record of a model and, while it still grows, fetches it again.
+ * @return {of(model), speak(), redraw()}: of fetches a model's record and, while it still grows, fetches it again.
+ *         A run that goes on elsewhere (UNMASK_RUN) has a record of its own, offered beside it.
  */
 function createTraining(element, words) {
   const $ = (selector) => element.querySelector(selector);
   const TILE = 224, AGAIN_MS = 15000, PATIENCE = 4; // this many fetches without news, and the run is taken for finished
   let name = '', record = null, at = -1, sheet = null, round = 0, timer = 0, unchanged = 0;
   const sheets = new Map(); // address -> picture
+  let model = '', names = []; // whose record is wanted; of which there are any
 
-  async function show(model, anew = false) {
-    if (!anew && model === name) return;
+  async function of(wanted) {
+    if (model === wanted) return;
+    model = wanted;
+    const info = await fetch(rootUrl('v1/info')).then((r) => (r.ok ? r.json() : {}), () => ({}));
+    if (model !== wanted) return;
+    names = info.trainings || [];
+    show(model);
+  }
+  async function show(wanted, anew = false) {
     clearTimeout(timer);
     const mine = ++round;
-    if (!anew) { name = model; record = null; at = -1; sheet = null; unchanged = 0; }
-    const found = await fetch(rootUrl(`v1/models/${encodeURIComponent(model)}/training`)).then((r) => (r.ok ? r.json() : null), () => (anew ? record : null));
+    if (!anew) { name = wanted; record = null; at = -1; sheet = null; unchanged = 0; offer(); }
+    const known = names.includes(name); // of others there is nothing to ask for
+    const found = known ? await fetch(rootUrl(`v1/models/${encodeURIComponent(name)}/training`)).then((r) => (r.ok ? r.json() : null), () => (anew ? record : null)) : null;
     if (mine !== round) return;
     const grown = !record || !found || found.points.length !== record.points.length || found.pictures.length !== record.pictures.length;
     const last = record && at === record.pictures.length - 1;
     unchanged = grown ? 0 : unchanged + 1;
     record = found;
-    if (grown) { paint(); if (record && record.pictures.length && (at < 0 || last)) pick(record.pictures.length - 1); }
+    if (grown || !record) { paint(); if (record && record.pictures.length && (at < 0 || last)) pick(record.pictures.length - 1); }
     if (record && unchanged < PATIENCE) timer = setTimeout(again, AGAIN_MS);
+  }
+  /** Other records than the model's own: a button each. */
+  function offer() {
+    const all = [model, ...names.filter((one) => one !== model)], box = $('.um-training-names');
+    box.hidden = all.length < 2;
+    box.replaceChildren(...all.map((one) => {
+      const button = document.createElement('button');
+      button.type = 'button'; button.className = 'um-button um-chip'; button.textContent = one;
+      button.setAttribute('aria-pressed', String(one === name));
+      button.addEventListener('click', () => { show(one); [...box.children][all.indexOf(one)].focus(); });
+      return button;
+    }));
   }
   function again() { if (element.isConnected && element.checkVisibility()) show(name, true); else timer = setTimeout(again, AGAIN_MS); }
 
@@ -63,7 +85,9 @@ function createTraining(element, words) {
   }
   /** A column a photo: what the model saw, what it makes of it at this step, what was there. */
   function photos() {
-    const count = Math.round(sheet.naturalHeight / TILE), box = $('.um-training-sheet');
+    const { naturalWidth: w, naturalHeight: h } = sheet, box = $('.um-training-sheet');
+    const count = (record.photos || []).length || Math.round(h / TILE);
+    const top = (row) => (count > 1 ? (row * (h - TILE)) / (count - 1) : 0), middle = (w - TILE) / 2; // a sheet may have gaps
     while (box.children.length > count) box.lastElementChild.remove();
     while (box.children.length < count) {
       const canvas = document.createElement('canvas');
@@ -74,10 +98,10 @@ function createTraining(element, words) {
       const half = TILE / 2 - 4, cx = canvas.getContext('2d');
       canvas.width = TILE; canvas.height = TILE + 8 + half;
       // The middle column, large; the other two side by side beneath it.
-      cx.drawImage(sheet, TILE, row * TILE, TILE, TILE, 0, 0, TILE, TILE);
-      cx.drawImage(sheet, 0, row * TILE, TILE, TILE, 0, TILE + 8, half, half);
-      cx.drawImage(sheet, 2 * TILE, row * TILE, TILE, TILE, TILE - half, TILE + 8, half, half);
-      canvas.setAttribute('aria-label', words('learn.training_alt', { i: row + 1, s: number(record.pictures[at].step) }));
+      cx.drawImage(sheet, middle, top(row), TILE, TILE, 0, 0, TILE, TILE);
+      cx.drawImage(sheet, 0, top(row), TILE, TILE, 0, TILE + 8, half, half);
+      cx.drawImage(sheet, w - TILE, top(row), TILE, TILE, TILE - half, TILE + 8, half, half);
+      canvas.setAttribute('aria-label', words('learn.training_alt', { i: (record.photos || [])[row] || row + 1, s: number(record.pictures[at].step) }));
     });
   }
   $('.um-training-step').addEventListener('input', (event) => pick(Number(event.target.value)));
@@ -123,5 +147,5 @@ function createTraining(element, words) {
     canvas.setAttribute('aria-label', words('learn.curve_alt', { a: number(points[0].loss, 2), b: number(points[points.length - 1].loss, 2), s: number(end) }));
   }
   new ResizeObserver(redraw).observe($('.um-curve-canvas'));
-  return { show, redraw, speak() { if (name) paint(); if (sheet) photos(); } };
+  return { of, redraw, speak() { if (name) paint(); if (sheet) photos(); } };
 }

@@ -43,7 +43,7 @@ async function reconstruct({ picture, fields }, change, panels, signal) {
 function single({ cover, samples, panels, ...fields }) { return fields; }
 
 async function follow(state) {
-  training.show(state.model.name);
+  training.of(state.model.name);
   if (!state.picture || !state.fields.strategy) { status('learn.loading'); return; }
   if (asked.picture === state.picture && asked.fields === JSON.stringify(state.fields)) return;
   asked = { picture: state.picture, fields: JSON.stringify(state.fields) };
@@ -129,7 +129,7 @@ function steps() {
     card.querySelector('.um-step-title').textContent = `${i + 1} ${words(title, values)}`;
     card.querySelector('.um-step-fact').textContent = words(fact, values);
     card.querySelector('.um-share-bar').style.setProperty('--share', `${share * 100}%`);
-    card.querySelector('.um-step-share').textContent = words('learn.share', { x: share ? (share < 0.01 ? '< 1' : number(share * 100, 0)) : '0' });
+    card.querySelector('.um-step-share').textContent = share > 0 && share < 0.005 ? words('learn.share_small') : words('learn.share', { x: number(share * 100, 0) });
     card.setAttribute('aria-pressed', String(name === selected));
     if (name === selected) { card.setAttribute('aria-describedby', detail.id); card.after(detail); } else card.removeAttribute('aria-describedby');
     drawStep(card.querySelector('canvas'), name, view.scene, 176);

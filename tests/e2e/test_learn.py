@@ -1,0 +1,195 @@
+"""The How it works tab: the visitor's own request opened up, true sizes, and how the model learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from playwright.sync_api import Browser
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import SIZES, MAEConfig
+from model.network import MAE
+from tests.conftest import started_server
+from tests.e2e.conftest import OpenPage
+from tests.e2e.explore_page import ExplorePage
+from tests.e2e.tabs import axe_findings, foreign, open_tab
+
+pytestmark = pytest.mark.e2e
+
+COST = Path(__file__).resolve().parents[2] / "ui" / "assets" / "learn-cost.js"
+
+
+def costs(browser: Browser, config: MAEConfig, visible: int) -> dict[str, Any]:
+    """What the page's own formula says."""
+    page = browser.new_page()
+    script = f"([model, n, v]) => {{ {COST.read_text(encoding='utf-8')} return stageCosts(model, n, v); }}"
+    found: dict[str, Any] = page.evaluate(script, [config.to_dict(), config.patches, visible])
+    page.close()
+    return found
+
+
+@pytest.mark.parametrize("name", ["debug", "small", "vit_base"])
+def test_the_shares_of_work_are_what_torch_counts(browser: Browser, name: str) -> None:
+    config = SIZES[name]
+    visible = config.patches // 4
+    network = MAE(config).to("meta")  # counted, never computed
+    with torch.device("meta"):
+        image = torch.empty(1, 3, config.image_size, config.image_size)
+        keep = torch.empty(1, visible, dtype=torch.int64)
+        restore = torch.empty(1, config.patches, dtype=torch.int64)
+        with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            counted = []
+            for run in (lambda: network.encode(image, keep), lambda: network(image, keep, restore)):
+                with FlopCounterMode(display=False) as counter:
+                    run()
+                counted.append(counter.get_total_flops() / 2)  # it counts a multiply-add as two
+    stages = costs(browser, config, visible)["stages"]
+    encoder = stages["tokens"]["work"] + stages["encoder"]["work"]
+    assert encoder == pytest.approx(counted[0], rel=1e-3)
+    assert sum(stage["work"] for stage in stages.values()) == pytest.approx(counted[1], rel=1e-3)
+    learned = sum(parameter.numel() for parameter in network.parameters())
+    assert sum(stage["learned"] for stage in stages.values()) == learned
+
+
+def test_the_paper_figures_follow_from_the_formula(browser: Browser) -> None:
+    """ViT-L: the decoder takes a quarter, and mask tokens in the encoder would cost 3.2 times as much."""
+    found = costs(browser, SIZES["vit_large"], 49)
+    assert found["stages"]["decoder"]["share"] == pytest.approx(0.254, abs=0.002)
+    assert found["everywhere"] / found["work"] == pytest.approx(
+        3.22, abs=0.03
+    )  # we project visible patches only
+
+
+@pytest.fixture
+def learn(new_page: OpenPage) -> ExplorePage:
+    return open_tab(new_page(), "learn")
+
+
+def test_the_steps_tell_the_sizes_of_this_request(learn: ExplorePage) -> None:
+    titles = learn.one(".um-step-title").all_inner_texts()
+    assert titles == [
+        "1 Cut into patches", "2 Hide 75%", "3 Tokens", "4 Encoder", "5 Put mask tokens back", "6 Decoder",
+        "7 Back to pixels",
+    ]  # fmt: skip
+    facts = " ".join(learn.one(".um-step-fact").all_inner_texts())
+    for part in ("196 squares of 16 × 16", "147 are dropped, 49 stay", "768 numbers", "147 copies"):
+        assert part in facts
+    shares = learn.one(".um-step-share").all_inner_texts()
+    assert len(shares) == 7
+    assert learn.one(".um-step-detail h2").inner_text() == "Encoder"
+    learn.one(".um-step[data-step=mask_tokens]").click()
+    detail = learn.one(".um-step-detail").inner_text()
+    assert "[B, K+1, D] = 1 × 50 × 256" in detail
+    assert "[B, L+1, d] = 1 × 197 × 192" in detail
+    learn.screenshot("learn-1440-light", full=True)
+
+
+def test_the_steps_work_by_keyboard(learn: ExplorePage) -> None:
+    learn.one(".um-step").first.focus()
+    learn.page.keyboard.press("Enter")
+    assert learn.one(".um-step-detail h2").inner_text() == "Cut into patches"
+    learn.page.keyboard.press("Tab")
+    learn.page.keyboard.press("Space")
+    assert learn.one(".um-step-detail h2").inner_text() == "Hide 75%"
+    assert learn.evaluate("document.activeElement.dataset.step") == "visible"
+    assert learn.one(".um-step[aria-pressed=true]").count() == 1
+
+
+def test_the_tab_follows_what_is_done_on_explore(new_page: OpenPage) -> None:
+    page = new_page()
+    page.url += "?pic=cat&strategy=block&ratio=0.5&seed=3"
+    learn = open_tab(page, "learn")
+    assert learn.one(".um-step-title").all_inner_texts()[1] == "2 Hide 50%"
+    sent = learn.sent()[-2]
+    assert {key: sent[key] for key in ("strategy", "ratio", "seed")} == {
+        "strategy": "block",
+        "ratio": "0.50",
+        "seed": "3",
+    }
+
+
+def test_visible_patches_are_seen_to_come_out_worse(learn: ExplorePage) -> None:
+    hidden, visible = learn.one(".um-loss-raw-fact b").all_inner_texts()
+    assert 1 < float(hidden.rstrip("%")) < 40
+    assert 1 < float(visible.rstrip("%")) < 60
+    assert learn.canvas(".um-loss-raw") != learn.canvas(".um-loss-pasted")
+
+
+def test_both_questions_are_answered_with_pictures(learn: ExplorePage) -> None:
+    learn.one(".um-positions-hidden-fact:not(:empty)").wait_for()
+    assert learn.sent()[-1]["positions"] == "hidden_only"
+    assert learn.canvas(".um-positions-both") == learn.canvas(".um-loss-raw")
+    assert learn.canvas(".um-positions-hidden") != learn.canvas(".um-positions-both")
+    assert learn.one(".um-normalised-tiles canvas").count() == 3
+    assert "does not need them" in learn.one(".um-normalised-answer").inner_text()
+
+
+def test_the_shipped_model_shows_its_own_curve(learn: ExplorePage) -> None:
+    learn.one(".um-curve-canvas").wait_for()
+    assert "The loss fell from" in learn.one(".um-training-lead").inner_text()
+    assert "The loss falls from" in (learn.one(".um-curve-canvas").get_attribute("aria-label") or "")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (768, "dark"), (390, "dark"), (320, "light")])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_it_fits_and_axe_finds_nothing(new_page: OpenPage, width: int, scheme: str, language: str) -> None:
+    learn = open_tab(new_page((width, 900), scheme), "learn", language)
+    assert learn.evaluate("document.documentElement.scrollWidth") <= width
+    assert axe_findings(learn) == set()
+    if language == "zh":
+        assert foreign(learn, "#unmask-learn") <= {
+            "B",
+            "L",
+            "K",
+            "P",
+            "D",
+            "d",
+            "python",
+            "m",
+            "model",
+            "pretrain",
+        }
+    learn.screenshot(f"learn-{width}-{scheme}-{language}", full=True)
+
+
+@pytest.fixture(scope="module")
+def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that watches a training run of three photos and two pictures so far."""
+    run = tmp_path_factory.mktemp("runs") / "going-on"
+    (run / "pictures").mkdir(parents=True)
+    points = [{"step": s, "samples": 32 * s, "loss": 2 - s / 100, "lr": 0.5} for s in (10, 20, 30, 40)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    listed = []
+    for step, shade in ((10, 40), (40, 200)):
+        name = f"step-{step:07d}.webp"
+        Image.new("RGB", (672, 672), (shade, shade, shade)).save(run / "pictures" / name, lossless=True)
+        listed.append({"step": step, "samples": 32 * step, "file": name})
+    index = {"photos": ["one", "two", "three"], "pictures": listed}
+    (run / "pictures" / "index.json").write_text(json.dumps(index))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNMASK_RUN", str(run))
+        with started_server(tmp_path_factory.mktemp("log") / "server.log") as url:
+            yield url
+
+
+def test_a_slider_walks_through_the_pictures_of_a_run(new_page: OpenPage, run_url: str) -> None:
+    learn = open_tab(new_page(url=run_url), "learn")
+    learn.one(".um-training-names button", has_text="going-on").click()
+    learn.one(".um-training-sheet canvas").first.wait_for()
+    assert learn.one(".um-training-sheet canvas").count() == 3
+    assert learn.one(".um-training-now").inner_text() == "step 40 · 1,280 photos · loss 1.6"
+    shade = "document.querySelector('.um-training-sheet canvas').getContext('2d').getImageData(9, 9, 1, 1).data[0]"
+    learn.page.wait_for_function(f"{shade} === 200")
+    learn.one("#um-training-step").focus()
+    learn.page.keyboard.press("ArrowLeft")
+    learn.page.wait_for_function(f"{shade} === 40")
+    assert learn.one(".um-training-now").inner_text() == "step 10 · 320 photos · loss 1.9"
+    assert "one" in (learn.one(".um-training-sheet canvas").first.get_attribute("aria-label") or "")
+    assert axe_findings(learn) == set()
+    learn.screenshot("learn-training", full=True)
