@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from model import verbs as pictures
 from model.checkpoints import verbs as checkpoints
 from model.errors import UnmaskError
 
@@ -24,61 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: {error} {error.hint}", file=sys.stderr)
         return 2
     return 0
-
-
-def _reconstruct(given: argparse.Namespace) -> None:
-    from model.reconstruct import Options, check_panels, load
-
-    panels = tuple(given.panels.split(","))
-    check_panels(panels)
-    options = Options(
-        strategy=given.strategy,
-        ratio=given.ratio,
-        hidden_count=given.hidden_count,
-        seed=given.seed,
-        indices=_indices(given.indices),
-        drawing=_read(given.drawing) if given.drawing else None,
-        interpolation=given.interpolation,
-    )
-    result = load(given.weights, given.device)(_read(given.photo), options)
-    if given.json:
-        print(json.dumps(result.to_dict(panels)))
-        return
-    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.png")
-    out.write_bytes(result.sheet(panels))
-    mask, own, fill = result.job.mask, result.metrics, result.metrics["plain_fill"]
-    print(
-        f"{out}: hid {mask.hidden_count} of {mask.hidden.size} patches ({options.strategy}, seed {result.job.seed}); "
-        f"colours there are off by {own['colour_error_percent']:.1f} % on average "
-        f"(a plain fill: {fill['colour_error_percent']:.1f} %)."
-    )
-
-
-def _indices(text: str | None) -> tuple[int, ...] | None:
-    from model.errors import MaskError
-
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise MaskError(
-            "--indices is no list of whole numbers.",
-            code="mask-indices",
-            hint="Write them like 0,1,14,15.",
-            field="indices",
-        ) from None
-
-
-def _read(path: Path) -> bytes:
-    from model.errors import ImageError
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(
-            f"{path} cannot be read ({error.strerror}).", code="image-missing", hint="Check the path."
-        ) from error
 
 
 def _pretrain(given: argparse.Namespace) -> None:
@@ -135,23 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    verb = verbs.add_parser("reconstruct", help="hide patches of a photo and repaint them")
-    verb.set_defaults(verb=_reconstruct)
-    verb.add_argument("photo", type=Path)
-    verb.add_argument("--out", type=Path, help="PNG to write (default: PHOTO-unmasked.png)")
-    verb.add_argument("--strategy", default="random", help="random, block, grid, indices or drawing")
-    verb.add_argument("--ratio", help="share hidden, above 0 and below 1 (default 0.75)")
-    verb.add_argument("--hidden-count", type=int, help="patches to hide, instead of --ratio")
-    verb.add_argument("--seed", type=int, help="same seed, same mask (default: drawn and told)")
-    verb.add_argument("--indices", help="hidden patches, row by row from 0, like 0,1,14,15")
-    verb.add_argument("--drawing", type=Path, help="black and white picture, white = hidden")
-    verb.add_argument(
-        "--panels", default="masked,reconstruction,original", help="panels side by side, comma list"
-    )
-    verb.add_argument("--interpolation", action="store_true", help="also score linear interpolation")
-    verb.add_argument("--json", action="store_true", help="print the service's JSON answer instead of a PNG")
-    _device_and_weights(verb)
-
+    pictures.add(verbs)
     _add_training_verbs(verbs)
     questions = verbs.add_parser("evaluate", help="measure a model").add_subparsers(
         required=True, metavar="QUESTION"
@@ -201,11 +131,6 @@ def _add_training_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParse
     verb.add_argument("--side", type=int, default=256, help="short side at most, pixels (default 256)")
     verb.add_argument("--per-shard", type=int, default=2000, help="photos a shard (default 2000)")
     verb.add_argument("--workers", type=int, default=1, help="threads (default 1)")
-
-
-def _device_and_weights(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--weights", type=Path, help="weight file (default: the shipped small model)")
-    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""How many photos were named rightly, how sure that is, and what was taken for what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.evaluate.labelled import Labels
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Answers against the truth.
+
+    Attributes:
+        counts: ``[C, C] int64``: row the truth, column the answer.
+        classes: Their names.
+    """
+
+    counts: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, answers: Labels, truth: Labels, classes: tuple[str, ...]) -> Accuracy:
+        """Count answers ``[N]`` against the truth ``[N]``."""
+        size = len(classes)
+        counts = np.bincount(truth * size + answers, minlength=size * size).reshape(size, size)
+        return cls(counts.astype(np.int64), classes)
+
+    @property
+    def percent(self) -> float:
+        """Share right, in percent."""
+        return 100 * float(np.trace(self.counts)) / int(self.counts.sum())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true share lies at 95 %, in percent (Wilson): what these photos alone leave open."""
+        n, p, z = int(self.counts.sum()), self.percent / 100, 1.959964
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return 100 * (middle - half), 100 * (middle + half)
+
+    def words(self) -> str:
+        """One line for people: share and interval."""
+        low, high = self.interval
+        return f"{self.percent:.1f} % (95 %: {low:.1f} to {high:.1f})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        rows = self.counts.sum(axis=1)
+        return {
+            "percent": round(self.percent, 3),
+            "interval_95": [round(bound, 3) for bound in self.interval],
+            "photos": int(self.counts.sum()),
+            "classes": {
+                name: round(100 * float(self.counts[place, place]) / max(int(rows[place]), 1), 2)
+                for place, name in enumerate(self.classes)
+            },
+            "confusion": self.counts.tolist(),
+        }

@@ -1,0 +1,102 @@
+"""Augmented photos for training a classifier: timm's transforms and mixtures, each draw a function of its number.
+
+timm draws from the global generators of Python, numpy and torch. Here they are set from (seed, epoch, photo) or
+(seed, step) around each use and put back after it: a run goes on at any step as if it had not stopped, with any
+number of processes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import to_pil_image
+
+from model.config import IMAGE_MEAN, IMAGE_STD
+from model.evaluate.labelled import Labelled
+from model.masking import noise
+
+
+@contextmanager
+def seeded(key: int, device: torch.device | None = None) -> Iterator[None]:
+    """Global generators set from a key inside the block, and as they were after it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(key)
+        np.random.seed(key % 2**32)
+        torch.manual_seed(key % 2**63)  # noqa: TID251 (inside fork_rng: the caller's generator is kept)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class Augmented(Dataset[tuple[Tensor, int]]):
+    """Photos as they are trained on: crop, flip, RandAugment, erasing; ImageNet-normalised.
+
+    Args:
+        data: Which.
+        side: Of the square crop, pixels.
+        auto_augment: timm's text for it, or None.
+        erasing: Probability of a random patch of noise.
+    """
+
+    def __init__(self, data: Labelled, side: int, auto_augment: str | None, erasing: float) -> None:
+        self._data = data
+        self._transform: Any = create_transform(
+            side, is_training=True, auto_augment=auto_augment, interpolation="bicubic", color_jitter=0.0,
+            re_prob=erasing, re_mode="pixel", re_count=1, mean=IMAGE_MEAN, std=IMAGE_STD,
+        )  # fmt: skip
+
+    def __getitem__(self, sample: tuple[int, int]) -> tuple[Tensor, int]:
+        """Photo ``[3, S, S]`` and label of a sample: (photo's number, key of its draws)."""
+        number, key = sample
+        picture = to_pil_image(self._data.photos.decode(number))
+        with seeded(key):
+            return self._transform(picture), int(self._data.labels[number])
+
+
+class Samples:
+    """Which photos a step takes: every photo once an epoch, in an order of its own.
+
+    Args:
+        photos: How many there are.
+        batch_size: Photos a step.
+        seed: Decides everything.
+    """
+
+    def __init__(self, photos: int, batch_size: int, seed: int) -> None:
+        self._photos, self._size, self._seed = photos, batch_size, seed
+        self._epoch = lru_cache(maxsize=2)(self._draw)
+
+    def __call__(self, step: int) -> list[tuple[int, int]]:
+        """Samples of a step: (photo, key)."""
+        places = [divmod(step * self._size + place, self._photos) for place in range(self._size)]
+        return [self._epoch(epoch)[place] for epoch, place in places]
+
+    def _draw(self, epoch: int) -> list[tuple[int, int]]:
+        keys = noise(np.array([(self._seed << 20) + epoch], dtype=np.uint64), self._photos)[0]
+        order = np.argsort(keys, kind="stable")
+        return [(int(number), int(keys[number] >> np.uint64(1))) for number in order]
+
+
+def batches(data: Augmented, samples: Samples, first: int, last: int, workers: int) -> Iterator[Any]:
+    """Images and labels of the steps ``first`` to ``last`` - 1, made by ``workers`` processes (0: by this one)."""
+    loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+        data,
+        batch_sampler=(samples(step) for step in range(first, last)),  # type: ignore[arg-type]  # numbers and keys
+        num_workers=workers,
+        # Forking a process that has threads may hang.
+        multiprocessing_context="spawn" if workers else None,
+    )
+    return iter(loader)

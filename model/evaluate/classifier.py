@@ -1,0 +1,122 @@
+"""An encoder turned into a classifier: timm's ViT, its mean of the patches, a new norm and a new layer.
+
+Source: arXiv 2111.06377, appendix A.1 and its public code: mean pooling instead of the class token, first weights
+of the last layer of 2e-5, rates that fall from layer to layer towards the input (BEiT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from model.config import MAEConfig
+from model.errors import DataError
+from model.evaluate.features import Encoder
+from model.network import MAE
+
+
+def scratch(config: MAEConfig, seed: int, name: str) -> Encoder:
+    """An encoder of random weights."""
+    network = MAE(config)
+    network.init_weights(torch.Generator().manual_seed(seed))
+    return Encoder(network, name, f"random weights, seed {seed}")
+
+
+def build(encoder: Encoder, classes: int, *, drop_path: float, seed: int) -> VisionTransformer:
+    """A classifier that begins with the weights of an encoder.
+
+    Args:
+        encoder: Trained or random; all but its last norm is taken, as in the paper's code.
+        classes: How many.
+        drop_path: Stochastic depth of the last block; it grows linearly from 0.
+        seed: Of the last layer's first weights.
+    """
+    config = encoder.config
+    norm_layer: Any = partial(nn.LayerNorm, eps=1e-6)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251 (weights of the new layer only, and the caller's generator is kept)
+        vit = VisionTransformer(
+            img_size=config.image_size, patch_size=config.patch_size, num_classes=classes, global_pool="avg",
+            embed_dim=config.width, depth=config.depth, num_heads=config.heads, mlp_ratio=config.mlp_ratio,
+            norm_layer=norm_layer, drop_path_rate=drop_path,
+        )  # fmt: skip
+        nn.init.trunc_normal_(vit.head.weight, std=2e-5)
+        nn.init.zeros_(vit.head.bias)
+    weights = {name: value for name, value in encoder.weights().items() if not name.startswith("norm.")}
+    own = vit.state_dict()
+    assert set(own) - set(weights) == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    vit.load_state_dict({**own, **weights})
+    return vit
+
+
+def freeze(vit: VisionTransformer, blocks: float) -> None:
+    """Leave only the last blocks, the norm and the last layer to learn.
+
+    Args:
+        vit: A classifier.
+        blocks: How many; a half is the MLP half of the next block, with its norm (paper, fig. 9).
+
+    Raises:
+        DataError: It is no multiple of a half between 0 and the depth.
+    """
+    depth = len(vit.blocks)
+    if not 0 <= blocks <= depth or (2 * blocks) % 1:
+        raise DataError(
+            f"blocks is {blocks:g}; it must be 0, 0.5, 1, ... up to {depth}.",
+            code="blocks",
+            hint="Give the number of last blocks to train; 0.5 is the MLP half of the last one.",
+            field="blocks",
+        )
+    vit.requires_grad_(False)
+    for module in (vit.fc_norm, vit.head):
+        module.requires_grad_(True)
+    for number in range(depth - int(blocks), depth):
+        vit.blocks[number].requires_grad_(True)
+    if blocks % 1:
+        block: Any = vit.blocks[depth - int(blocks) - 1]
+        block.norm2.requires_grad_(True)
+        block.mlp.requires_grad_(True)
+
+
+def train_mode(vit: VisionTransformer) -> None:
+    """Training mode, with stochastic depth only where something learns."""
+    vit.train()
+    for block in vit.blocks:
+        if not any(parameter.requires_grad for parameter in block.parameters()):
+            block.eval()
+
+
+def layer_of(name: str, depth: int) -> int:
+    """0 for the embedding, i + 1 for block i, depth + 1 for what comes after."""
+    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed."):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
+
+
+def parameter_groups(vit: VisionTransformer, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """What learns, by layer and decay; ``lr_scale`` is layer_decay to the distance from the end.
+
+    One-dimensional parameters, positions and class token are not decayed.
+    """
+    depth = len(vit.blocks)
+    groups: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, parameter in _learning(vit):
+        decayed = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
+        groups.setdefault((layer_of(name, depth), decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decayed else 0.0,
+            "lr_scale": layer_decay ** (depth + 1 - layer),
+        }
+        for (layer, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _learning(vit: VisionTransformer) -> Iterator[tuple[str, Tensor]]:
+    return ((name, parameter) for name, parameter in vit.named_parameters() if parameter.requires_grad)

@@ -1,0 +1,201 @@
+"""What the encoder says about whole photos: its class token and the mean of its patches, without any decoder.
+
+Features are kept on disk under the weights' digest and the photos' places, part by part: the next question
+about the same model and photos waits for nothing, and an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, resize
+from tqdm import tqdm
+
+from model.checkpoints import layouts, shapes, store
+from model.checkpoints.files import open_raw, refuse, replacing
+from model.checkpoints.shapes import Given
+from model.network import MAE
+from model.pretrain.data import Photos
+
+#: A photo to judge is scaled to side / CROP_SHARE and its centre taken: 256 and 224 pixels, as in the paper.
+CROP_SHARE = 0.875
+#: Photos whose features lie in one file.
+PART = 1024
+#: What the decoder is made of.
+_DECODER = (
+    "decoder_embed",
+    "decoder_blocks",
+    "decoder_norm",
+    "decoder_pred",
+    "mask_token",
+    "decoder_pos_embed",
+)
+
+
+class Encoder(nn.Module):
+    """The encoder of an MAE alone, on whole images.
+
+    Args:
+        network: Its decoder is thrown away.
+        name: Of the model.
+        digest: Of its weight file.
+    """
+
+    def __init__(self, network: MAE, name: str = "", digest: str = "") -> None:
+        super().__init__()
+        for part in _DECODER:
+            if hasattr(network, part):
+                delattr(network, part)
+        self.network = network
+        self.config = network.config
+        self.name = name
+        self.digest = digest
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens ``[B, 1+L, D]`` after the last norm, class token first, of ``images [B, 3, H, W]`` in 0..1."""
+        image = self.network.normalise(images)
+        everything = torch.arange(self.config.patches, device=images.device).expand(len(images), -1)
+        return self.network.encode(image, everything)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The encoder's tensors under their public names, positions included: what timm's ViT has too."""
+        return {
+            name: value for name, value in self.network.state_dict().items() if not name.startswith("image_")
+        }
+
+
+def load_encoder(path: Path, given: Given | None = None) -> Encoder:
+    """The encoder of any file that holds one, with or without a decoder beside it.
+
+    Args:
+        path: A file or folder of any known layout.
+        given: What it may not say.
+
+    Raises:
+        CheckpointError: It cannot be read, or is a classifier without the encoder's last norm.
+    """
+    raw = open_raw(path)
+    house = layouts.recognise(raw).to_house(raw.tensors)
+    kind = layouts.content(house)
+    if kind == "classifier":
+        raise refuse(
+            f"{path.name} is a fine-tuned classifier without the encoder's last norm",
+            "Give the pre-trained file that it was made from.",
+            "classifier",
+        )
+    given = given or Given()
+    target, _ = shapes.find_target(raw, given)
+    config = shapes.infer_config(raw, house, given, target or "pixel")
+    store.check(store.skeleton(config), house, path.name, kind)
+    network = MAE(config)
+    own = network.state_dict()
+    for key, value in house.items():
+        if not key.startswith("decoder_") and key in own:
+            own[key].copy_(value)
+    facts = shapes.stored_facts(raw)
+    return Encoder(network.eval(), str(facts.get("name", path.stem)), raw.digest)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the encoder says of N photos, ``[N, D] float32`` each: the class token, and the mean of the patches."""
+
+    cls: Tensor
+    mean: Tensor
+
+    def of(self, pool: str) -> Tensor:
+        """By name: ``cls`` or ``mean``."""
+        return self.mean if pool == "mean" else self.cls
+
+
+def whole(photo: Tensor, side: int) -> Tensor:
+    """A photo ``[3, H, W] uint8`` as it is judged: short side to ``side / CROP_SHARE``, the centre square."""
+    scaled = resize(photo, [round(side / CROP_SHARE)], InterpolationMode.BICUBIC, antialias=True)
+    return center_crop(scaled, [side, side])
+
+
+def pooled(tokens: Tensor) -> Tensor:
+    """Class token and mean of the patches, ``[B, 2, D]``, of tokens ``[B, 1+L, D]``."""
+    return torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
+
+
+@torch.inference_mode()
+def extract(
+    encoder: Encoder, photos: Photos, cache: Path, *, device: torch.device, workers: int = 1, batch: int = 32
+) -> Features:
+    """Features of all photos, from ``cache`` as far as they are there.
+
+    Args:
+        encoder: On any device; it is moved.
+        photos: Whose.
+        cache: Folder of the parts.
+        device: Where to compute.
+        workers: Decoding threads.
+        batch: Photos in one pass.
+
+    Raises:
+        DataError: A photo cannot be decoded; named.
+    """
+    encoder = encoder.to(device).eval()
+    parts: list[Tensor] = []
+    cache.mkdir(parents=True, exist_ok=True)
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool,
+        tqdm(total=len(photos), desc="features", unit="photo") as bar,
+    ):
+        for start in range(0, len(photos), PART):
+            numbers = range(start, min(start + PART, len(photos)))
+            file = cache / f"{_key(encoder, photos, numbers)}.safetensors"
+            if file.is_file():
+                parts.append(load_file(file)["features"])
+                bar.update(len(numbers))
+                continue
+            made = []
+            for images in _batches(photos, numbers, encoder.config.image_size, batch, pool):
+                made.append(pooled(_tokens(encoder, images.to(device))).float().cpu())
+                bar.update(len(images))
+            parts.append(torch.cat(made))
+            with replacing(file) as part:
+                save_file({"features": parts[-1]}, part)
+    both = torch.cat(parts)
+    return Features(both[:, 0].contiguous(), both[:, 1].contiguous())
+
+
+def _tokens(encoder: Encoder, images: Tensor) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+        return encoder(images.float() / 255)
+
+
+def _batches(
+    photos: Photos, numbers: range, side: int, batch: int, pool: ThreadPoolExecutor
+) -> Iterator[Tensor]:
+    """Photos as judged, ``[B, 3, S, S] uint8``, decoded ahead by the pool."""
+    loaded = pool.map(lambda number: whole(photos.decode(number), side), numbers)
+    waiting: list[Tensor] = []
+    for image in loaded:
+        waiting.append(image)
+        if len(waiting) == batch:
+            yield torch.stack(waiting)
+            waiting = []
+    if waiting:
+        yield torch.stack(waiting)
+
+
+def _key(encoder: Encoder, photos: Photos, numbers: range) -> str:
+    """What decides a part's features, as a file name."""
+    places: list[Any] = [
+        [entry.path.name, entry.name, entry.offset, entry.size]
+        for entry in (photos.entries[number] for number in numbers)
+    ]
+    facts = [encoder.digest, encoder.config.image_size, CROP_SHARE, places]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]

@@ -1,0 +1,318 @@
+"""Fine-tuning the encoder, all of it or its last blocks, and the same network from random weights.
+
+    photos -> RandAugment, mixup, cutmix -> timm's ViT -> AdamW, cosine, layer-wise decay -> accuracy of the last step
+
+Source: arXiv 2111.06377, tables 9 (with what its public code uses for ViT-B) and 11, fig. 9. Warm-up is a share
+of the run here, so that short runs have one too. Budgets are epochs or minutes; the photos to judge by are looked
+at once, after the last step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import create_optimizer_v2
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor
+from tqdm import tqdm
+
+from model.checkpoints.files import replacing
+from model.config import IMAGE_MEAN, IMAGE_STD
+from model.errors import DataError
+from model.evaluate import classifier, pages, plots, state
+from model.evaluate.accuracy import Accuracy
+from model.evaluate.augment import Augmented, Samples, batches, seeded
+from model.evaluate.features import whole
+from model.evaluate.labelled import Labelled
+from model.evaluate.task import Task
+
+#: Steps that are timed, after one that is not, to turn minutes into steps.
+_TIMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a classifier is trained.
+
+    Attributes:
+        kind: ``finetune``, ``partial`` or ``scratch``.
+        blocks: Last blocks that learn, for ``partial``; a half is an MLP half.
+        epochs: Passes over the training photos; may be a fraction.
+        minutes: Instead: as many steps as fit.
+        batch_size: Photos a step; an even number.
+        base_lr: Learning rate at 256 photos a step.
+        warmup_share: Of the steps.
+        layer_decay: Rate of a layer over the rate of the next one.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        drop_path: Stochastic depth of the last block.
+        mixup: Alpha, 0 for none.
+        cutmix: Alpha, 0 for none.
+        smoothing: Of the labels.
+        auto_augment: timm's text for RandAugment.
+        erasing: Probability of a patch of noise.
+        ema: Decay of an average of the weights, which is then judged.
+        seed: Decides every draw.
+    """
+
+    kind: str = "finetune"
+    blocks: float | None = None
+    epochs: float = 100
+    minutes: float | None = None
+    batch_size: int = 128
+    base_lr: float = 5e-4
+    warmup_share: float = 0.05
+    layer_decay: float = 0.65
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    drop_path: float = 0.1
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    smoothing: float = 0.1
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    erasing: float = 0.25
+    ema: float | None = None
+    seed: int = 0
+
+
+#: What the paper changes when nothing was pre-trained (table 11).
+SCRATCH: dict[str, Any] = {
+    "kind": "scratch", "epochs": 300, "base_lr": 1e-4, "warmup_share": 20 / 300, "layer_decay": 1.0,
+    "weight_decay": 0.3, "betas": (0.9, 0.95), "ema": 0.9999,
+}  # fmt: skip
+
+
+class _Run:
+    """A classifier in training: what a state file holds, and one step of it."""
+
+    def __init__(self, task: Task, settings: Settings, batch_size: int) -> None:
+        self.settings, self.device, self.batch_size = settings, task.device, batch_size
+        classes = len(task.train.classes)
+        vit = classifier.build(task.encoder, classes, drop_path=settings.drop_path, seed=settings.seed)
+        if settings.blocks is not None:
+            classifier.freeze(vit, settings.blocks)
+        self.vit: VisionTransformer = vit.to(task.device)
+        self.optimiser: Any = create_optimizer_v2(
+            classifier.parameter_groups(self.vit, settings.weight_decay, settings.layer_decay),
+            opt="adamw", lr=settings.base_lr * batch_size / 256, betas=settings.betas,
+        )  # fmt: skip
+        self.ema: Any = (
+            ModelEmaV3(self.vit, decay=settings.ema, use_warmup=True) if settings.ema is not None else None
+        )
+        mixed = settings.mixup > 0 or settings.cutmix > 0
+        self._mix: Any = (
+            Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
+            if mixed
+            else None
+        )
+        self._loss: Any = (
+            SoftTargetCrossEntropy() if mixed else LabelSmoothingCrossEntropy(settings.smoothing)
+        )
+        self.step, self.steps = 0, 0
+        self.curve: list[dict[str, float]] = []
+
+    def schedule(self) -> Any:
+        """Learning rate over all steps: linear warm-up, cosine to 1e-6, each layer its share."""
+        warmup = round(self.settings.warmup_share * self.steps)
+        return CosineLRScheduler(
+            self.optimiser, t_initial=max(self.steps - warmup, 1), lr_min=1e-6, warmup_t=warmup,
+            warmup_prefix=True, t_in_epochs=False,
+        )  # fmt: skip
+
+    def backward(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Loss and gradients of one batch; its draws follow from the seed and the step."""
+        images, target = images.to(self.device), labels.to(self.device)
+        with seeded((self.settings.seed << 32) + step, self.device):
+            if self._mix is not None:
+                images, target = self._mix(images, target)
+            classifier.train_mode(self.vit)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                loss = self._loss(self.vit(images).float(), target)
+        loss.backward()
+        return loss.detach()
+
+    def update(self) -> None:
+        """One step of the optimiser and of the average."""
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.vit, step=self.step)
+
+    def to_state(self) -> dict[str, Any]:
+        return {
+            "step": self.step, "steps": self.steps, "curve": self.curve, "vit": self.vit.state_dict(),
+            "optimiser": self.optimiser.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
+        }  # fmt: skip
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.step, self.steps, self.curve = saved["step"], saved["steps"], saved["curve"]
+        self.vit.load_state_dict(saved["vit"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        if self.ema is not None:
+            self.ema.load_state_dict(saved["ema"])
+
+    @property
+    def result(self) -> VisionTransformer:
+        """What is judged."""
+        return self.ema.module if self.ema is not None else self.vit
+
+
+def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> dict[str, Any]:
+    """Train a classifier on the training photos and judge it on the others; all goes to ``task.out``.
+
+    Args:
+        task: The model (trained or random), its photos, the folder. Processes that augment: ``workers``; 0 for none.
+        settings: How.
+        save_every_s: Seconds between two states on disk; the same call goes on from the last one.
+
+    Returns:
+        JSON-ready: setting, steps, curve, and accuracy as ``answer``.
+
+    Raises:
+        DataError: The loss is not finite, or a photo cannot be decoded.
+    """
+    name = _name(task, settings)
+    size = min(settings.batch_size, len(task.train)) // 2 * 2  # mixup pairs photos
+    if size < 2:
+        raise DataError(
+            f"batch_size {settings.batch_size} with {len(task.train)} photos leaves no pair to mix.",
+            code="batch-size",
+            hint="Give at least two photos and a batch of at least two.",
+            field="batch_size",
+        )
+    keep = state.Keeper(task.out / f"{name}.state", {**task.facts(), **asdict(settings)})
+    run = _Run(task, settings, size)
+    if saved := keep.load():
+        run.restore(saved)
+    side = task.encoder.config.image_size
+    data = Augmented(task.train, side, settings.auto_augment, settings.erasing)
+    samples = Samples(len(task.train), size, settings.seed)
+    if run.steps == 0:
+        run.steps = _planned(run, data, samples, len(task.train))
+    began = time.monotonic()
+    _train(run, data, samples, keep, task.workers, save_every_s)
+    minutes = (time.monotonic() - began) / 60
+    found = Accuracy.of(
+        answers(run.result, task.test, side, task.device), task.test.labels, task.train.classes
+    )
+    facts = {
+        **task.facts(), "question": settings.kind, "settings": asdict(settings), "batch_size": size,
+        "steps": run.steps, "samples": run.steps * size, "epochs": round(run.steps * size / len(task.train), 3),
+        "minutes_of_last_call": round(minutes, 2), "answer": found.to_dict(), "curve": run.curve,
+    }  # fmt: skip
+    with replacing(task.out / f"{name}.safetensors") as part:
+        weights = {key: value.cpu().contiguous() for key, value in run.result.state_dict().items()}
+        save_file(weights, part, metadata={"format": "pt", "classes": "\n".join(task.train.classes)})
+    keep.forget()
+    pages.write(
+        task.out, name, f"{settings.kind}: {task.encoder.name}", facts, _blocks(task, name, found, facts)
+    )
+    return facts
+
+
+def _name(task: Task, settings: Settings) -> str:
+    blocks = f"-{settings.blocks:g}" if settings.blocks is not None else ""
+    return f"{settings.kind}{blocks}-{task.tag}"
+
+
+def _planned(run: _Run, data: Augmented, samples: Samples, photos: int) -> int:
+    """Steps in all: from the epochs, or from the time a few of them take (their gradients are thrown away)."""
+    settings = run.settings
+    if settings.minutes is None:
+        return max(math.ceil(settings.epochs * photos / run.batch_size - 1e-9), 1)
+    for number, (images, labels) in enumerate(batches(data, samples, 0, 1 + _TIMED, 0)):
+        if number == 1:
+            began = time.monotonic()
+        run.backward(images, labels, number)
+        run.optimiser.zero_grad(set_to_none=True)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return max(int(settings.minutes * 60 * _TIMED / (time.monotonic() - began)), 1)
+
+
+def _train(
+    run: _Run, data: Augmented, samples: Samples, keep: state.Keeper, workers: int, save_every_s: float
+) -> None:
+    schedule = run.schedule()
+    every = max(run.steps // 200, 1)
+    losses: list[Tensor] = []
+    saved_at = time.monotonic()
+    bar = tqdm(total=run.steps, initial=run.step, desc=run.settings.kind, unit="step")
+    for images, labels in batches(data, samples, run.step, run.steps, workers):
+        schedule.step_update(run.step)
+        losses.append(run.backward(images, labels, run.step))
+        run.update()
+        bar.update()
+        if run.step % every == 0 or run.step == run.steps:
+            loss = float(torch.stack(losses).mean())
+            losses = []
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"The loss is {loss} after step {run.step}.", code="loss", hint="Lower the learning rate."
+                )
+            rate = max(group["lr"] for group in run.optimiser.param_groups)
+            run.curve.append({"step": run.step, "loss": round(loss, 5), "lr": rate})
+            bar.set_postfix(loss=f"{loss:.3f}")
+            if time.monotonic() - saved_at >= save_every_s:
+                keep.save(run.to_state())
+                saved_at = time.monotonic()
+    bar.close()
+    keep.save(run.to_state())
+
+
+@torch.inference_mode()
+def answers(
+    vit: VisionTransformer, test: Labelled, side: int, device: torch.device, batch: int = 32
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Classes ``[N]`` of whole photos."""
+    vit.eval()
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    named = []
+    for start in tqdm(range(0, len(test), batch), desc="judge", unit="batch"):
+        numbers = range(start, min(start + batch, len(test)))
+        images = torch.stack([whole(test.photos.decode(number), side) for number in numbers]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            named.append(vit((images.float() / 255 - mean) / std).argmax(dim=1).cpu())
+    return torch.cat(named).numpy()
+
+
+def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> list[pages.Block]:
+    curve = facts["curve"]
+    return [
+        f"{task.words()} {facts['steps']} steps of {facts['batch_size']} photos ({facts['epochs']:g} epochs); "
+        "the last step is judged.",
+        pages.Table(
+            ("", "right %", "95 % from", "to"),
+            [(facts["question"], round(found.percent, 2), *(round(bound, 2) for bound in found.interval))],
+        ),
+        pages.Figure(
+            f"{name}-curve",
+            plots.lines(
+                "Training loss", "step", "loss",
+                {"loss": ([line["step"] for line in curve], [line["loss"] for line in curve])},
+            ),
+            "Training loss, with mixed photos and smoothed labels",
+        ),
+        pages.Figure(
+            f"{name}-confusion",
+            plots.confusion("Truth (rows), answer", found.counts, found.classes),
+            "What was taken for what",
+        ),
+    ]  # fmt: skip
+
+
+def load_settings(kind: str, given: dict[str, Any]) -> Settings:
+    """The paper's settings for a question, with what was given on top; None means unchanged."""
+    preset: dict[str, Any] = SCRATCH if kind == "scratch" else {"kind": kind}
+    return Settings(**preset | {key: value for key, value in given.items() if value is not None})

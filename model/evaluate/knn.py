@@ -1,0 +1,78 @@
+"""Nearest neighbours: what the features say with nothing trained on top.
+
+A photo is named by its 20 nearest training photos by cosine, each with the weight exp(cosine / 0.07).
+Source of the protocol: arXiv 1805.01978, sec. 3.4, with k = 20 as self-supervised tables have it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.evaluate import pages, plots
+from model.evaluate.accuracy import Accuracy
+from model.evaluate.task import Task
+
+TEMPERATURE = 0.07
+#: Photos judged at once.
+_CHUNK = 512
+
+
+def classify(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) -> Tensor:
+    """Name photos by their neighbours.
+
+    Args:
+        train: ``[N, D]`` features.
+        labels: ``[N] int64``.
+        test: ``[M, D]`` features.
+        classes: How many there are.
+        k: Neighbours.
+
+    Returns:
+        ``[M] int64``.
+    """
+    train = torch.nn.functional.normalize(train, dim=1)
+    one_hot = torch.nn.functional.one_hot(labels, classes).to(train.dtype)
+    named = []
+    test = torch.nn.functional.normalize(test, dim=1)
+    for start in range(0, len(test), _CHUNK):
+        part = test[start : start + _CHUNK]
+        cosine, nearest = (part @ train.T).topk(min(k, len(train)), dim=1)
+        weight = ((cosine - 1) / TEMPERATURE).exp()  # less one: never overflows, names the same
+        named.append((one_hot[nearest] * weight.unsqueeze(-1)).sum(dim=1).argmax(dim=1))
+    return torch.cat(named)
+
+
+def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
+    """Name the test photos by their neighbours among the training photos; the report goes to ``task.out``.
+
+    Args:
+        task: The model, its photos, the folder.
+        k: Neighbours.
+
+    Returns:
+        JSON-ready: setting, and accuracy by class token and by the mean of the patches.
+    """
+    train, test = task.features()
+    labels = torch.from_numpy(task.train.labels)
+    found = {}
+    for pool in ("cls", "mean"):
+        answers = classify(train.of(pool), labels, test.of(pool), len(task.train.classes), k)
+        found[pool] = Accuracy.of(answers.numpy(), task.test.labels, task.train.classes)
+    facts = {**task.facts(), "question": "knn", "k": k, **{pool: of.to_dict() for pool, of in found.items()}}
+    blocks: list[pages.Block] = [
+        f"{k} nearest neighbours by cosine, weighted. {task.words()}",
+        pages.Table(
+            ("feature", "right %", "95 % from", "to"),
+            [(pool, round(of.percent, 2), *(round(b, 2) for b in of.interval)) for pool, of in found.items()],
+        ),
+        pages.Figure(
+            f"knn-{task.tag}-confusion",
+            plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
+            "What was taken for what",
+        ),
+    ]
+    pages.write(task.out, f"knn-{task.tag}", f"{k}-NN: {task.encoder.name}", facts, blocks)
+    return facts

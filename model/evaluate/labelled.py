@@ -1,0 +1,131 @@
+"""Photos with labels: folders with one subfolder a class, or tar shards whose sidecars name one."""
+
+from __future__ import annotations
+
+import json
+import math
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import DataError
+from model.masking import noise
+from model.pretrain.data import Entry, Photos
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Photos and what each shows.
+
+    Attributes:
+        photos: In a fixed order.
+        labels: ``[N] int64``, numbers into ``classes``.
+        classes: Names of the classes.
+    """
+
+    photos: Photos
+    labels: Labels
+    classes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], classes: tuple[str, ...] | None = None) -> Labelled:
+        """Index folders and shards; photos of a shard whose sidecar has no ``label`` are left out.
+
+        Args:
+            paths: As ``Photos.open`` takes them. A folder's classes are its subfolders; a shard's sidecar has
+                ``label`` (a number) and may have ``class`` (its name).
+            classes: Classes of the training part, for photos that judge a model trained on them.
+
+        Raises:
+            DataError: There are no photos or no labels, or one photo's class is not among ``classes``.
+        """
+        photos = Photos.open(paths)
+        named: list[tuple[Entry, tuple[int, str]]] = []
+        sidecars: dict[Path, dict[str, tuple[int, str]]] = {}
+        for entry in photos.entries:
+            if entry.path.suffix == ".tar":
+                if entry.path not in sidecars:
+                    sidecars[entry.path] = _sidecars(entry.path)
+                label = sidecars[entry.path].get(entry.name.rpartition(".")[0])
+            else:
+                parts = Path(entry.name).parts
+                label = (0, parts[0]) if len(parts) > 1 else None
+            if label is not None:
+                named.append((entry, label))
+        if not named:
+            raise DataError(
+                f"No photo under {', '.join(map(str, paths))} has a label.",
+                code="data-labels",
+                hint="Give folders with one subfolder a class, or shards whose .json sidecars have 'label'.",
+                field="data",
+            )
+        found = tuple(dict.fromkeys(name for _, name in sorted({label for _, label in named})))
+        known = found if classes is None else classes
+        if unknown := sorted(set(found) - set(known)):
+            raise DataError(
+                f"Class {unknown[0]!r} is among the photos to judge and not among those to learn from "
+                f"({', '.join(known[:5])}{', ...' if len(known) > 5 else ''}).",
+                code="data-labels",
+                hint="Give both parts the same classes.",
+                field="data",
+            )
+        number = {name: place for place, name in enumerate(known)}
+        labels = np.array([number[name] for _, (_, name) in named], dtype=np.int64)
+        return cls(Photos(tuple(entry for entry, _ in named)), labels, known)
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.labels)
+
+    def take(self, numbers: NDArray[np.intp]) -> Labelled:
+        """Some of the photos, in the given order; the classes stay."""
+        entries = tuple(self.photos.entries[number] for number in numbers.tolist())
+        return Labelled(Photos(entries), self.labels[numbers], self.classes)
+
+    def split(self, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Numbers of two parts: ``share`` of every class (at least one photo of each), and the rest.
+
+        Which photos is a function of the seed; a smaller share is a part of a larger one.
+        """
+        order = noise(np.array([seed], dtype=np.uint64), len(self))[0]
+        part: list[int] = []
+        for label in range(len(self.classes)):
+            members = np.flatnonzero(self.labels == label)
+            members = members[np.argsort(order[members], kind="stable")]
+            part += members[: math.ceil(share * members.size - 1e-9)].tolist()
+        chosen = np.array(sorted(part), dtype=np.intp)
+        return chosen, np.setdiff1d(np.arange(len(self)), chosen)
+
+    def share(self, share: float, seed: int = 0) -> Labelled:
+        """``share`` of every class.
+
+        Raises:
+            DataError: The share is not above 0 and at most 1.
+        """
+        if not 0 < share <= 1:
+            raise DataError(
+                f"label_share is {share}; it must be above 0 and at most 1.",
+                code="label-share",
+                hint="Give 0.1 for a tenth of the labels.",
+                field="label_share",
+            )
+        return self if share == 1 else self.take(self.split(share, seed)[0])
+
+
+def _sidecars(shard: Path) -> dict[str, tuple[int, str]]:
+    """Label and class name of each key of a shard that has one."""
+    found: dict[str, tuple[int, str]] = {}
+    with tarfile.open(shard) as members:
+        for member in members:
+            stem, _, suffix = member.name.rpartition(".")
+            if suffix == "json" and (file := members.extractfile(member)):
+                facts = json.load(file)
+                if "label" in facts:
+                    found[stem] = (int(facts["label"]), str(facts.get("class", facts["label"])))
+    return found

@@ -1,0 +1,118 @@
+"""A report: one list of texts, tables and pictures, written as JSON, Markdown and a single HTML file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from model.checkpoints.files import replacing
+
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}td,th{padding:.25rem .7rem;
+border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;
+height:auto}code{background:#f3f4f6;padding:.1rem .3rem}"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of words and numbers under a heading line."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | float | int | None]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture that lies beside the report: SVG text or a PNG's bytes."""
+
+    name: str
+    content: str | bytes
+    caption: str
+
+    @property
+    def file(self) -> str:
+        """Its file name."""
+        return f"{self.name}.{'svg' if isinstance(self.content, str) else 'png'}"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Title of a part."""
+
+    text: str
+
+
+Block = str | Table | Figure | Heading
+
+
+def write(out: Path, name: str, title: str, facts: dict[str, Any], blocks: Sequence[Block]) -> Path:
+    """Write ``NAME.json``, ``NAME.md``, ``NAME.html`` and the figures into a folder.
+
+    Args:
+        out: The folder.
+        name: Of the files.
+        title: Of the report.
+        facts: What ``NAME.json`` holds.
+        blocks: What a reader sees, in order.
+
+    Returns:
+        The Markdown file.
+    """
+    for block in blocks:
+        if isinstance(block, Figure):
+            content = block.content
+            _put(out / block.file, content.encode() if isinstance(content, str) else content)
+    _put(out / f"{name}.json", (json.dumps(facts, indent=1) + "\n").encode())
+    body = "".join(map(_html, blocks))
+    html = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    )
+    _put(out / f"{name}.html", html.encode())
+    markdown = out / f"{name}.md"
+    _put(markdown, (f"# {title}\n\n" + "\n\n".join(map(_markdown, blocks)) + "\n").encode())
+    return markdown
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, str):
+        return block
+    if isinstance(block, Heading):
+        return f"## {block.text}"
+    if isinstance(block, Figure):
+        return f"![{block.caption}]({block.file})"
+    lines = ["| " + " | ".join(block.header) + " |", "|---" + "|---:" * (len(block.header) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in block.rows])
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, str):
+        return f"<p>{escape(block)}</p>"
+    if isinstance(block, Heading):
+        return f"<h2>{escape(block.text)}</h2>"
+    if isinstance(block, Figure):
+        if isinstance(block.content, str):
+            return f"<figure>{block.content}<figcaption>{escape(block.caption)}</figcaption></figure>"
+        data = base64.b64encode(block.content).decode()
+        return f'<figure><img alt="{escape(block.caption)}" src="data:image/png;base64,{data}"></figure>'
+    head = "".join(f"<th>{escape(word)}</th>" for word in block.header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row) + "</tr>" for row in block.rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: str | float | int | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _put(file: Path, content: bytes) -> None:
+    with replacing(file) as part:
+        part.write_bytes(content)

@@ -1,0 +1,178 @@
+"""``python -m model evaluate QUESTION``: options in, one function of this room called, what to print out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.evaluate.features import Encoder
+    from model.evaluate.task import Task
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``evaluate`` and its questions to the command line."""
+    questions = verbs.add_parser("evaluate", help="measure a model").add_subparsers(
+        required=True, metavar="QUESTION"
+    )
+    verb = questions.add_parser("reconstruct", help="errors over hidden pixels, beside classical fills")
+    verb.set_defaults(verb=_reconstruct)
+    verb.add_argument("checkpoint", type=Path)
+    verb.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of pictures, or .tar shards"
+    )
+    verb.add_argument("--ratio", default="0.75")
+    verb.add_argument("--strategy", default="random", choices=("random", "block", "grid"))
+    verb.add_argument("--limit", type=int, help="take only this many photos, evenly spaced")
+    verb.add_argument("--json", action="store_true")
+    verb.add_argument("--device")
+
+    verb = questions.add_parser("knn", help="name photos by their nearest neighbours in feature space")
+    verb.set_defaults(verb=_knn)
+    _labelled(verb)
+    verb.add_argument("--k", type=int, default=20, help="neighbours (default 20)")
+
+    verb = questions.add_parser("linear", help="train one linear layer on frozen features")
+    verb.set_defaults(verb=_linear)
+    _labelled(verb)
+    verb.add_argument(
+        "--features",
+        choices=("cached", "augmented"),
+        default="cached",
+        help="of whole photos, once (default), or of random crops every epoch, as in the paper",
+    )
+    verb.add_argument("--epochs", type=int, default=90)
+    verb.add_argument("--lr", type=float, help="instead of one chosen on held-out training photos")
+
+    for kind, words in (
+        ("finetune", "train the whole encoder as a classifier"),
+        ("partial", "the same, for its last blocks alone"),
+        ("scratch", "the same network from random weights, strongly regularised"),
+    ):
+        verb = questions.add_parser(kind, help=words)
+        verb.set_defaults(verb=_finetune, kind=kind)
+        _labelled(verb, checkpoint=kind != "scratch", workers=0)
+        if kind == "scratch":
+            verb.add_argument("--size", default="small", help="vit_base, vit_large, vit_huge, small or debug")
+        if kind == "partial":
+            verb.add_argument(
+                "--blocks",
+                type=float,
+                required=True,
+                help="last blocks that learn; 0.5 is the MLP half of the last",
+            )
+        verb.add_argument("--epochs", type=float, help="default: the paper's 100, from scratch 300")
+        verb.add_argument("--minutes", type=float, help="as many steps as fit, instead of --epochs")
+        verb.add_argument("--batch-size", type=int, help="photos a step (default 128)")
+        verb.add_argument("--base-lr", type=float, help="learning rate at 256 photos a step")
+        verb.add_argument("--layer-decay", type=float, help="rate of a layer over that of the next one")
+
+
+def _labelled(verb: argparse.ArgumentParser, checkpoint: bool = True, workers: int = 1) -> None:
+    if checkpoint:
+        verb.add_argument("checkpoint", type=Path, help="weight file that holds an encoder")
+        verb.add_argument(
+            "--heads", type=int, help="attention heads of the encoder, where the file does not say"
+        )
+    verb.add_argument(
+        "--data", type=Path, nargs="+", required=True,
+        help="photos to learn from: folders with a subfolder a class, or .tar shards with 'label' in the sidecars",
+    )  # fmt: skip
+    verb.add_argument("--test", type=Path, nargs="+", required=True, help="photos to judge by, likewise")
+    verb.add_argument("--out", type=Path, required=True, help="folder for report, curves and kept features")
+    verb.add_argument(
+        "--label-share", type=float, default=1.0, help="share of the labels to learn from (default 1)"
+    )
+    verb.add_argument("--seed", type=int, default=0)
+    what = "decoding threads" if workers else "processes that augment; 0: the one that trains"
+    verb.add_argument("--workers", type=int, default=workers, help=f"{what} (default {workers})")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    verb.add_argument("--json", action="store_true")
+
+
+def _task(given: argparse.Namespace) -> Task:
+    from model.checkpoints.shapes import Given
+    from model.evaluate.features import load_encoder
+    from model.evaluate.labelled import Labelled
+    from model.evaluate.task import Task, find_device
+
+    train = Labelled.open(given.data)
+    return Task(
+        load_encoder(given.checkpoint, Given(heads=given.heads)) if "checkpoint" in given else _random(given),
+        train.share(given.label_share, given.seed),
+        Labelled.open(given.test, train.classes),
+        given.out,
+        find_device(given.device),
+        given.workers,
+        given.label_share,
+    )
+
+
+def _reconstruct(given: argparse.Namespace) -> str:
+    from model.evaluate.reconstruction import evaluate
+    from model.pretrain.data import Photos
+    from model.reconstruct import load
+
+    report = evaluate(
+        load(given.checkpoint, given.device),
+        Photos.open(given.data),
+        strategy=given.strategy,
+        ratio=given.ratio,
+        limit=given.limit,
+    )
+    if given.json:
+        return json.dumps(report)
+    lines = [
+        f"{report['model']}, {report['photos']} photos, {report['strategy']} {report['ratio']:.0%} hidden",
+        f"{'':14s}" + "".join(f"{name:>22s}" for name in report["scores"]["model"]),
+    ]
+    for name, row in report["scores"].items():
+        lines.append(f"{name:14s}" + "".join(f"{value:22.4f}" for value in row.values()))
+    return "\n".join(lines)
+
+
+def _knn(given: argparse.Namespace) -> str:
+    from model.evaluate import knn
+
+    return _said(knn.evaluate(_task(given), given.k), given)
+
+
+def _linear(given: argparse.Namespace) -> str:
+    from model.evaluate import linear
+
+    protocol = linear.Protocol(form=given.features, epochs=given.epochs, lr=given.lr, seed=given.seed)
+    return _said(linear.evaluate(_task(given), protocol), given)
+
+
+def _random(given: argparse.Namespace) -> Encoder:
+    from model.config import SIZES
+    from model.errors import RecipeError
+    from model.evaluate.classifier import scratch
+
+    if given.size not in SIZES:
+        raise RecipeError(
+            f"size is {given.size!r}.", code="size", hint=f"Take one of {', '.join(SIZES)}.", field="size"
+        )
+    return scratch(SIZES[given.size], given.seed, given.size)
+
+
+def _finetune(given: argparse.Namespace) -> str:
+    from model.evaluate import finetune
+
+    names = ("blocks", "epochs", "minutes", "batch_size", "base_lr", "layer_decay", "seed")
+    settings = finetune.load_settings(given.kind, {name: getattr(given, name, None) for name in names})
+    return _said(finetune.evaluate(_task(given), settings), given)
+
+
+def _said(facts: dict[str, Any], given: argparse.Namespace) -> str:
+    if given.json:
+        return json.dumps(facts)
+    lines = [
+        f"{name:14s} {facts[name]['percent']:6.2f} % right "
+        f"(95 %: {facts[name]['interval_95'][0]:.1f} to {facts[name]['interval_95'][1]:.1f})"
+        for name in ("cls", "mean", "answer")
+        if name in facts
+    ]
+    return "\n".join([f"{facts['model']}, {facts['question']}", *lines, f"Report: {given.out}"])

@@ -1,0 +1,182 @@
+"""The verb that makes pictures: ``python -m model reconstruct``. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.errors import ImageError, MaskError
+
+if TYPE_CHECKING:
+    from model.labels import Settings
+    from model.options import Options
+    from model.result import Reconstruction
+
+#: Flags that are options of the same name and form.
+_SAME = (
+    "strategy", "ratio", "hidden_count", "seed", "view", "fit", "crop", "grid", "cover", "samples", "positions",
+)  # fmt: skip
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``reconstruct`` to the command line."""
+    verb = verbs.add_parser("reconstruct", help="hide patches of a photo and repaint them")
+    verb.set_defaults(verb=reconstruct)
+    verb.add_argument("photo", type=Path)
+    verb.add_argument("--out", type=Path, help="PNG to write (default: PHOTO-unmasked.png)")
+    verb.add_argument("--strategy", help="random (default), block, grid, indices or drawing")
+    verb.add_argument("--ratio", help="share hidden, above 0 and below 1 (default 0.75)")
+    verb.add_argument("--hidden-count", type=int, help="patches to hide, instead of --ratio")
+    verb.add_argument("--seed", type=int, help="same seed, same mask (default: drawn and told)")
+    verb.add_argument("--indices", help="hidden patches, row by row from 0, like 0,1,14,15")
+    verb.add_argument("--drawing", type=Path, help="black and white picture, white = hidden")
+    verb.add_argument(
+        "--view",
+        help="of a model of normalised pixels: estimated (default), normalised or oracle",
+    )
+    verb.add_argument("--fit", help="square (default) or whole: the whole picture at its aspect")
+    verb.add_argument(
+        "--crop", help="LEFT,TOP,SIDE of the square in pixels of the upright photo (default: centre)"
+    )
+    verb.add_argument("--grid", help="ROWSxCOLUMNS of patches with --fit whole, each 4 to 40")
+    verb.add_argument(
+        "--cover",
+        help="single (default), complete: complementary masks, every patch predicted, or ensemble: several seeds",
+    )
+    verb.add_argument("--samples", type=int, help="seeds of an ensemble, 2 to 32 (default 8)")
+    verb.add_argument(
+        "--positions", help="both (default) or hidden_only: decoder positions of hidden patches alone"
+    )
+    verb.add_argument(
+        "--like", type=Path, help="a picture made here: take its settings, other flags change them"
+    )
+    verb.add_argument(
+        "--panels", help="panels side by side, comma list (default masked,reconstruction,original)"
+    )
+    verb.add_argument(
+        "--full-size",
+        action="store_true",
+        help="lay one panel (default pasted) over the photo at its own size",
+    )
+    verb.add_argument("--interpolation", action="store_true", help="also score linear interpolation")
+    verb.add_argument("--json", action="store_true", help="print the service's JSON answer instead of a PNG")
+    verb.add_argument("--weights", type=Path, help="weight file (default: the shipped small model)")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+
+
+def reconstruct(given: argparse.Namespace) -> str:
+    """Make the picture; returns what to print."""
+    from model.reconstruct import check_panels, load
+
+    like = _settings(given.like) if given.like else None
+    options = _options(given, like)
+    panels = _panels(given, like)
+    check_panels(panels, options.cover)
+    photo = _read(given.photo)
+    result = load(given.weights, given.device)(photo, options)
+    if given.json:
+        return json.dumps(result.to_dict(panels))
+    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.png")
+    out.write_bytes(_full_size(result, photo, panels) if given.full_size else result.sheet(panels))
+    return f"{out}: {_told(result)}" + _other_model(result, like)
+
+
+def _options(given: argparse.Namespace, like: Settings | None) -> Options:
+    from model.options import Options
+
+    changes: dict[str, Any] = {
+        name: getattr(given, name) for name in _SAME if getattr(given, name) is not None
+    }
+    if given.indices is not None:
+        changes["indices"] = _indices(given.indices)
+    if given.drawing:
+        changes["drawing"] = _read(given.drawing)
+    base = Options() if like is None else Options.from_settings(like)
+    if base.indices is not None and changes.keys() & {"strategy", "drawing"}:
+        base = replace(base, indices=None)  # another way to hide takes the mask's place
+    for name, other in (("crop", "fit"), ("grid", "fit"), ("samples", "cover")):
+        if other in changes:  # they belong together
+            alone: dict[str, Any] = {name: None}
+            base = replace(base, **alone)
+    if changes.keys() & {"ratio", "hidden_count"}:
+        base = replace(base, ratio=None, hidden_count=None)
+    return replace(base, interpolation=given.interpolation, **changes)
+
+
+def _panels(given: argparse.Namespace, like: Settings | None) -> tuple[str, ...]:
+    from model.result import TRIPTYCH
+
+    panels: tuple[str, ...] = ("pasted",) if given.full_size else TRIPTYCH
+    if given.panels is not None:
+        panels = tuple(given.panels.split(","))
+    elif like is not None and like.get("panels"):
+        panels = tuple(like["panels"])
+    if given.full_size and len(panels) != 1:
+        raise MaskError(
+            f"--full-size lays one panel over the photo, and {len(panels)} are named.",
+            code="panels",
+            hint="Name one with --panels.",
+            field="panels",
+        )
+    return panels
+
+
+def _full_size(result: Reconstruction, photo: bytes, panels: tuple[str, ...]) -> bytes:
+    from model import labels
+
+    return labels.write(result.full_size(photo, panels[0]), result.settings(panels))
+
+
+def _told(result: Reconstruction) -> str:
+    job, own, fill = result.job, result.metrics, result.metrics["plain_fill"]
+    masks = "" if len(job.masks) == 1 else f" at a time, {len(job.masks)} times"
+    seed = "" if job.seed is None else f", seed {job.seed}"
+    return (
+        f"hid {job.mask.hidden_count} of {job.mask.hidden.size} patches{masks} ({job.options.strategy}{seed}); "
+        f"colours there are off by {own['colour_error_percent']:.1f} % on average "
+        f"(a plain fill: {fill['colour_error_percent']:.1f} %)."
+    )
+
+
+def _other_model(result: Reconstruction, like: Settings | None) -> str:
+    if like is None or like.get("model_digest") in (None, result.digest):
+        return ""
+    return f" Other weights than those of the picture it is to be like ({like.get('model', 'unnamed')})."
+
+
+def _settings(path: Path) -> Settings:
+    from model import labels
+
+    settings = labels.read(_read(path))
+    if settings is None:
+        raise ImageError(
+            f"{path} carries no settings.",
+            code="settings",
+            hint="Give a picture as it was written here; programs that save anew often drop them.",
+            field="like",
+        )
+    return settings
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise MaskError(
+            "--indices is no list of whole numbers.",
+            code="mask-indices",
+            hint="Write them like 0,1,14,15.",
+            field="indices",
+        ) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"{path} cannot be read ({error.strerror}).", code="image-missing", hint="Check the path."
+        ) from error

@@ -1,0 +1,194 @@
+"""What the encoder says of whole photos, and what follows from it: neighbours and probes."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from model.__main__ import main
+from model.checkpoints import store
+from model.checkpoints.convert import convert
+from model.errors import CheckpointError, DataError
+from model.evaluate import knn, linear, state
+from model.evaluate.accuracy import Accuracy
+from model.evaluate.features import Encoder, extract, load_encoder
+from model.evaluate.labelled import Labelled
+from model.network import MAE
+from tests.pictures import encoded, photo
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """Two folders, train and test, of photos of two classes that differ in colour."""
+    for part, count in (("train", 12), ("test", 4)):
+        for name, colour in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = photo(72, 68, 100 * number + len(name)) // 3 + np.array(colour, dtype=np.uint8)
+                (folder / f"{number}.png").write_bytes(encoded(pixels.astype(np.uint8)))
+    return tmp_path / "photos"
+
+
+def _timm(file: Path) -> VisionTransformer:
+    norm: Any = partial(nn.LayerNorm, eps=1e-6)
+    vit = VisionTransformer(
+        img_size=64, patch_size=16, embed_dim=32, depth=2, num_heads=2, norm_layer=norm, num_classes=0
+    )
+    from safetensors.torch import load_file
+
+    vit.load_state_dict(load_file(file))
+    return vit.eval()
+
+
+def test_features_equal_those_of_timms_vit_with_the_exported_weights(
+    debug_network: MAE, debug_file: Path, tmp_path: Path
+) -> None:
+    vit = _timm(convert(debug_file, tmp_path / "timm.safetensors", to="timm"))
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = vit.forward_features(debug_network.normalise(images))
+        ours = load_encoder(debug_file)(images)
+        again = load_encoder(tmp_path / "timm.safetensors")(images)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again, theirs, atol=1e-5, rtol=0)
+
+
+def test_an_encoder_has_no_decoder(debug_file: Path) -> None:
+    names = [name for name, _ in load_encoder(debug_file).named_parameters()]
+    assert names
+    assert not any("decoder" in name or "mask_token" in name for name in names)
+
+
+def test_features_are_kept_and_another_models_are_not_taken_for_them(
+    debug_network: MAE, debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    photos = Labelled.open([shapes / "test"]).photos
+    first = extract(load_encoder(debug_file), photos, tmp_path / "kept", device=CPU)
+    kept = sorted((tmp_path / "kept").iterdir())
+    again = extract(load_encoder(debug_file), photos, tmp_path / "kept", device=CPU, batch=3)
+    assert sorted((tmp_path / "kept").iterdir()) == kept
+    assert torch.equal(first.cls, again.cls)
+    debug_network.init_weights(torch.Generator().manual_seed(1))
+    store.write(tmp_path / "other.safetensors", debug_network, name="other", card={})
+    other = extract(load_encoder(tmp_path / "other.safetensors"), photos, tmp_path / "kept", device=CPU)
+    assert not torch.allclose(first.cls, other.cls)
+
+
+def test_labels_come_from_folders_and_from_sidecars(shapes: Path, tmp_path: Path) -> None:
+    folders = Labelled.open([shapes / "test"])
+    assert folders.classes == ("blue", "red")
+    assert folders.labels.tolist() == [0] * 4 + [1] * 4
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for key, facts in (
+            ("0", {"label": 1, "class": "red"}),
+            ("1", {}),
+            ("2", {"label": 0, "class": "blue"}),
+        ):
+            for suffix, content in ((".png", encoded(photo())), (".json", json.dumps(facts).encode())):
+                member = tarfile.TarInfo(key + suffix)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    packed = Labelled.open([shard], folders.classes)
+    assert packed.labels.tolist() == [1, 0]  # the photo without a label is left out
+    assert len(packed.photos) == 2
+
+
+def test_a_share_of_the_labels_is_taken_of_every_class_and_grows_with_the_share(shapes: Path) -> None:
+    photos = Labelled.open([shapes / "train"])
+    tenth, half = photos.share(0.1), photos.share(0.5)
+    assert np.bincount(tenth.labels).tolist() == [2, 2]
+    assert np.bincount(half.labels).tolist() == [6, 6]
+    assert set(tenth.photos.entries) <= set(half.photos.entries)
+    with pytest.raises(DataError, match="label_share is 2"):
+        photos.share(2)
+
+
+def test_photos_without_labels_and_unknown_classes_are_refused(shapes: Path) -> None:
+    with pytest.raises(DataError, match="No photo under"):
+        Labelled.open([shapes / "test" / "red"])
+    with pytest.raises(DataError, match="'blue'"):
+        Labelled.open([shapes / "test"], ("red", "green"))
+
+
+def test_neighbours_vote_with_their_closeness() -> None:
+    train = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    labels = torch.tensor([0, 1, 1])
+    named = knn.classify(train, labels, torch.tensor([[1.0, 0.1], [0.1, 0.9]]), 2, k=3)
+    assert named.tolist() == [0, 1]
+
+
+def test_an_accuracy_carries_its_uncertainty() -> None:
+    truth = np.repeat([0, 1], 50)
+    answers = truth.copy()
+    answers[:10] = 1
+    found = Accuracy.of(answers, truth, ("a", "b"))
+    assert found.percent == 90
+    low, high = found.interval
+    assert (round(low, 1), round(high, 1)) == (82.6, 94.5)  # Wilson, by hand
+    assert found.counts.tolist() == [[40, 10], [0, 50]]
+
+
+@pytest.mark.parametrize("question", ["knn", "linear"])
+def test_a_question_is_answered_by_one_command_with_a_report(
+    question: str, debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["evaluate", question, str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
+    assert main([*arguments, "--test", str(shapes / "test"), "--out", str(out), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == json.loads((out / f"{question}-debug-1.json").read_text())
+    assert facts["cls"]["percent"] == 100  # even random weights tell red from blue
+    assert (facts["train_photos"], facts["test_photos"]) == (24, 8)
+    html = (out / f"{question}-debug-1.html").read_text()
+    assert "<svg" in html
+    assert "right %" in (out / f"{question}-debug-1.md").read_text()
+
+
+def test_an_interrupted_probe_on_augmented_photos_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    def batches(epoch: int) -> Any:
+        draw = torch.Generator().manual_seed(epoch)
+        yield torch.randn(16, 2, 8, generator=draw), torch.randint(3, (16,), generator=draw)
+
+    def broken(epoch: int) -> Any:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        yield from batches(epoch)
+
+    protocol = linear.Protocol(epochs=6)
+    keeper = state.Keeper(tmp_path / "probe.state", {"a": 1})
+    whole = linear.fit(batches, 8, 3, [("cls", 1.0)], protocol, 1, CPU)
+    with pytest.raises(KeyboardInterrupt):
+        linear.fit(broken, 8, 3, [("cls", 1.0)], protocol, 1, CPU, keeper)
+    resumed = linear.fit(batches, 8, 3, [("cls", 1.0)], protocol, 1, CPU, keeper)
+    assert resumed.curve == whole.curve
+    for ours, theirs in zip(resumed.probes.parameters(), whole.probes.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(CheckpointError, match="other weights, photos or settings"):
+        state.Keeper(keeper.path, {"a": 2}).load()
+
+
+def test_a_classifier_is_no_encoder_to_probe(debug_file: Path, tmp_path: Path) -> None:
+    tensors = load_encoder(debug_file).weights()
+    tensors = {key: value for key, value in tensors.items() if not key.startswith("norm.")}
+    tensors |= {"head.weight": torch.zeros(3, 32), "head.bias": torch.zeros(3)}
+    torch.save({"model": tensors}, tmp_path / "finetuned.pth")
+    with pytest.raises(CheckpointError, match="classifier"):
+        load_encoder(tmp_path / "finetuned.pth")
+
+
+def test_an_encoder_can_be_made_of_a_network_in_memory(debug_network: MAE) -> None:
+    assert Encoder(debug_network)(torch.rand(1, 3, 64, 64)).shape == (1, 17, 32)

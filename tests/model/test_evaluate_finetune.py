@@ -1,0 +1,167 @@
+"""Classifiers made of an encoder: what learns, at which rate, and that an interrupted run ends like an unbroken one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.__main__ import main
+from model.config import SIZES
+from model.errors import DataError
+from model.evaluate import classifier, finetune
+from model.evaluate.augment import Augmented, Samples, batches, seeded
+from model.evaluate.features import load_encoder
+from model.evaluate.labelled import Labelled
+from model.evaluate.task import Task
+from tests.pictures import encoded, photo
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """Photos of two classes that differ in colour, 8 to learn from and 4 to judge by."""
+    for part, count in (("train", 4), ("test", 2)):
+        for name, colour in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = photo(72, 68, 100 * number + len(name)) // 3 + np.array(colour, dtype=np.uint8)
+                (folder / f"{number}.png").write_bytes(encoded(pixels.astype(np.uint8)))
+    return tmp_path / "photos"
+
+
+def _task(file: Path, shapes: Path, out: Path) -> Task:
+    train = Labelled.open([shapes / "train"])
+    test = Labelled.open([shapes / "test"], train.classes)
+    return Task(load_encoder(file), train, test, out, torch.device("cpu"))
+
+
+def test_a_classifier_begins_with_all_of_the_encoder_but_its_last_norm(debug_file: Path) -> None:
+    encoder = load_encoder(debug_file)
+    vit = classifier.build(encoder, 3, drop_path=0.0, seed=0)
+    state = vit.state_dict()
+    for name, value in encoder.weights().items():
+        if not name.startswith("norm."):
+            assert torch.equal(state[name], value), name
+    assert float(state["head.weight"].abs().max()) < 1e-4
+    assert vit(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "learning"),
+    [
+        (0, set()),
+        (0.5, {"blocks.1.norm2", "blocks.1.mlp"}),
+        (1, {"blocks.1"}),
+        (1.5, {"blocks.1", "blocks.0.norm2", "blocks.0.mlp"}),
+        (2, {"blocks.0", "blocks.1"}),
+    ],
+)
+def test_partial_fine_tuning_leaves_the_last_blocks_to_learn_and_a_half_is_the_mlp(
+    debug_file: Path, blocks: float, learning: set[str]
+) -> None:
+    vit = classifier.build(load_encoder(debug_file), 3, drop_path=0.0, seed=0)
+    classifier.freeze(vit, blocks)
+    found = {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
+    parts = tuple(f"{part}." for part in (*learning, "fc_norm", "head"))
+    assert found == {name for name, _ in vit.named_parameters() if name.startswith(parts)}
+
+
+def test_more_blocks_than_there_are_is_refused(debug_file: Path) -> None:
+    vit = classifier.build(load_encoder(debug_file), 3, drop_path=0.0, seed=0)
+    for blocks in (3, 0.3, -1):
+        with pytest.raises(DataError, match=r"0, 0\.5, 1, \.\.\. up to 2"):
+            classifier.freeze(vit, blocks)
+
+
+def test_rates_fall_from_layer_to_layer_and_vectors_are_not_decayed(debug_file: Path) -> None:
+    vit = classifier.build(load_encoder(debug_file), 3, drop_path=0.0, seed=0)
+    groups = classifier.parameter_groups(vit, weight_decay=0.05, layer_decay=0.5)
+    of = {
+        id(parameter): (group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    named = {name: of[id(parameter)] for name, parameter in vit.named_parameters()}
+    assert named["head.weight"] == named["head.weight"] == (1.0, 0.05)
+    assert named["fc_norm.weight"] == (1.0, 0.0)
+    assert named["blocks.1.attn.qkv.weight"] == (0.5, 0.05)
+    assert named["blocks.0.mlp.fc1.bias"] == (0.25, 0.0)
+    assert named["pos_embed"] == named["cls_token"] == (0.125, 0.0)
+    assert named["patch_embed.proj.weight"] == (0.125, 0.05)
+
+
+def test_an_augmented_photo_depends_on_its_key_alone(shapes: Path) -> None:
+    data = Augmented(Labelled.open([shapes / "train"]), 64, "rand-m9-mstd0.5-inc1", 0.25)
+    first, label = data[(0, 5)]
+    np.random.default_rng()
+    before = torch.random.get_rng_state()
+    again, _ = data[(0, 5)]
+    assert torch.equal(first, again)
+    assert label == 0
+    assert torch.equal(before, torch.random.get_rng_state())  # the caller's generator is as it was
+    assert not torch.equal(first, data[(0, 6)][0])
+
+
+def test_every_photo_comes_once_an_epoch() -> None:
+    samples = Samples(6, 4, seed=1)
+    numbers = [number for step in range(3) for number, _ in samples(step)]
+    assert sorted(numbers[:6]) == sorted(numbers[6:]) == list(range(6))
+    with seeded(3):
+        assert samples(1) == Samples(6, 4, seed=1)(1)
+
+
+@pytest.mark.parametrize("kind", ["finetune", "scratch"])
+def test_an_interrupted_run_ends_as_an_unbroken_one(
+    kind: str, debug_file: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = finetune.load_settings(kind, {"epochs": 3, "batch_size": 4, "base_lr": 0.05})
+    whole = finetune.evaluate(_task(debug_file, shapes, tmp_path / "whole"), settings)
+    broken = _task(debug_file, shapes, tmp_path / "broken")
+    save = finetune.state.Keeper.save
+
+    def saved_and_killed(keeper: finetune.state.Keeper, content: dict[str, object]) -> None:
+        save(keeper, content)
+        if content["step"] == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune.state.Keeper, "save", saved_and_killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.evaluate(broken, settings, save_every_s=0)
+    monkeypatch.undo()
+    resumed = finetune.evaluate(broken, settings)
+    assert resumed["curve"] == whole["curve"]
+    name = f"{kind}-debug-1.safetensors"
+    ours, theirs = (load_file(tmp_path / run / name) for run in ("broken", "whole"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.slow
+def test_a_short_fine_tuning_learns_two_colours(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(shapes / "train"), "--test", str(shapes / "test"), "--device", "cpu", "--json"]
+    arguments += ["--out", str(tmp_path / "out"), "--epochs", "12", "--batch-size", "8", "--base-lr", "0.1"]
+    for kind in (["finetune", str(debug_file)], ["partial", str(debug_file), "--blocks", "0.5"]):
+        assert main(["evaluate", *kind, *arguments]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["answer"]["percent"] == 100, kind
+    assert (tmp_path / "out" / "partial-0.5-debug-1.md").is_file()
+
+
+def test_minutes_become_steps(debug_file: Path, shapes: Path, tmp_path: Path) -> None:
+    settings = finetune.load_settings("finetune", {"minutes": 0.0005, "batch_size": 4})
+    facts = finetune.evaluate(_task(debug_file, shapes, tmp_path), settings)
+    assert 1 <= facts["steps"] <= 30
+    assert SIZES["debug"].depth == 2
+
+
+@pytest.mark.slow
+def test_processes_that_augment_give_the_same_photos(shapes: Path) -> None:
+    data = Augmented(Labelled.open([shapes / "train"]), 64, "rand-m9-mstd0.5-inc1", 0.25)
+    alone, other = (list(batches(data, Samples(8, 4, 0), 0, 2, workers)) for workers in (0, 1))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(alone, other, strict=True))
