@@ -37,7 +37,7 @@ def shapes(tmp_path: Path) -> Path:
 def _task(file: Path, shapes: Path, out: Path) -> Task:
     train = Labelled.open([shapes / "train"])
     test = Labelled.open([shapes / "test"], train.classes)
-    return Task(load_encoder(file), train, test, out, torch.device("cpu"))
+    return Task(load_encoder(file), train, test, out, torch.device("cpu"), workers=0)
 
 
 def test_a_classifier_begins_with_all_of_the_encoder_but_its_last_norm(debug_file: Path) -> None:
