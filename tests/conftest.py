@@ -43,11 +43,16 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def started_server(log: Path) -> Iterator[str]:
-    """Run the service on a free port, its output in `log`; yield its address once it is ready."""
+def started_server(log: Path, **settings: str) -> Iterator[str]:
+    """Run the service on a free port, its output in `log`; yield its address once it is ready.
+
+    Args:
+        log: Where its output goes.
+        settings: Further variables of its environment.
+    """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "UNMASK_HOST": "127.0.0.1", "UNMASK_PORT": str(port)}
+    environment = {**os.environ, "UNMASK_HOST": "127.0.0.1", "UNMASK_PORT": str(port), **settings}
     command = [sys.executable, "-m", "server"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
 
+from tests.conftest import started_server
 from tests.e2e.explore_page import ExplorePage
 
 ARGUMENTS = (
@@ -71,6 +73,25 @@ def new_page(browser: Browser, warm: BrowserContext, server_url: str) -> Iterato
 
         yield make
     assert [problem for page in pages for problem in page.problems] == []
+
+
+@pytest.fixture(scope="session")
+def two_models_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the shipped model and a tiny untrained one of normalised pixels on a grid of its own."""
+    import torch
+
+    from model.checkpoints import store
+    from model.config import SIZES
+    from model.network import MAE
+
+    folder = tmp_path_factory.mktemp("models")
+    config = dataclasses.replace(SIZES["debug"], target="norm_pixel", image_size=96, patch_size=16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        store.write(folder / "other.safetensors", MAE(config), name="other", card={"licence": "none"})
+    models = f"small,other={folder / 'other.safetensors'}"
+    with started_server(folder / "server.log", UNMASK_MODELS=models) as url:
+        yield url
 
 
 @pytest.fixture

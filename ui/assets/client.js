@@ -87,16 +87,24 @@ const pause = (ms, signal) => new Promise((resolve, reject) => {
   const timer = setTimeout(resolve, ms);
   signal?.addEventListener('abort', () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
 });
+/** Figures take turns: one request of them at a time, so that they do not fill the server's queue by themselves. */
+let turn = Promise.resolve();
 /**
- * One request of a figure: {answer, images}. Waits while the server is busy or away.
+ * One request of a figure: {answer, images}. Waits for its turn, and while the server is busy or away.
  *
  * @param fields  The API's form fields, as strings, panels among them.
  * @param blob    The picture.
  * @param options signal to stop; waiting(state, seconds) while it must: 'busy' or 'offline'.
  * Throws {status, problem} where the server refuses, the signal's reason where it was stopped.
  */
-async function askFigure(fields, blob, { signal, waiting = () => {} }) {
+function askFigure(fields, blob, options = {}) {
+  const mine = turn.then(() => askPatiently(fields, blob, options));
+  turn = mine.catch(() => {});
+  return mine;
+}
+async function askPatiently(fields, blob, { signal, waiting = () => {} }) {
   for (let tries = 0; ; tries++) {
+    signal?.throwIfAborted();
     const body = new FormData();
     body.append('image', blob, 'picture');
     for (const [key, value] of Object.entries(fields)) body.append(key, value);
@@ -109,10 +117,10 @@ async function askFigure(fields, blob, { signal, waiting = () => {} }) {
       await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
       return { answer, images };
     }
-    const later = !response || [429, 502, 503, 504].includes(response.status);
-    if (!later || tries === 5) throw { status: response ? response.status : 0, problem: response ? await response.json().catch(() => ({})) : {} };
-    const seconds = response ? retryAfter(response.headers.get('retry-after')) : Math.min(8, 2 ** tries);
-    waiting(response ? 'busy' : 'offline', seconds);
+    const busy = response && [429, 503].includes(response.status), away = !response || [502, 504].includes(response.status);
+    if (!(busy || away) || tries === (busy ? 30 : 5)) throw { status: away ? 0 : response.status, problem: response ? await response.json().catch(() => ({})) : {} };
+    const seconds = busy ? retryAfter(response.headers.get('retry-after')) : Math.min(8, 2 ** tries);
+    waiting(busy ? 'busy' : 'offline', seconds);
     await pause(seconds * 1000, signal);
   }
 }

@@ -50,7 +50,7 @@ function modelJobs() {
   if (store.state.models.length < 2 || !mask) return [];
   return [modelA.value, modelB.value].filter(Boolean).map((name) => {
     const { view, ...rest } = base(), model = store.state.models.find((one) => one.name === name);
-    const same = !model || !model.grid || model.grid.join() === [mask.rows, mask.columns].join() || rest.fit === 'whole';
+    const same = model?.grid?.join() === [mask.rows, mask.columns].join() || rest.fit === 'whole';
     const hidden = fields.strategy === 'indices' && same ? { strategy: 'indices', indices: JSON.stringify(mask.hidden) } : rest;
     const { ratio, ...drawn } = { ...rest, ...hidden };
     return { fields: { ...drawn, ...(hidden.strategy === 'indices' ? {} : { ratio }), model: name, panels: 'masked,pasted,error,original' }, model: name };

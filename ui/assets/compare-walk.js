@@ -51,7 +51,7 @@ async function gather() {
   frames = []; at = 0;
   for (const [i, ratio] of STEPS.entries()) {
     $('.um-walk-progress').textContent = words('compare.progress', { i: i + 1, n: STEPS.length, left: '' });
-    const found = await askFigure(sent(atRatio(base().strategy, ratio).fields), picture.blob, { signal: stop.signal }).catch(() => null);
+    const found = await askFigure(sent(atRatio('random', ratio).fields), picture.blob, { signal: stop.signal }).catch(() => null);
     if (!found) break;
     frames.push(found); at = i; walkWords();
   }
@@ -69,7 +69,7 @@ $('.um-walk-go').addEventListener('click', () => {
 });
 $('.um-walk-range').addEventListener('input', (event) => { if (playing) stopPlaying(); showFrame(Number(event.target.value)); });
 store.watch(({ picture, model }) => {
-  const now = picture && `${picture.title} ${model.name} ${base().strategy} ${base().seed} ${picture.blob.size}`;
+  const now = picture && `${picture.title} ${model.name} ${base().seed} ${picture.blob.size}`;
   if (walked !== now && !walking && frames.length) { frames = []; if (playing) stopPlaying(); }
   walked = now;
   walkWords();

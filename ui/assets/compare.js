@@ -40,6 +40,18 @@ function resultAlt({ answer }, title) { return words('compare.alt_result', { tit
 /** How often the network runs for one request. */
 const costOf = ({ cover, samples }) => (cover === 'complete' ? 4 : cover === 'ensemble' ? Number(samples) : 1);
 
+/** Asks for a job; where an ensemble is too much work for the server, for a smaller one, and the job says so. */
+async function askWithin(job, blob, options) {
+  try {
+    return await askFigure(job.blob ? job.fields : sent(job.fields), blob, options);
+  } catch (error) {
+    const samples = Number(job.fields.samples);
+    if (!(samples > 2) || !String(error.problem?.type).endsWith('too-much-work')) throw error;
+    job.fields = { ...job.fields, samples: String(samples / 2) };
+    return askWithin(job, blob, options);
+  }
+}
+
 // --- a row -----------------------------------------------------------------------------------------------------
 let meanMs = 0; // of a request, over all rows: for the estimate
 
@@ -77,11 +89,11 @@ function createRow(name, { jobs, paint, after = () => {} }) {
     asked = jobs(); results = []; edition = result && result.edition;
     tell('', {}); draw();
     for (let i = 0; i < asked.length && !stop.signal.aborted; i++) {
-      const { fields, blob } = asked[i], began = performance.now();
+      const { blob } = asked[i], began = performance.now();
       tell('compare.progress', { i: i + 1, n: asked.length, left: left(i) });
       try {
         const waiting = (state, s) => tell('status.' + state, { s: Math.ceil(s) });
-        results[i] = await askFigure(blob ? fields : sent(fields), blob || picture.blob, { signal: stop.signal, waiting });
+        results[i] = await askWithin(asked[i], blob || picture.blob, { signal: stop.signal, waiting });
         const ms = performance.now() - began;
         meanMs = meanMs ? 0.7 * meanMs + 0.3 * ms : ms;
         if (stop === running) draw();

@@ -42,7 +42,7 @@ function paintSlider() {
 /** Why there is no uncertainty, or that it is on its way. */
 function spreadNote() {
   if (!isRule()) return words('view.spread_rule');
-  return shown && shown.spread ? '' : words('view.spread_wait');
+  return shown && shown.spread ? '' : words('view.spread_wait', { s: state.samples });
 }
 function scaleOf(view) {
   if (view === 'error') return shown && shown.images.error ? shown.answer.error_scale : null;

@@ -21,6 +21,7 @@ const state = {
   source: null,      // {blob, title, sample}: the file as it was given, for another crop or another model
   picture: null,     // {blob, image, title, sample}: the model's own crop, sent with every request
   incoming: null,    // a source that is chosen and not yet accepted by the server
+  samples: 8,        // masks of the uncertainty; fewer where the server is slow
   spread: '',        // '', 'wanted' or 'asked': the uncertainty is computed once after a change, not while drawing
   behind: false,     // the server is busy or away: the result may belong to an older mask
 };
@@ -102,6 +103,7 @@ function spreadJob() {
   state.spread = 'asked';
   const body = form(['uncertainty'], 'rule');
   body.append('cover', 'ensemble');
+  body.append('samples', String(state.samples));
   return { body, kind: 'spread', edition: state.edition };
 }
 function wantSpread() { state.spread = state.view === 'uncertainty' && isRule() ? 'wanted' : ''; }
@@ -200,9 +202,14 @@ const REASONS = {
   'mask-indices': 'mask', 'mask-count': 'mask', 'mask-ratio': 'mask', 'mask-strategy': 'mask', 'mask-seed': 'mask',
 };
 function refuse(job, code, problem) {
-  if (job.kind === 'spread') state.spread = '';
-  if (job.incoming && state.incoming === job.incoming) state.incoming = null;
   const slug = String(problem.code || problem.type || '').split(/[/#:]/).pop();
+  if (job.kind === 'spread') {
+    const fewer = slug === 'too-much-work' && state.samples > 2;
+    if (fewer) state.samples /= 2;
+    state.spread = fewer ? 'wanted' : '';
+    if (fewer) { client.pump(); return; }
+  }
+  if (job.incoming && state.incoming === job.incoming) state.incoming = null;
   const key = REASONS[slug] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
   status('status.' + key, { reason: String(problem.detail || problem.title || code) }, 'error');
 }

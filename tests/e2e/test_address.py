@@ -1,0 +1,87 @@
+"""The address line brings a view back, never carries a picture, and shrugs at nonsense."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.e2e.conftest import OpenPage
+from tests.e2e.explore_page import ExplorePage
+from tests.e2e.test_pictures import quarters, wait_for_picture
+
+pytestmark = pytest.mark.e2e
+
+
+def address(explore: ExplorePage) -> dict[str, str]:
+    explore.page.wait_for_timeout(500)
+    return {key: values[0] for key, values in parse_qs(urlsplit(explore.page.url).query).items()}
+
+
+def test_the_first_view_leaves_the_address_as_it_is(explore: ExplorePage) -> None:
+    assert address(explore) == {}
+
+
+def test_a_drawn_mask_comes_back_exactly(explore: ExplorePage, new_page: OpenPage) -> None:
+    explore.one(".um-sample").nth(1).click()
+    explore.settle()
+    explore.choose("view", "slider")
+    explore.drag((3, 2), (9, 11))
+    explore.settle()
+    given = address(explore)
+    assert (given["pic"], given["n"], given["show"]) == ("cat", "14x14", "slider")
+    assert set(given) == {"pic", "m", "n", "show"}
+    again = new_page()
+    again.url = explore.page.url
+    again.open()
+    assert again.mask == explore.mask
+    assert again.canvas() == explore.canvas()
+    assert again.strategy == "draw"
+    assert again.evaluate("window.unmask.state.picture.title") == "Cat"
+
+
+def test_a_rule_comes_back_by_its_seed(explore: ExplorePage, new_page: OpenPage) -> None:
+    explore.choose("strategy", "block")
+    explore.press("shuffle")
+    explore.settle()
+    given = address(explore)
+    assert (given["strategy"], given["ratio"]) == ("block", "0.50")
+    again = new_page()
+    again.url = explore.page.url
+    again.open()
+    assert again.mask == explore.mask
+    assert again.one(".um-seed").input_value() == given["seed"]
+
+
+def test_an_own_picture_is_not_in_the_link(explore: ExplorePage) -> None:
+    explore.upload("quarters.png", quarters())
+    wait_for_picture(explore, "quarters.png")
+    explore.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    explore.one(".um-link").click()
+    explore.page.wait_for_function("document.querySelector('.um-status-text').textContent !== ''")
+    assert explore.status == "The link is copied. Your own picture is not part of it."
+    copied = str(explore.evaluate("navigator.clipboard.readText()"))
+    assert "quarters" not in copied
+    assert "pic=" not in copied
+    assert "seed=7" in copied
+
+
+HOSTILE = (
+    "?pic=../../etc/passwd&strategy=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&ratio=7e9&seed=-1&m=%00%00&n=999x999"
+    "&view=${alert(1)}&show=__proto__&fit=%22%3E&model={{constructor}}&paste=2&tab=nowhere"
+)
+
+
+def test_nonsense_in_the_address_is_left_out_and_told(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.url += HOSTILE
+    explore.open()
+    assert explore.status.startswith("Not understood in the address, and left out:")
+    for name in ("pic", "strategy", "ratio", "seed", "m", "view", "show", "fit", "model", "paste"):
+        assert name in explore.status
+    assert explore.mask.count("1") == 147
+    assert explore.page.title() == "Unmask"
+    assert explore.one(".um-grid").is_visible()
+    explore.click(0, 0)
+    explore.settle()
+    assert explore.status == ""

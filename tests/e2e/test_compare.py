@@ -1,0 +1,164 @@
+"""The Compare tab: rows run, are labelled, name their options, follow Explore and can be kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.request
+from urllib.parse import parse_qs
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Route
+
+from tests.e2e.conftest import OpenPage
+from tests.e2e.explore_page import ExplorePage
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+LONG = 240_000  # a row is many reconstructions, and the machine may be busy
+
+
+@pytest.fixture
+def compare(explore: ExplorePage) -> ExplorePage:
+    """The Compare tab, its first row run."""
+    explore.one("button[role=tab]").nth(1).click()
+    pictures(explore, "ratios", 12)
+    return explore
+
+
+def row(page: ExplorePage, name: str) -> Locator:
+    return page.one(f".um-row-{name}")
+
+
+def pictures(page: ExplorePage, name: str, count: int) -> None:
+    script = """([name, count]) => { const row = document.querySelector('.um-row-' + name);
+      return row.querySelectorAll('.um-figure img').length === count && row.querySelector('.um-halt').hidden; }"""
+    page.page.wait_for_function(script, arg=[name, count], timeout=LONG)
+
+
+def test_the_ratios_run_by_themselves_and_agree_with_explore(compare: ExplorePage) -> None:
+    captions = [
+        text.replace("\xa0", " ") for text in row(compare, "ratios").locator("figcaption").all_inner_texts()
+    ]
+    assert [caption.split(" ")[0] for caption in captions] == ["50%", "60%", "75%", "85%", "90%", "95%"]
+    error = compare.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
+    assert captions[2] == f"75% hidden · error {error:.1f}%".replace(".0%", "%")
+    alts = row(compare, "ratios").locator("img").evaluate_all("(all) => all.map((image) => image.alt)")
+    assert alts[4] == "Coffee, 147 of 196 patches hidden, Random"
+    assert alts[5].startswith("Reconstruction of Coffee by small")
+    compare.screenshot("compare-ratios", full=True)
+
+
+def test_the_options_told_give_the_same_picture_over_rest(compare: ExplorePage, server_url: str) -> None:
+    lines = str(row(compare, "ratios").locator("pre").text_content()).splitlines()
+    assert len(lines) == 6
+    fields = {key: values[0] for key, values in parse_qs(lines[2]).items()}
+    photo = urllib.request.urlopen(f"{server_url}/v1/samples/coffee").read()
+    query = "&".join(f"{key}={value}" for key, value in fields.items())
+    request = urllib.request.Request(
+        f"{server_url}/v1/reconstruct?{query}",
+        data=photo,
+        headers={"Content-Type": "image/jpeg", "Accept": "application/json"},
+    )
+    answer = json.load(urllib.request.urlopen(request, timeout=120))
+    shown = row(compare, "ratios").locator("img").nth(5).get_attribute("src")
+    assert answer["images"]["pasted"] == shown, "page and API give the same bytes"
+
+
+def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> None:
+    compare.one(".um-preset-fig4").click()
+    pictures(compare, "ratios", 6)
+    assert [text.split(" ")[0] for text in row(compare, "ratios").locator("figcaption").all_inner_texts()] == [
+        "75%", "85%", "95%",
+    ]  # fmt: skip
+    compare.one(".um-preset-fig6").click()
+    pictures(compare, "strategies", 6)
+    captions = row(compare, "strategies").locator("figcaption b").all_inner_texts()
+    assert captions == ["Random 75%", "Block 50%", "Grid 75%"]
+    assert "was trained on: Random 75%" in compare.one(".um-trained").inner_text()
+    cells = compare.one(".um-paper td").all_inner_texts()
+    assert [cells[i] for i in (0, 1, 3, 4, 6, 7)] == ["84.9%", "73.5%", "83.9%", "72.3%", "84.0%", "66.0%"]
+    compare.screenshot("compare-strategies", full=True)
+
+
+def test_the_whole_picture_is_predicted_and_doubted(compare: ExplorePage) -> None:
+    assert "12 reconstructions" in row(compare, "whole").locator(".um-go").inner_text()
+    row(compare, "whole").locator(".um-go").click()
+    pictures(compare, "whole", 5)
+    captions = row(compare, "whole").locator("figcaption").all_inner_texts()
+    assert "4 masks that cover the picture" in captions[1]
+    assert "most in row" in captions[2]
+    assert "Where 8 masks disagree" in captions[4]
+    compare.screenshot("compare-whole", full=True)
+
+
+def test_the_sheet_holds_every_example_and_is_a_png(compare: ExplorePage) -> None:
+    compare.one(".um-preset-fig2").click()
+    pictures(compare, "gallery", 24)
+    assert (
+        compare.one(".um-row-gallery img").first.get_attribute("alt")
+        == "Coffee, 157 of 196 patches hidden, Random"
+    )
+    with compare.page.expect_download() as waiting:
+        compare.one(".um-sheet").click()
+    sheet = Image.open(io.BytesIO(waiting.value.path().read_bytes()))
+    assert (sheet.format, waiting.value.suggested_filename) == ("PNG", "unmask-sheet-80.png")
+    assert sheet.width >= 6 * 224
+    assert sheet.height >= 4 * 224
+    compare.screenshot("compare-gallery", full=True)
+
+
+def test_the_walk_can_be_kept_as_one_moving_picture(compare: ExplorePage) -> None:
+    compare.page.emulate_media(reduced_motion="reduce")
+    compare.one(".um-walk-go").click()
+    compare.one(".um-walk-save").wait_for(timeout=LONG)
+    assert compare.one(".um-walk-label").inner_text().startswith("95% hidden"), "nothing plays by itself"
+    compare.one(".um-walk-range").fill("0")
+    assert compare.one(".um-walk-label").inner_text().startswith("10% hidden")
+    with compare.page.expect_download() as waiting:
+        compare.one(".um-walk-save").click()
+    moving = Image.open(io.BytesIO(waiting.value.path().read_bytes()))
+    assert moving.format == "WEBP"
+    assert getattr(moving, "n_frames", 1) == 18
+    compare.screenshot("compare-walk", full=True)
+
+
+def test_another_language_relabels_and_asks_nothing(compare: ExplorePage) -> None:
+    asked = len(compare.sent())
+    compare.one(".um-language").click()
+    assert row(compare, "ratios").locator("h2").inner_text() == "最多能遮住多少？"
+    assert row(compare, "ratios").locator("figcaption").first.inner_text().startswith("遮住 50%")
+    assert len(compare.sent()) == asked
+
+
+def test_a_change_on_explore_is_told_and_not_followed_by_itself(compare: ExplorePage) -> None:
+    compare.one("button[role=tab]").nth(0).click()
+    compare.click(2, 2)
+    compare.settle()
+    asked = len(compare.sent())
+    compare.one("button[role=tab]").nth(1).click()
+    compare.page.wait_for_function(
+        "document.querySelector('.um-row-ratios .um-progress').textContent.startsWith('Explore shows')"
+    )
+    assert len(compare.sent()) == asked
+
+
+def test_a_hostile_model_name_is_only_a_name(new_page: OpenPage) -> None:
+    name = "${document.title='owned'}{{x}}<img src=x onerror=document.title='owned'>"
+    explore = new_page()
+
+    def two(route: Route) -> None:
+        served = route.fetch().json()["models"]
+        route.fulfill(json={"models": [*served, {**served[0], "name": name, "strategy": name}]})
+
+    explore.page.route("**/v1/models", two)
+    explore.open()
+    explore.one(".um-models select").wait_for()
+    assert name in explore.one(".um-models option").all_inner_texts()
+    explore.one("button[role=tab]").nth(1).click()
+    explore.page.wait_for_function(
+        "document.querySelector('.um-model-b').options.length === 2", timeout=30_000
+    )
+    assert explore.page.title() == "Unmask"
+    assert explore.one("img[src=x]").count() == 0

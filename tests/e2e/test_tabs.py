@@ -1,0 +1,98 @@
+"""Four tabs on one page: each has its address, all look at the same picture, none listens for another."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from tests.e2e.conftest import OpenPage
+from tests.e2e.explore_page import ExplorePage
+
+pytestmark = pytest.mark.e2e
+
+LABELS = {
+    "en-GB": ["Explore", "Compare", "How it works", "Use it"],
+    "zh-CN": ["探索", "对比", "原理", "使用"],
+}
+
+
+def open_tab(explore: ExplorePage, place: int) -> None:
+    explore.one("button[role=tab]").nth(place).click()
+
+
+@pytest.mark.parametrize("locale", LABELS)
+def test_every_tab_has_its_name_and_its_address(new_page: OpenPage, locale: str) -> None:
+    explore = new_page(locale=locale).open()
+    assert explore.one("button[role=tab]").all_inner_texts() == LABELS[locale]
+    for place, name in ((1, "compare"), (2, "learn"), (3, "use")):
+        open_tab(explore, place)
+        explore.page.wait_for_url(f"**tab={name}*")
+        explore.one(f"#unmask-{name} h1").wait_for()
+    open_tab(explore, 0)
+    explore.page.wait_for_function("!location.search.includes('tab=')")
+
+
+def test_an_address_opens_its_tab_and_the_picture_is_there(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.url += "?tab=compare"
+    explore.open()
+    assert explore.one(".um-compare h1").inner_text() == "Compare on the same picture"
+    assert not explore.one(".um-grid").is_visible()
+    explore.one(".um-row-ratios .um-figure img").first.wait_for(timeout=60_000)
+    open_tab(explore, 0)
+    side = explore.one(".um-grid").bounding_box()
+    assert side is not None
+    assert side["width"] == 448, "sized when it comes into view"
+
+
+def test_what_is_typed_and_dropped_on_another_tab_is_not_explores(explore: ExplorePage) -> None:
+    mask = explore.mask
+    open_tab(explore, 1)
+    explore.one(".um-compare h1").wait_for()
+    for key in ("i", "s", "Control+z", "?"):
+        explore.page.keyboard.press(key)
+    assert explore.mask == mask
+    assert not explore.one(".um-keys").is_visible()
+
+
+@pytest.mark.parametrize("width", [1440, 768, 390, 320])
+def test_all_four_tabs_are_seen_and_nothing_scrolls_sideways(new_page: OpenPage, width: int) -> None:
+    explore = new_page((width, 900)).open()
+    for place in range(4):
+        box = explore.one("button[role=tab]").nth(place).bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width + 0.5
+    open_tab(explore, 1)
+    explore.one(".um-compare h1").wait_for()
+    assert explore.evaluate("document.documentElement.scrollWidth") <= width
+    explore.screenshot(f"compare-{width}", full=True)
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "locale"), [(1440, "light", "en-GB"), (390, "dark", "zh-CN"), (320, "light", "zh-CN")]
+)
+def test_axe_finds_nothing_serious_on_compare(
+    new_page: OpenPage, width: int, scheme: str, locale: str
+) -> None:
+    explore = new_page((width, 900), scheme, locale=locale)
+    explore.url += "?tab=compare"
+    explore.open()
+    explore.one(".um-row-ratios .um-figure img").first.wait_for(timeout=60_000)
+    found = Axe().run(explore.page).response["violations"]
+    assert {
+        (v["id"], v["nodes"][0]["html"][:120]) for v in found if v["impact"] in ("serious", "critical")
+    } == set()
+
+
+def test_for_the_classroom_only_the_tabs_stay_and_all_is_larger(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.url += "?present=1"
+    explore.open()
+    assert not explore.one(".um-head").is_visible()
+    mask = explore.mask
+    explore.click(9, 12)
+    explore.settle()
+    assert [i for i in range(196) if explore.mask[i] != mask[i]] == [9 * 14 + 12]
+    assert explore.evaluate("document.documentElement.scrollWidth") <= 1440
+    explore.screenshot("present")

@@ -1,0 +1,129 @@
+"""Uncertainty, whole pictures, things to try, and several models."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import OpenPage
+from tests.e2e.explore_page import ExplorePage
+from tests.e2e.test_pictures import wait_for_picture
+
+pytestmark = pytest.mark.e2e
+
+
+def striped(size: tuple[int, int]) -> bytes:
+    """A wide or tall picture, red at its beginning and blue at its end."""
+    picture = Image.linear_gradient("L").rotate(90 if size[0] > size[1] else 0).resize(size)
+    file = io.BytesIO()
+    Image.merge("RGB", (picture.point(lambda v: 255 - v), picture.point(lambda _: 60), picture)).save(
+        file, "PNG"
+    )
+    return file.getvalue()
+
+
+def test_only_the_main_thing_is_hidden(explore: ExplorePage) -> None:
+    explore.one(".um-try-main").click()
+    explore.settle()
+    assert explore.strategy == "draw"
+    rows = {i // 14 for i in explore.hidden}
+    columns = {i % 14 for i in explore.hidden}
+    assert rows == set(range(10)), "the cup, from the upper border on"
+    assert columns == set(range(2, 12))
+    assert explore.one(".um-try-main").evaluate("(node) => node === document.activeElement")
+
+
+def test_little_is_left_and_random_turns_into_a_block_and_back(explore: ExplorePage) -> None:
+    explore.one(".um-try-little").click()
+    explore.settle()
+    assert (explore.strategy, len(explore.hidden)) == ("random", 177)
+    explore.one(".um-try-block").click()
+    explore.settle()
+    assert (explore.strategy, len(explore.hidden)) == ("block", 147)
+    explore.one(".um-try-block").click()
+    explore.settle()
+    assert (explore.strategy, len(explore.hidden)) == ("random", 147)
+
+
+def test_uncertainty_is_shown_with_its_scale(explore: ExplorePage) -> None:
+    result = explore.canvas()
+    explore.choose("view", "uncertainty")
+    explore.page.wait_for_function("window.unmask.shown().spread", timeout=60_000)
+    assert explore.canvas() != result
+    sent = explore.sent()[-1]
+    assert (sent["cover"], sent["panels"]) == ("ensemble", "uncertainty")
+    assert explore.one(".um-legend-title").inner_text().startswith("Where 8 random masks")
+    assert len(explore.one(".um-ticks span").all_inner_texts()) == 3
+    explore.screenshot("view-uncertainty")
+    explore.click(3, 3)
+    explore.settle()
+    assert "Choose Random" in explore.one(".um-note").inner_text(), "a drawn mask has no others like it"
+    assert not explore.one(".um-legend").is_visible()
+
+
+def test_a_wide_picture_can_be_seen_whole_or_by_a_square_that_moves(explore: ExplorePage) -> None:
+    explore.upload("wide.png", striped((640, 320)))
+    wait_for_picture(explore, "wide.png")
+    middle = explore.canvas()
+    explore.one(".um-move-range").evaluate(
+        "(node) => { node.value = 100; node.dispatchEvent(new Event('change', {bubbles: true})); }"
+    )
+    explore.page.wait_for_function(
+        "window.unmask.state.incoming === null && window.unmask.state.crop === '320,0,320'"
+    )
+    explore.settle()
+    assert explore.canvas() != middle
+    explore.one(".um-whole-row").click()
+    explore.page.wait_for_function("window.unmask.grid.total !== 196", timeout=60_000)
+    explore.settle()
+    box = explore.one(".um-grid").bounding_box()
+    assert box is not None
+    assert 1.9 < box["width"] / box["height"] < 2.1
+    assert explore.evaluate("document.querySelector('.um-result').width") > 224
+    hidden = len(explore.hidden)
+    explore.one(".um-grid").click(position={"x": 4, "y": 4})
+    explore.settle()
+    assert abs(len(explore.hidden) - hidden) == 1
+    assert "grid" in explore.sent()[-1]
+    explore.screenshot("whole-picture")
+    explore.one(".um-whole-row").click()
+    explore.page.wait_for_function("window.unmask.grid.total === 196", timeout=60_000)
+    explore.settle()
+    assert explore.strategy == "draw", "a drawn mask is carried over"
+
+
+def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, two_models_url: str) -> None:
+    explore = new_page(url=two_models_url).open()
+    explore.one(".um-models select").wait_for()
+    assert not explore.one(".um-honest").is_visible(), "a model of pixels has one view"
+    explore.one(".um-models select").select_option("other")
+    explore.page.wait_for_function("window.unmask.grid.total === 36", timeout=60_000)
+    explore.settle()
+    assert explore.sent()[-1]["model"] == "other"
+    assert explore.one(".um-honest span").all_inner_texts() == ["Estimated", "Contrast", "With the answer"]
+    assert "estimated from the visible ones" in explore.one(".um-honest-hint").inner_text()
+    estimated = explore.canvas()
+    explore.choose("honest", "oracle")
+    explore.settle()
+    explore.page.wait_for_function("window.unmask.shown().answer.view === 'oracle'")
+    assert explore.canvas() != estimated
+    assert "uses the answer" in explore.one(".um-honest-hint").inner_text()
+    explore.screenshot("honest-views")
+    explore.page.wait_for_timeout(500)
+    assert "model=other" in explore.page.url
+    assert "view=oracle" in explore.page.url
+    again = new_page(url=two_models_url)
+    again.url = explore.page.url
+    again.open()
+    assert again.mask == explore.mask
+    assert again.canvas() == explore.canvas()
+    again.one("button[role=tab]").nth(1).click()
+    row = again.one(".um-row-models")
+    row.locator(".um-go").click()
+    again.page.wait_for_function(
+        "document.querySelectorAll('.um-row-models .um-figure img').length === 4", timeout=60_000
+    )
+    assert row.locator("figcaption b").all_inner_texts()[1:3] == ["small", "other"]
+    again.screenshot("compare-models", full=True)
