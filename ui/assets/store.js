@@ -93,7 +93,7 @@ function linkTo({ picture, fields, mask, show }) {
   const address = new URL(location.href), given = new URLSearchParams();
   for (const key of PAGE_KEYS) if (address.searchParams.has(key)) given.set(key, address.searchParams.get(key));
   if (picture && picture.sample) given.set('pic', picture.sample);
-  for (const [key, value] of Object.entries(fields)) if (key !== 'indices' && !(key === 'strategy' && value === 'indices')) given.set(key, value);
+  for (const [key, value] of Object.entries(fields)) if (key !== 'indices' && key !== 'crop' && !(key === 'strategy' && value === 'indices')) given.set(key, value);
   if (fields.strategy === 'indices' && mask) {
     given.set('m', packMask(mask.hidden, mask.rows * mask.columns));
     given.set('n', `${mask.rows}x${mask.columns}`);
