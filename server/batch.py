@@ -63,6 +63,8 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
             fields, files = await read(request, shape)
             images = files["images"]
             _check_count(fields, len(images), limit)
+            for variant in fields.variants():
+                fields.options(variant)  # what all entries would be refused for is refused at once
             model = await unless_gone(request, service.model(fields.model))
             lines = _run(service, model, images, fields)
             headers = {

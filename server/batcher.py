@@ -10,7 +10,7 @@ import asyncio
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -41,6 +41,17 @@ class _Entry(Generic[J, P]):
     queued: float = field(default_factory=time.monotonic)
 
 
+@dataclass(eq=False)
+class Place:
+    """A request's place in the queue.
+
+    Attributes:
+        passes: Forward passes it takes.
+    """
+
+    passes: int = 1
+
+
 class Batcher(Generic[J, P]):
     """Runs jobs in one thread, several at a time, oldest first.
 
@@ -63,8 +74,7 @@ class Batcher(Generic[J, P]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._max_queue_s = max_queue_s
-        self._admitted = 0  # this and the next: touched by the event loop only
-        self._passes: Counter[str] = Counter()  # forward passes admitted, by network
+        self._places: dict[str, list[Place]] = {}  # by network; touched by the event loop only
         self._pass_s: dict[str, float] = {}  # running mean of one, by network; replaced by the worker
         self._queue: deque[_Entry[J, P]] = deque()
         self._wake = threading.Condition()
@@ -99,33 +109,45 @@ class Batcher(Generic[J, P]):
             OverloadedError: When the queue is full by count or by predicted time; an idle worker never
                 refuses.
         """
-        wait_s = sum(count * self._pass_s.get(network, 0.0) for network, count in self._passes.items())
+        wait_s = sum(
+            self.expected_s(network, sum(place.passes for place in places))
+            for network, places in self._places.items()
+        )
         if self._admitted and (self._admitted >= self._max_waiting or wait_s > self._max_queue_s):
             raise OverloadedError(retry_after_s=max(1, math.ceil(wait_s)))
 
     @contextmanager
-    def admit(self, network: str, weight: int = 1) -> Iterator[None]:
+    def admit(self, network: str) -> Iterator["Place"]:
         """Hold a place in the queue for as long as the request is in work.
 
         Args:
             network: Which one it will need.
-            weight: Forward passes it will need.
+
+        Yields:
+            The place, which counts as one forward pass until more is known.
 
         Raises:
             OverloadedError: As `check_room`.
         """
         self.check_room()
-        self._count(network, 1, weight)
+        place = Place()
+        self._places.setdefault(network, []).append(place)
+        self._tell()
         try:
-            yield
+            yield place
         finally:
-            self._count(network, -1, -weight)
+            self._places[network].remove(place)
+            self._tell()
 
-    def _count(self, network: str, requests: int, passes: int) -> None:
-        self._admitted += requests
-        self._passes[network] += passes
-        if not self._passes[network]:
-            del self._passes[network]
+    def expected_s(self, network: str, passes: int) -> float:
+        """How long so many forward passes will run, 0 where it is not known yet."""
+        return passes * self._pass_s.get(network, 0.0)
+
+    @property
+    def _admitted(self) -> int:
+        return sum(map(len, self._places.values()))
+
+    def _tell(self) -> None:
         self._metrics.admitted.set(self._admitted)
 
     async def submit(self, job: J, run: Run[J, P], network: str, weight: int = 1) -> P:
@@ -151,13 +173,12 @@ class Batcher(Generic[J, P]):
             for entry in batch:
                 self._metrics.queue_wait.labels(entry.surface).observe(started - entry.queued)
             self._settle(batch)
-            if batch:
-                batch_s = time.monotonic() - started
-                self._metrics.batch_size.observe(len(batch))
-                self._metrics.infer.observe(batch_s)
-                self._learn(batch[0].network, batch_s / sum(entry.weight for entry in batch))
 
-    def _learn(self, network: str, pass_s: float) -> None:
+    def _learn(self, batch: list[_Entry[J, P]], batch_s: float) -> None:
+        self._metrics.batch_size.observe(len(batch))
+        self._metrics.infer.observe(batch_s)
+        network = batch[0].network
+        pass_s = batch_s / sum(entry.weight for entry in batch)
         before = self._pass_s.get(network, pass_s)
         # A new dict instead of a change: the event loop may be reading the old one.
         self._pass_s = {**self._pass_s, network: (1 - NEWEST) * before + NEWEST * pass_s}
@@ -185,8 +206,10 @@ class Batcher(Generic[J, P]):
         """Run a batch; when it fails, each job once alone, so that only the bad one fails."""
         if not batch:
             return
+        began = time.monotonic()
         try:
             predictions = batch[0].run([entry.job for entry in batch])
+            self._learn(batch, time.monotonic() - began)  # before anybody hears of it and sends more
             if len(predictions) != len(batch):
                 raise RuntimeError(f"{len(predictions)} predictions for {len(batch)} jobs")
         except Exception as error:  # noqa: BLE001 - handed on to whoever waits

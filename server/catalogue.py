@@ -15,7 +15,7 @@ from server.training import Record
 
 SAMPLE_CACHE = "public, max-age=86400"
 SHEET_CACHE = "public, max-age=600"  # a run begun anew paints the same names again
-PICTURE = {200: {"content": {"image/*": {}}, "description": "The picture."}}
+PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}, "description": "The picture."}}
 
 
 def add_models(router: APIRouter, service: Service, records: Mapping[str, Record]) -> None:

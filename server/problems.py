@@ -164,6 +164,19 @@ class DeadlineExceededError(ServiceError):
         )
 
 
+class TooMuchWorkError(ServiceError):
+    """One request that would hold up everybody for longer than any may take."""
+
+    status, title = 422, "Too much work"
+
+    def __init__(self, expected_s: float, deadline_s: float) -> None:
+        super().__init__(
+            f"This would take about {expected_s:.0f} s, and a request may take {deadline_s:g} s.",
+            code="too-much-work",
+            hint="Ask for fewer samples, a smaller grid or a smaller model.",
+        )
+
+
 class ClientGoneError(ServiceError):
     """The client hung up; nobody reads the answer, the log does."""
 

@@ -6,7 +6,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from model import PANELS, STRATEGIES
+from model import EVERY_PANEL, STRATEGIES
 from model.views import VIEWS
 from server import __version__, openapi, problems, schemas
 from server.answers import FORMS, JSON, SHEET, Form, etag, negotiate
@@ -120,7 +120,7 @@ def _add_facts(
         models=service.models.names,
         trainings=[name for name, record in records.items() if record.exists],
         strategies=list(STRATEGIES),
-        panels=list(PANELS),
+        panels=list(EVERY_PANEL),
         views=list(VIEWS),
         accepts=list(ACCEPTED),
         answers=list(FORMS),

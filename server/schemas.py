@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import models_json_schema
 
-from model import PANELS, STRATEGIES
+from model import EVERY_PANEL, STRATEGIES
 
 if TYPE_CHECKING:
     from model import Options
 
 DEFAULT_PANELS = ("masked", "reconstruction", "original")
-PICTURES = ("sheet", *PANELS)
+PICTURES = ("sheet", *EVERY_PANEL)
 
 # Whole numbers are bounded before they are parsed: nobody needs a seed of a thousand digits.
 MAX_DIGITS = 12
@@ -41,9 +41,9 @@ def _text_to_list(value: object) -> object:
 def _text_to_panels(value: object) -> object:
     listed = value if isinstance(value, list) else str(value).split(",")
     names = tuple(name.strip() for name in map(str, listed) if name.strip())
-    unknown = [name for name in names if name not in PANELS]
+    unknown = [name for name in names if name not in EVERY_PANEL]
     if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"must be a comma separated list, without repetition, of {', '.join(PANELS)}")
+        raise ValueError(f"must be a comma separated list, without repetition, of {', '.join(EVERY_PANEL)}")
     return names
 
 
@@ -123,10 +123,16 @@ class CommonFields(BaseModel):
         default=False, description="Also score linear interpolation of the visible pixels."
     )
 
-    def given(self) -> dict[str, Any]:
-        """The model's options among them, without those left out."""
+    def _checked(self, panels: tuple[str, ...], **further: Any) -> "Options":
+        """Options with these and further values, refused before a model is loaded or a picture decoded for them."""
+        from model.options import Options  # pulls torch, which must not delay the start
+        from model.result import check_panels
+
         names = set(CommonFields.model_fields) - {"model"}
-        return self.model_dump(include=names, exclude_none=True)
+        options = Options(**self.model_dump(include=names, exclude_none=True), **further)
+        options.check()
+        check_panels(panels, options.cover)
+        return options
 
 
 class ReconstructFields(CommonFields):
@@ -159,7 +165,7 @@ class ReconstructFields(CommonFields):
         | None
     ) = Field(default=None, description="JSON list of the hidden patches, row by row from 0.")
     panels: Panels = Field(
-        default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(PANELS)}."
+        default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(EVERY_PANEL)}."
     )
     panel: (
         Annotated[
@@ -172,17 +178,19 @@ class ReconstructFields(CommonFields):
     )
 
     def options(self, drawing: bytes | None) -> "Options":
-        """The model's options for these fields and the drawing that came with them."""
-        from model import Options  # pulls torch, which must not delay the start
+        """The model's options for these fields and the drawing that came with them.
 
-        return Options(
+        Raises:
+            MaskError: They contradict each other, or the panels do not go with them.
+        """
+        return self._checked(
+            (self.panel,) if self.panel not in (None, "sheet") else self.panels,
             strategy=self.strategy,
             ratio=self.ratio,
             hidden_count=self.hidden_count,
             seed=self.seed,
             indices=self.indices,
             drawing=drawing,
-            **self.given(),
         )
 
 
@@ -235,7 +243,7 @@ class BatchFields(CommonFields):
         description="Comma separated, 0 to 4294967295. Omitted: one is drawn for each and returned.",
     )
     panels: Panels = Field(
-        default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(PANELS)}."
+        default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(EVERY_PANEL)}."
     )
 
     @property
@@ -248,21 +256,23 @@ class BatchFields(CommonFields):
         return [Variant(*each) for each in product(self.strategies, self.ratios, self.seeds or (None,))]
 
     def options(self, variant: Variant) -> "Options":
-        """The model's options for one combination."""
-        from model import Options  # pulls torch, which must not delay the start
+        """The model's options for one combination.
 
-        return Options(
+        Raises:
+            MaskError: They contradict each other, or the panels do not go with them.
+        """
+        return self._checked(
+            self.panels,
             strategy=variant.strategy,
             ratio=variant.ratio,
             seed=variant.seed,
-            **self.given(),
         )
 
 
 JSON_TYPES: dict[str, dict[str, Any]] = {
     "ratio": {"type": "number"},
     "indices": {"type": "array", "items": {"type": "integer"}},
-    "panels": {"type": "array", "items": {"enum": list(PANELS)}},
+    "panels": {"type": "array", "items": {"enum": list(EVERY_PANEL)}},
     "strategies": {"type": "array", "items": {"enum": list(LISTED_STRATEGIES)}},
     "ratios": {"type": "array", "items": {"type": "number"}},
     "seeds": {"type": "array", "items": {"type": "integer"}},
@@ -318,7 +328,16 @@ class ReconstructAnswer(BaseModel):
     ratio: float = Field(description="True share hidden.")
     seed: int | None = Field(description="Send it again to hide the same patches.")
     grid: tuple[int, int] = Field(description="Rows, columns.")
-    hidden: list[int] = Field(description="Hidden patches, row by row from 0.")
+    hidden: list[int] = Field(
+        description="Hidden patches, row by row from 0; of several masks those of the first."
+    )
+    placement: dict[str, Any] = Field(
+        description="Which part of the upright original was looked at: fit, left, top, width, height, "
+        "original_width, original_height; pixels."
+    )
+    cover: str = Field(description="How many masks: single, complete or ensemble.")
+    samples: int = Field(description="Masks that were used.")
+    positions: str = Field(description="What the decoder was told of visible patches.")
     view: str = Field(description="How the prediction became a picture.")
     view_note: str = Field(description="What that means, one sentence.")
     mask_hash: str = Field(
@@ -327,7 +346,11 @@ class ReconstructAnswer(BaseModel):
     metrics: dict[str, Any] = Field(
         description="Errors over hidden pixels, beside the same for a plain fill."
     )
+    patches: dict[str, list[float | None] | None] | None = Field(
+        description="With several masks: error_percent and spread_percent of each patch, row by row."
+    )
     error_scale: Any = Field(default=None, description="What the colours of the 'error' panel mean.")
+    uncertainty_scale: Any = Field(default=None, description="The same of the panel 'uncertainty'.")
     images: dict[str, str] = Field(description="Panel name to data:image/png;base64,...")
     timings_ms: dict[str, float]
     request_id: str | None = None

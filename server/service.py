@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,13 @@ from PIL import Image
 from server.batcher import Batcher
 from server.metrics import Metrics, surface
 from server.models import Models
-from server.problems import DeadlineExceededError, ModelLoadingError, OverloadedError, ShuttingDownError
+from server.problems import (
+    DeadlineExceededError,
+    ModelLoadingError,
+    OverloadedError,
+    ShuttingDownError,
+    TooMuchWorkError,
+)
 
 if TYPE_CHECKING:
     from prometheus_client import Histogram
@@ -151,13 +158,17 @@ class Service:
                 passed.
         """
         # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
-        with self._batcher.admit(model.digest):
+        with self._batcher.admit(model.digest) as place:
             try:
                 # Leaving this block early cancels what has not started, in the pool and in the queue.
                 async with asyncio.timeout(self._deadline_s):
                     decode, encode = self.metrics.decode, self.metrics.encode
                     job = await self._in_pool(decode, lambda: model.prepare(image, options))
-                    prediction = await self._batcher.submit(job, model.run, model.digest)
+                    place.passes = count_passes(job, model)
+                    expected_s = self._batcher.expected_s(model.digest, place.passes)
+                    if place.passes > 1 and expected_s > self._deadline_s:
+                        raise TooMuchWorkError(expected_s, self._deadline_s)
+                    prediction = await self._batcher.submit(job, model.run, model.digest, place.passes)
                     return await self._in_pool(encode, lambda: render(model.finish(job, prediction)))
             except TimeoutError:
                 raise DeadlineExceededError(self._deadline_s) from None
@@ -209,6 +220,13 @@ class Service:
                 return work()
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+
+
+def count_passes(job: Job, model: Reconstructor) -> int:
+    """How many of the model's usual pictures a job is worth: its masks, larger grids counting as more."""
+    rows, columns = job.grid
+    usual = model.grid[0] * model.grid[1]
+    return len(job.masks) * math.ceil(rows * columns / usual)
 
 
 def warm_up(reconstructor: Reconstructor) -> None:

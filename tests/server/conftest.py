@@ -60,6 +60,13 @@ class FakeResult:
         return np.zeros((8, 8, 3), np.uint8)
 
 
+class FakeJob(bytes):
+    """A picture with one mask."""
+
+    masks = (None,)
+    grid = (2, 2)
+
+
 @dataclass
 class FakeEngine:
     """Stands in for a reconstructor where a test needs one that waits or breaks.
@@ -79,12 +86,13 @@ class FakeEngine:
     name: str = "fake"
     digest: str = "d" * 64
     parameters: int = 1
+    grid: tuple[int, int] = (2, 2)
 
     def describe(self) -> dict[str, Any]:
         return {"name": "fake"}
 
-    def prepare(self, image: bytes, options: Options) -> bytes:
-        return image
+    def prepare(self, image: bytes, options: Options) -> "FakeJob":
+        return FakeJob(image)
 
     def run(self, jobs: list[bytes]) -> list[bytes]:
         self.batches.append(list(jobs))
@@ -136,7 +144,7 @@ def reconstructor(debug_weights: Path) -> Reconstructor:
 
 def build_app(reconstructor: Reconstructor | FakeEngine, **settings: Any) -> tuple[FastAPI, Service]:
     """An application without the page, and its service."""
-    chosen = Settings(**settings)
+    chosen = Settings(**{"deadline_s": 120.0, **settings})  # tests also run on busy machines
     service = Service(Models.of(cast(Reconstructor, reconstructor)), chosen)
     return create_app(service, chosen), service
 

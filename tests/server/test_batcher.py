@@ -141,9 +141,11 @@ def test_the_predicted_time_counts_each_network_at_its_own_pace_and_every_pass()
     with started(quick, max_waiting=100, max_queue_s=2.0) as batcher:
         asyncio.run(batcher.submit("a", quick, "quick"))
         asyncio.run(batcher.submit("a", slow, "slow", 4))  # a quarter of a second a pass
-        with batcher.admit("quick", 4), batcher.admit("slow", 4):
+        with batcher.admit("quick") as one, batcher.admit("slow") as other:
+            one.passes = other.passes = 4
             batcher.check_room()
-            with batcher.admit("slow", 6), pytest.raises(OverloadedError):
+            other.passes = 10
+            with pytest.raises(OverloadedError):
                 batcher.check_room()
 
 

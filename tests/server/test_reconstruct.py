@@ -5,6 +5,8 @@ import base64
 import io
 import json
 import random
+import time
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
@@ -239,3 +241,61 @@ def test_no_picture_is_answered_with_our_failure(
     if drawing is not None:
         files, fields = files | {"drawing": ("d", drawing)}, {"strategy": "drawing"}
     check_not_our_failure(client.post("/reconstruct", files=files, data=fields))
+
+
+def test_a_whole_picture_and_several_masks_are_to_be_had_through_the_service(client: TestClient) -> None:
+    answer = post(
+        client,
+        photo(size=(200, 80)),
+        fit="whole",
+        cover="ensemble",
+        samples="3",
+        panels="uncertainty",
+        seed="1",
+    ).json()
+    rows, columns = answer["grid"]
+    assert columns > rows
+    assert (answer["placement"]["original_width"], answer["samples"]) == (200, 3)
+    assert list(answer["images"]) == ["uncertainty"]
+    again = client.post(
+        "/v1/reconstruct?fit=whole&cover=ensemble&samples=3&panel=uncertainty&seed=1",
+        content=photo(size=(200, 80)),
+        headers={"content-type": "image/png", "accept": "image/png"},
+    )
+    assert again.headers["x-unmask-seed"] == "1"
+    assert again.content == b64decode(answer["images"]["uncertainty"].partition(",")[2])
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"fit": "half"}, "fit"),
+        ({"crop": "1,2"}, "crop"),
+        ({"crop": "0,0,5000"}, "crop"),
+        ({"grid": "3x3", "fit": "whole"}, "grid"),
+        ({"grid": "5x5"}, "grid"),
+        ({"cover": "some"}, "cover"),
+        ({"samples": "4"}, "samples"),
+        ({"samples": "99", "cover": "ensemble"}, "samples"),
+        ({"positions": "none"}, "positions"),
+        ({"view": "oracle"}, "view"),
+        ({"panels": "uncertainty"}, "panels"),
+    ],
+)
+def test_what_the_model_refuses_is_named(fields: dict[str, Any], field: str, client: TestClient) -> None:
+    told = problem_of(post(client, photo(), **fields), 422)
+    assert [error["field"] for error in told["errors"]] == [field]
+
+
+def test_work_that_would_hold_up_everybody_is_refused(reconstructor: Reconstructor) -> None:
+    app, _ = build_app(reconstructor, deadline_s=5.0)
+    slow = reconstructor.run
+
+    with running(app) as client:
+        reconstructor.run = lambda jobs: (time.sleep(1.0), slow(jobs))[1]  # type: ignore[method-assign]
+        try:
+            assert post(client, photo()).status_code == 200
+            told = problem_of(post(client, photo(), cover="ensemble", samples="32"), 422)
+        finally:
+            del reconstructor.run
+    assert told["type"].endswith("too-much-work")
