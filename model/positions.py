@@ -8,14 +8,25 @@ Source: arXiv 2111.06377, appendix A; order as in facebookresearch/mae (checked 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Grid = tuple[int, int]
 
 
 def sincos_positions(rows: int, columns: int, width: int, trained: Grid | None = None) -> Tensor:
+    """``sincos_table`` as a tensor."""
+    import torch  # here, so that a service whose engine is another one starts without it
+
+    return torch.from_numpy(sincos_table(rows, columns, width, trained))
+
+
+def sincos_table(rows: int, columns: int, width: int, trained: Grid | None = None) -> NDArray[np.float32]:
     """Position table for any grid, with one zero row in front for the class token.
 
     Args:
@@ -33,19 +44,18 @@ def sincos_positions(rows: int, columns: int, width: int, trained: Grid | None =
         raise ValueError(f"width must be a multiple of 4, not {width}")
     quarter = width // 4
     # float64 inside: the public tables were made in double precision and rounded once.
-    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    frequency = 10000.0 ** (-np.arange(quarter, dtype=np.float64) / quarter)
     own_rows, own_columns = trained or (rows, columns)
-    y, x = torch.meshgrid(_places(rows, own_rows), _places(columns, own_columns), indexing="ij")
+    y, x = np.meshgrid(_places(rows, own_rows), _places(columns, own_columns), indexing="ij")
     x_angle = x.reshape(-1, 1) * frequency
     y_angle = y.reshape(-1, 1) * frequency
-    cells = torch.cat([x_angle.sin(), x_angle.cos(), y_angle.sin(), y_angle.cos()], dim=1)
-    table = torch.cat([torch.zeros(1, width, dtype=torch.float64), cells])
-    return table.float().unsqueeze(0)
+    cells = np.concatenate([np.sin(x_angle), np.cos(x_angle), np.sin(y_angle), np.cos(y_angle)], axis=1)
+    return np.concatenate([np.zeros((1, width)), cells]).astype(np.float32)[None]
 
 
-def _places(count: int, trained: int) -> Tensor:
+def _places(count: int, trained: int) -> NDArray[Any]:
     """Centres of ``count`` patches, in patches of the trained grid."""
-    places = torch.arange(count, dtype=torch.float64)
+    places = np.arange(count, dtype=np.float64)
     return places if count == trained else (places + 0.5) * (trained / count) - 0.5
 
 
@@ -65,6 +75,8 @@ def resized(table: Tensor, own: Grid, grid: Grid) -> Tensor:
     """
     if grid == own:
         return table
+    import torch
+
     width = table.shape[-1]
     if torch.allclose(table.float().cpu(), _formula(own, own, width), rtol=0, atol=1e-5):
         return _formula(grid, own, width).to(table)
@@ -75,5 +87,7 @@ def resized(table: Tensor, own: Grid, grid: Grid) -> Tensor:
 
 @lru_cache(maxsize=8)  # pictures of one shape come in rows; at most 8 MB each, for the largest grid and model
 def _formula(grid: Grid, trained: Grid, width: int) -> Tensor:
+    import torch
+
     with torch.inference_mode(False):  # or whoever comes first would decide whether training may use it
         return sincos_positions(*grid, width, trained)

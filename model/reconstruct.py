@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model import images, scores, views
-from model.checkpoints import store
+from model.checkpoints.registry import shipped
 from model.cover import Merged
 from model.errors import CheckpointError, MaskError
+from model.loading import Facts, Loaded, open_weights
 from model.masking import Mask
 from model.options import Options
 from model.result import TRIPTYCH, Job, Prediction, Reconstruction, check_panels
@@ -67,43 +66,36 @@ class Reconstructor:
     """Weights that repaint hidden patches. Safe to share between threads.
 
     Args:
-        checkpoint: A weight file that was read.
-        device: Where to run it.
+        loaded: A weight file with its engine.
     """
 
-    def __init__(self, checkpoint: store.Checkpoint, device: torch.device) -> None:
-        config = checkpoint.network.config
-        self._network = checkpoint.network.to(device).eval()
-        self._device = device
-        self._card = checkpoint.card
-        self.name = checkpoint.name
-        self.digest = checkpoint.digest
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._config = config = loaded.facts.config
+        self.name = loaded.facts.name
+        self.digest = loaded.facts.digest
+        self.device = loaded.device
         self.grid = config.grid
         self.image_size = config.image_size
         self.patch_size = config.patch_size
         self._channels = config.channels
         self._colours = views.Colours(config.image_mean, config.image_std)
         #: Views this model has; the first is taken where none is asked for.
-        self.views = _views_of(checkpoint)
-        self.parameters = sum(parameter.numel() for parameter in self._network.parameters())
-
-    @property
-    def device(self) -> str:
-        """Where the network runs: ``cpu`` or ``cuda:0``."""
-        return str(self._device)
+        self.views = _views_of(loaded.facts)
+        self.parameters = loaded.facts.parameters
 
     def describe(self) -> dict[str, Any]:
         """What this model is, JSON-ready: name, shape, parameters, digest, and its card's facts."""
-        config = self._network.config
         return {
             "name": self.name,
             "parameters": self.parameters,
             "grid": list(self.grid),
-            **config.to_dict(),
+            **self._config.to_dict(),
             "views": list(self.views),
             "digest": self.digest,
             "device": self.device,
-            **self._card,
+            **self._loaded.describe(),
+            **self._loaded.facts.card,
         }
 
     def prepare(self, image: bytes, options: Options) -> Job:
@@ -132,7 +124,6 @@ class Reconstructor:
         elapsed = 1000 * (time.perf_counter() - began)
         return Job(pixels, masks, options, seed, elapsed, view, placement)
 
-    @torch.inference_mode()
     def run(self, jobs: list[Job]) -> list[Prediction]:
         """Predict for several jobs, each under all of its masks.
 
@@ -151,9 +142,13 @@ class Reconstructor:
             for (position, mask), picture in zip(members, pictures, strict=True):
                 merged[position].add(self._as_viewed(picture, jobs[position], mask), mask)
         return [
-            Prediction(one.pixels(), took, one.spread() if len(job.masks) > 1 else None)
-            for job, one, took in zip(jobs, merged, elapsed, strict=True)
+            self._prediction(job, one, took) for job, one, took in zip(jobs, merged, elapsed, strict=True)
         ]
+
+    def _prediction(self, job: Job, merged: Merged, run_ms: float) -> Prediction:
+        engine = self._loaded.engine_for(job.grid)
+        spread = merged.spread() if len(job.masks) > 1 else None
+        return Prediction(merged.pixels(), run_ms, spread, engine.name, engine.precision)
 
     def _groups(self, jobs: list[Job]) -> Iterator[list[tuple[int, Mask]]]:
         """Job number and mask of what can run in one call of the network, each once."""
@@ -161,7 +156,7 @@ class Reconstructor:
         for position, job in enumerate(jobs):
             for number, mask in enumerate(job.masks):
                 alike = (mask.grid, mask.hidden_count, job.options.positions)
-                key = (position, number) if self._device.type == "cpu" else alike
+                key = (position, number) if self.device == "cpu" else alike
                 groups.setdefault(key, []).append((position, mask))
         for members in groups.values():
             most = max(_MOST_PATCHES // members[0][1].hidden.size, 1)
@@ -170,26 +165,15 @@ class Reconstructor:
 
     def _predict(self, items: list[tuple[Job, Mask]]) -> Floats:
         """``[B, H, W, C]`` for items of one group: colours in 0..1, or standardised patches."""
-        network = self._network
-        image = self._images([job.pixels for job, _ in items])
-        ids_keep = self._stack([mask.ids_keep for _, mask in items])
-        ids_restore = self._stack([mask.ids_restore for _, mask in items])
-        positions = items[0][0].options.positions
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            pred = network(image, ids_keep, ids_restore, positions)
-        picture = network.unpatchify(pred.float(), items[0][1].grid)
-        if network.config.target == "pixel":
-            picture = network.denormalise(picture).clamp(0, 1)
-        result: Floats = picture.permute(0, 2, 3, 1).cpu().numpy()
-        return result
-
-    def _images(self, pictures: list[NDArray[np.uint8]]) -> Tensor:
-        """``[H, W, 3] uint8`` each to ``[B, C, H, W]``, normalised, on the device."""
-        pixels = self._stack([picture[..., : self._channels] for picture in pictures]).permute(0, 3, 1, 2)
-        return self._network.normalise(pixels.float() / 255)
-
-    def _stack(self, arrays: list[NDArray[Any]]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(self._device)
+        grid = items[0][1].grid
+        pred = self._loaded.engine_for(grid).run(
+            np.stack([job.pixels[..., : self._channels] for job, _ in items]),
+            np.stack([mask.ids_keep for _, mask in items]),
+            np.stack([mask.ids_restore for _, mask in items]),
+            items[0][0].options.positions,
+        )
+        picture = views.unpatchify(pred, grid, self.patch_size)
+        return self._colours.shown(picture) if self._config.target == "pixel" else picture
 
     def _as_viewed(self, picture: Floats, job: Job, mask: Mask) -> Floats:
         """The output of the network ``[H, W, C]`` as a picture in 0..1."""
@@ -221,7 +205,7 @@ class Reconstructor:
         metrics |= {name: other.to_dict() for name, other in zip(fills, others, strict=True)}
         elapsed = 1000 * (time.perf_counter() - began)
         return Reconstruction(
-            job, prediction, self.name, self.digest, self._network.config.target, self.patch_size,
+            job, prediction, self.name, self.digest, self._config.target, self.patch_size,
             metrics, original, elapsed,
         )  # fmt: skip
 
@@ -260,18 +244,16 @@ class Reconstructor:
         pixels = images.load_square(image, self.image_size)
         return Look(images.grey(pixels) if self._channels == 1 else pixels, kind)
 
-    @torch.inference_mode()
     def embed_all(self, looks: list[Look]) -> list[Floats]:
         """What the encoder makes of whole pictures, nothing hidden; on a GPU too in full precision.
 
         Returns:
             For each ``[D]``, or ``[L, D]`` for ``patch``, after the encoder's last norm.
         """
-        everything = torch.arange(self.grid[0] * self.grid[1], device=self._device)[None]
+        engine = self._loaded.engine_for(self.grid)
         results: list[Floats] = []
         for look in looks:
-            image = self._images([look.pixels])
-            tokens: Floats = self._network.encode(image, everything)[0].float().cpu().numpy()  # [1 + L, D]
+            tokens = engine.encode(look.pixels[None, ..., : self._channels])[0]  # [1 + L, D]
             pooled = {"cls": tokens[0], "mean": tokens[1:].mean(axis=0), "patch": tokens[1:]}
             results.append(pooled[look.kind])
         return results
@@ -292,22 +274,22 @@ class Reconstructor:
         return self.finish(job, self.run([job])[0])
 
 
-def _views_of(checkpoint: store.Checkpoint) -> tuple[str, ...]:
+def _views_of(facts: Facts) -> tuple[str, ...]:
     """Views of a model.
 
     Raises:
         CheckpointError: What it predicts, or what it looks at, is no picture.
     """
-    config = checkpoint.network.config
+    config = facts.config
     if config.target not in _VIEWS:
         raise CheckpointError(
-            f"{checkpoint.name} predicts {config.target!r} of each patch, not pixels: it has no picture to show.",
+            f"{facts.name} predicts {config.target!r} of each patch, not pixels: it has no picture to show.",
             code="target",
             hint="Take a model of raw or normalised pixels; this one's encoder can be exported and evaluated.",
         )
     if config.channels not in (1, 3):
         raise CheckpointError(
-            f"{checkpoint.name} looks at {config.channels} channels, and picture files have 3 colours or 1 grey.",
+            f"{facts.name} looks at {config.channels} channels, and picture files have 3 colours or 1 grey.",
             code="channels",
             hint="Call its network with arrays: model.checkpoints.store.read(file).network.",
         )
@@ -319,22 +301,25 @@ def _in_colour(picture: Floats) -> Floats:
     return picture if picture.shape[-1] == 3 else picture.repeat(3, axis=-1)
 
 
-def load(path: Path | str | None = None, device: str | None = None) -> Reconstructor:
+def load(
+    path: Path | str | None = None,
+    device: str | None = None,
+    *,
+    engine: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+) -> Reconstructor:
     """Load a weight file.
 
     Args:
         path: A file or folder of any layout that ``checkpoints.layouts`` knows; None for the shipped ``small``.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
+        engine: ``auto`` (the fastest that proves itself against torch), ``openvino`` or ``torch``.
+        precision: On the CPU ``float32``, or ``bfloat16`` where the processor has it.
+        threads: CPU threads; None for those this process may use.
 
     Raises:
-        CheckpointError: The file or the device cannot be used.
+        CheckpointError: File, device, engine or precision cannot be used.
     """
-    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise CheckpointError(
-            f"Device {wanted!r} was asked for, and no usable GPU is here.",
-            code="device",
-            hint="Leave the device out to run on the CPU, or check the GPU's driver.",
-            field="device",
-        )
-    return Reconstructor(store.read(Path(path) if path else store.shipped()), torch.device(wanted))
+    source = Path(path) if path else shipped()
+    return Reconstructor(open_weights(source, device, engine=engine, precision=precision, threads=threads))

@@ -72,11 +72,15 @@ class Prediction:
             that hid the patch.
         run_ms: Time of the network for the groups this job ran in.
         spread: With several masks ``[rows, columns] float32``, see ``cover.Merged.spread``; else None.
+        engine: What computed it, see ``engines``.
+        precision: In which numbers.
     """
 
     pixels: Floats
     run_ms: float
     spread: Floats | None = None
+    engine: str = "torch"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,8 @@ class Reconstruction:
         job = self.job
         return {
             "model": self.model,
+            "engine": self.prediction.engine,
+            "precision": self.prediction.precision,
             "strategy": job.options.strategy,
             "ratio": job.mask.ratio,
             "seed": job.seed,

@@ -97,6 +97,11 @@ class Colours:
         image = (standardised * spread[..., 1:] + spread[..., :1]) * std + mean
         return image.clip(0, 1)
 
+    def shown(self, normalised: Floats) -> Floats:
+        """Normalised units ``[..., C]`` to pixels, clamped to 0..1."""
+        mean, std = self._arrays()
+        return (normalised * std + mean).clip(0, 1)
+
     def as_contrast(self, image: Floats, patch_size: int) -> Floats:
         """What a prediction in the view ``normalised`` is held against: the photo ``[H, W, C]`` seen the same way."""
         spread = _spread(self.statistics(image, patch_size), image)
@@ -108,6 +113,13 @@ class Colours:
 
     def _arrays(self) -> tuple[Floats, Floats]:
         return np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
+
+
+def unpatchify(pred: Floats, grid: tuple[int, int], patch_size: int) -> Floats:
+    """Patches ``[B, L, P*P*C]`` laid out as pictures ``[B, H, W, C]``."""
+    rows, columns = grid
+    cut = pred.reshape(len(pred), rows, columns, patch_size, patch_size, -1).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(len(pred), rows * patch_size, columns * patch_size, -1)
 
 
 def contrast(standardised: Floats) -> Floats:

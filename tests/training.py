@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from model.checkpoints import store
 from model.network import MAE
 from model.pretrain.data import Photos
 from model.pretrain.loop import run
 from model.pretrain.recipe import Recipe
 from model.pretrain.watch import Progress
-from model.reconstruct import load
 from tests.pictures import encoded, photo
 
 #: What the fixtures ``folder`` and ``shard`` hold.
@@ -40,7 +40,8 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 def weights(path: Path | None) -> dict[str, torch.Tensor]:
     """Tensors of the weight file a run left."""
-    return load(path, "cpu")._network.state_dict()
+    assert path is not None  # the run wrote one
+    return store.read(path).network.state_dict()
 
 
 def equal(one: Path | None, two: Path | None) -> bool:

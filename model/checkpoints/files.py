@@ -25,6 +25,8 @@ from model.errors import CheckpointError
 if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
     from torch import Tensor
 
+#: What the header of our own files calls itself.
+FORMAT = "unmask-mae-1"
 #: Where training programs put the weights inside what they save.
 _NESTED = ("model", "state_dict", "model_state_dict", "network")
 #: What wrappers (data parallel, compile, a trainer's attribute) put in front of every name.

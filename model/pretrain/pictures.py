@@ -19,6 +19,7 @@ from model.checkpoints import store
 from model.checkpoints.files import replacing
 from model.errors import ImageError
 from model.images import load_square
+from model.loading import with_torch
 from model.network import MAE
 from model.options import Options
 from model.pretrain.data import Photos, pictures_below
@@ -69,7 +70,8 @@ class Pictures:
 
     def draw(self, step: int, network: MAE) -> NDArray[np.uint8]:
         """Draw the sheet of this step and list it; returns it as ``[H, W, 3] uint8``."""
-        reconstructor = Reconstructor(store.Checkpoint(network, self._recipe.name, "", {}), self._device)
+        checkpoint = store.Checkpoint(network, self._recipe.name, "", {})
+        reconstructor = Reconstructor(with_torch(checkpoint, str(self._device)))
         # Written as a decimal: half of a sum may have more digits than a person would give.
         ratio = f"{sum(self._recipe.ratio_range) / 2:.4g}"
         rows = []

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.checkpoints import store
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
 from model.pretrain.augment import crop_boxes
@@ -28,7 +29,7 @@ from model.pretrain.samples import Sampler
 from model.pretrain.watch import Progress
 from model.reconstruct import load
 from tests.pictures import encoded
-from tests.training import PHOTOS, equal, toy
+from tests.training import PHOTOS, equal, toy, weights
 
 # --- data -------------------------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ def test_a_run_that_crashed_ends_bit_equal_to_an_uninterrupted_one(shard: Path, 
         run(toy(), Photos.open([shard]), tmp_path / "parts", device=torch.device("cpu"), report=crash)
     assert (tmp_path / "parts/LATEST").read_text() == "state-0000004.pt"
     parts = pretrain(toy(), [shard], tmp_path / "parts", resumed=True, device="cpu", workers=2)
-    first, second = (load(path, "cpu")._network.state_dict() for path in (whole, parts))
+    first, second = (weights(path) for path in (whole, parts))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -281,7 +282,8 @@ def test_a_resumed_run_goes_on_from_its_state_and_not_from_the_weights_given(
         if progress.step == 5:
             raise RuntimeError("power cut")
 
-    given = load(first, "cpu")._network
+    assert first is not None
+    given = store.read(first).network
     with pytest.raises(RuntimeError, match="power cut"):
         run(toy(), photos, tmp_path / "parts", device=cpu, init=given, report=crash)
     parts = pretrain(toy(), [folder], tmp_path / "parts", resumed=True, init=first, device="cpu")

@@ -38,7 +38,7 @@ def _perfect(reconstructor: Reconstructor, view: str, seed: int = 1, ratio: str 
 
 
 def _truth(reconstructor: Reconstructor, job: Job) -> NDArray[np.float32]:
-    network = reconstructor._network
+    network = MAE(reconstructor._config)
     image = network.normalise(torch.from_numpy(job.pixels.copy()).permute(2, 0, 1)[None] / 255)
     truth: NDArray[np.float32] = network.unpatchify(network.target(image))[0].permute(1, 2, 0).numpy()
     return truth

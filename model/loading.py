@@ -1,0 +1,309 @@
+"""From a weight file to an engine that may serve.
+
+    our own file, proved before       -> read with numpy, OpenVINO meets the proof: no torch in the process
+    any other, or the first time here -> read with torch, the proof is made and kept, OpenVINO meets it
+    a GPU, or no OpenVINO, or a failed proof -> torch
+
+A proof lies beside the weights (``small.proof.npz``, made by ``python -m model prove``) or under the user's cache,
+by the hash of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from model.checkpoints import files, registry
+from model.checkpoints.files import FORMAT
+from model.config import MAEConfig
+from model.engines import Engine, OpenVINOEngine, TorchEngine
+from model.errors import CheckpointError
+from model.export import LIMITS, Proof, make_proof
+from model.positions import Grid
+
+if TYPE_CHECKING:
+    from model.checkpoints.store import Checkpoint
+
+_LOGGER = logging.getLogger(__name__)
+
+Weights = Mapping[str, NDArray[Any]]
+_POSITIONS = ("pos_embed", "decoder_pos_embed")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a weight file says of itself, apart from the weights.
+
+    Attributes:
+        name: What it calls itself.
+        digest: SHA-256 of the file, hex.
+        config: Shape of the network.
+        card: Licence, data, steps.
+        parameters: Numbers that were trained.
+    """
+
+    name: str
+    digest: str
+    config: MAEConfig
+    card: dict[str, Any]
+    parameters: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Facts:
+        """Those of a file that torch has read."""
+        network = checkpoint.network
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return cls(checkpoint.name, checkpoint.digest, network.config, checkpoint.card, parameters)
+
+
+class Loaded:
+    """Weights with the engine that computes them.
+
+    Args:
+        facts: What they are.
+        engine: The chosen one.
+        device: Where it computes: ``cpu``, ``cuda:0``.
+        error: How far the engine was off torch's float32, relative to the largest value; None where it is that.
+        note: Why a faster engine was not taken, a sentence; empty where none was passed over.
+        again: Reads the file with torch, for what the engine cannot do.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        engine: Engine,
+        *,
+        device: str = "cpu",
+        error: float | None = None,
+        note: str = "",
+        again: Callable[[], Checkpoint] | None = None,
+    ) -> None:
+        self.facts = facts
+        self.engine = engine
+        self.device = device
+        self.error = error
+        self.note = note
+        self._again = again
+
+    def engine_for(self, grid: Grid) -> Engine:
+        """The engine for pictures of this many patches.
+
+        Raises:
+            CheckpointError: It takes torch, and this installation comes without.
+        """
+        return self.engine if self.engine.handles(grid) else self._torch
+
+    @cached_property
+    def _torch(self) -> Engine:
+        assert self._again is not None  # torch's engine handles everything, so this is another one
+        return TorchEngine(self._again().network, self.device)
+
+    def describe(self) -> dict[str, Any]:
+        """Engine and precision, and how they were proved, JSON-ready."""
+        return {
+            "engine": self.engine.name,
+            "precision": self.engine.precision,
+            "engine_error": self.error,
+            "engine_note": self.note,
+        }
+
+
+def with_torch(checkpoint: Checkpoint, device: str = "cpu", note: str = "") -> Loaded:
+    """A checkpoint as torch computes it."""
+    engine = TorchEngine(checkpoint.network, device)
+    return Loaded(Facts.of(checkpoint), engine, device=device, note=note)
+
+
+def open_weights(
+    path: Path,
+    device: str | None = None,
+    *,
+    engine: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+    proofs: Path | None = None,
+) -> Loaded:
+    """Open a weight file with the fastest engine that proves itself.
+
+    Args:
+        path: A file or folder of any known layout, or a name of the registry.
+        device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
+        engine: ``auto``, ``openvino`` or ``torch``.
+        precision: Of the CPU: ``float32``, or ``bfloat16`` where the processor has it.
+        threads: CPU threads; None for those this process may use.
+        proofs: Where proofs are kept; None for a folder in the user's cache.
+
+    Raises:
+        CheckpointError: File, device or precision cannot be used; or torch is needed, and is not installed.
+    """
+    device = device or ("cuda" if _gpu() else "cpu")
+    if device != "cpu" or engine == "torch":
+        _check_device(device)
+        return with_torch(_read(path), device)
+    ready = _ready(path, proofs)
+    try:
+        if ready is None:
+            checkpoint = _read(path)
+            facts, weights = Facts.of(checkpoint), _arrays(checkpoint)
+            proof = _prove(checkpoint, proofs)
+            return _proved(facts, weights, proof, lambda: checkpoint, threads, precision)
+        facts, weights, proof = ready
+        return _proved(facts, weights, proof, lambda: _read(path), threads, precision)
+    except _Unproved as failure:
+        if engine != "auto":
+            raise CheckpointError(str(failure), code="engine", hint="Take engine=torch.") from failure
+        _LOGGER.warning("%s Torch computes instead.", failure)
+        return with_torch(_read(path), device, note=str(failure))
+
+
+def prove(path: Path) -> tuple[Path, float]:
+    """Make the proof of a weight file and put it beside the file, so that no start ever needs torch for it.
+
+    Returns:
+        The proof's file, and how far OpenVINO is off.
+
+    Raises:
+        CheckpointError: The file cannot be used, or OpenVINO computes something else from it.
+    """
+    checkpoint = _read(path)
+    path = registry.locate(path).path
+    proof = make_proof(checkpoint)
+    try:
+        loaded = _proved(
+            Facts.of(checkpoint), _arrays(checkpoint), proof, lambda: checkpoint, None, "float32"
+        )
+    except _Unproved as failure:
+        raise CheckpointError(str(failure), code="engine", hint="It is served by torch.") from failure
+    place = _beside(path)
+    proof.save(place)
+    return place, loaded.error or 0.0
+
+
+class _Unproved(Exception):
+    """OpenVINO cannot be had, or does not compute what torch does."""
+
+
+def _proved(
+    facts: Facts,
+    weights: Weights,
+    proof: Proof,
+    again: Callable[[], Checkpoint],
+    threads: int | None,
+    precision: str,
+) -> Loaded:
+    try:
+        engine = OpenVINOEngine(facts.config, weights, threads=threads, precision=precision)
+    except (ImportError, RuntimeError) as error:  # openvino raises RuntimeError for whatever it cannot do
+        raise _Unproved(f"OpenVINO cannot be used ({str(error).splitlines()[0][:200]}).") from error
+    error_ = proof.error(engine.run)
+    if error_ > LIMITS[precision]:
+        raise _Unproved(
+            f"OpenVINO is off torch by {error_:.1e} of the largest value with {facts.name}, more than the "
+            f"{LIMITS[precision]:.0e} allowed in {precision}."
+        )
+    return Loaded(facts, engine, error=error_, again=again)
+
+
+def _ready(path: Path, proofs: Path | None) -> tuple[Facts, Weights, Proof] | None:
+    """Facts, weights and proof of a file of our own layout that was proved before; None for any other."""
+    found = registry.locate(path)
+    path = found.path
+    if not path.is_file() or path.suffix != ".safetensors":
+        return None
+    digest = files.digest(path)
+    found.check(digest)
+    kept = (_beside(path), _cached(digest, proofs))
+    proof = next((known for place in kept if (known := Proof.read(place, digest))), None)
+    if proof is None:
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                return None
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError, TypeError):  # TypeError: numbers that numpy does not have
+        return None  # torch's reader says what is wrong
+    config = MAEConfig.from_dict(json.loads(header["config"]))
+    parameters = sum(array.size for name, array in weights.items() if name not in _POSITIONS)
+    return Facts(header["name"], digest, config, json.loads(header["card"]), parameters), weights, proof
+
+
+def _prove(checkpoint: Checkpoint, proofs: Path | None) -> Proof:
+    """The proof, from the cache or made now and kept there."""
+    place = _cached(checkpoint.digest, proofs)
+    proof = Proof.read(place, checkpoint.digest)
+    if proof is None:
+        proof = make_proof(checkpoint)
+        try:
+            proof.save(place)
+        except (OSError, CheckpointError) as error:  # it only costs the next start some seconds
+            _LOGGER.info("The proof cannot be kept: %s", error)
+    return proof
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".safetensors") + ".proof.npz")
+
+
+def _cached(digest: str, proofs: Path | None) -> Path:
+    return (proofs or default_folder()) / f"{digest}.npz"
+
+
+def default_folder() -> Path:
+    """Where proofs are kept when no other place is named."""
+    return Path.home() / ".cache" / "unmask" / "proofs"
+
+
+def _arrays(checkpoint: Checkpoint) -> Weights:
+    return {name: value.detach().cpu().numpy() for name, value in checkpoint.network.state_dict().items()}
+
+
+def _read(path: Path) -> Checkpoint:
+    """Read with torch.
+
+    Raises:
+        CheckpointError: The file cannot be used; or torch is not installed.
+    """
+    try:
+        from model.checkpoints import store  # pulls torch, which must not delay a start that can do without
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path.name} needs torch, and this installation comes without ({error}).",
+            code="torch-missing",
+            hint="Take the full image (unmask instead of unmask:slim), or pip install torch timm.",
+        ) from error
+    return store.read(path)
+
+
+def _gpu() -> bool:
+    """Whether torch sees a GPU; not asked where the driver is not even loaded, for the import takes seconds."""
+    if not any(Path(sign).exists() for sign in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+        return False
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def _check_device(device: str) -> None:
+    try:
+        import torch
+    except ImportError:
+        return  # reading says so, better
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CheckpointError(
+            f"Device {device!r} was asked for, and no usable GPU is here.",
+            code="device",
+            hint="Leave the device out to run on the CPU, or check the GPU's driver.",
+            field="device",
+        )

@@ -1,0 +1,167 @@
+"""Every engine computes what torch computes, or does not serve."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.checkpoints import store
+from model.config import MAEConfig
+from model.engines import OpenVINOEngine, TorchEngine
+from model.errors import CheckpointError
+from model.export import LIMITS, Proof, make_proof
+from model.loading import open_weights, prove
+from model.masking import hidden_count, random_hidden
+from model.network import MAE
+
+Inputs = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arrays(network: MAE) -> dict[str, NDArray[Any]]:
+    return {name: value.detach().numpy() for name, value in network.state_dict().items()}
+
+
+def inputs(grid: tuple[int, int], channels: int, ratio: str, batch: int = 2) -> Inputs:
+    patches = grid[0] * grid[1]
+    pixels = np.random.default_rng(3).integers(
+        0, 256, (batch, grid[0] * 16, grid[1] * 16, channels), dtype=np.uint8
+    )
+    hidden = random_hidden(np.arange(batch, dtype=np.uint64), patches, hidden_count(ratio, patches))
+    order = np.argsort(hidden, axis=1, kind="stable")
+    visible = int((~hidden[0]).sum())
+    return (
+        pixels,
+        order[:, :visible].astype(np.int64),
+        np.argsort(order, axis=1, kind="stable").astype(np.int64),
+    )
+
+
+@pytest.mark.parametrize("positions", ["both", "hidden_only"])
+@pytest.mark.parametrize(("grid", "ratio"), [((4, 4), "0.75"), ((4, 4), "0.1"), ((3, 7), "0.5")])
+def test_openvino_predicts_what_torch_predicts_on_any_grid(
+    debug_network: MAE, grid: tuple[int, int], ratio: str, positions: str
+) -> None:
+    fast = OpenVINOEngine(debug_network.config, arrays(debug_network))
+    given = inputs(grid, 3, ratio)
+    expected = TorchEngine(debug_network, "cpu").run(*given, positions)
+    assert np.abs(fast.run(*given, positions) - expected).max() < LIMITS["float32"] * np.abs(expected).max()
+
+
+def test_openvino_encodes_what_torch_encodes(debug_network: MAE) -> None:
+    fast = OpenVINOEngine(debug_network.config, arrays(debug_network))
+    pixels, *_ = inputs((4, 5), 3, "0.5")
+    expected = TorchEngine(debug_network, "cpu").encode(pixels)
+    assert expected.shape == (2, 21, 32)
+    assert np.abs(fast.encode(pixels) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_a_grey_network_runs_too() -> None:
+    network = MAE(
+        MAEConfig(
+            image_size=64,
+            channels=1,
+            width=32,
+            depth=1,
+            heads=2,
+            decoder_width=16,
+            decoder_depth=1,
+            decoder_heads=2,
+        )
+    )
+    given = inputs((4, 4), 1, "0.5")
+    expected = TorchEngine(network, "cpu").run(*given)
+    assert np.allclose(OpenVINOEngine(network.config, arrays(network)).run(*given), expected, atol=1e-5)
+
+
+def test_a_request_gives_the_same_bytes_every_time(debug_network: MAE) -> None:
+    fast = OpenVINOEngine(debug_network.config, arrays(debug_network))
+    given, other = inputs((4, 4), 3, "0.75", 1), inputs((4, 4), 3, "0.5", 3)
+    first = fast.run(*given)
+    fast.run(*other)
+    assert np.array_equal(fast.run(*given), first)
+
+
+def test_stored_positions_are_used_and_bind_to_the_own_grid(debug_network: MAE) -> None:
+    with torch.no_grad():
+        debug_network.pos_embed += 0.1 * torch.randn(debug_network.pos_embed.shape)
+    fast = OpenVINOEngine(debug_network.config, arrays(debug_network))
+    given = inputs((4, 4), 3, "0.75")
+    assert np.allclose(fast.run(*given), TorchEngine(debug_network, "cpu").run(*given), atol=1e-5)
+    assert fast.handles((4, 4))
+    assert not fast.handles((3, 7)), "torch resizes such tables"
+
+
+def test_a_proof_outlives_the_process_and_belongs_to_its_weights(debug_file: Path, tmp_path: Path) -> None:
+    checkpoint = store.read(debug_file)
+    proof = make_proof(checkpoint)
+    proof.save(tmp_path / "kept.npz")
+    again = Proof.read(tmp_path / "kept.npz", checkpoint.digest)
+    assert again is not None
+    assert again.error(TorchEngine(checkpoint.network, "cpu").run) == 0.0
+    assert Proof.read(tmp_path / "kept.npz", "0" * 64) is None
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "kept.npz").read_bytes()[:500])
+    assert Proof.read(tmp_path / "cut.npz", checkpoint.digest) is None
+    assert Proof.read(tmp_path / "none.npz", checkpoint.digest) is None
+
+
+def test_one_wrong_weight_does_not_pass(debug_file: Path) -> None:
+    checkpoint = store.read(debug_file)
+    wrong = arrays(checkpoint.network)
+    wrong["blocks.1.mlp.fc2.bias"] = wrong["blocks.1.mlp.fc2.bias"].copy()
+    wrong["blocks.1.mlp.fc2.bias"][3] += 0.001  # one of them: the next norm takes a common shift away
+    assert make_proof(checkpoint).error(OpenVINOEngine(checkpoint.network.config, wrong).run) > 1e-5
+
+
+def test_a_failed_proof_leaves_torch_to_serve_and_says_so(
+    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(LIMITS, "float32", -1.0)  # nothing is that good
+    loaded = open_weights(debug_file, "cpu", proofs=tmp_path)
+    assert loaded.engine.name == "torch"
+    assert "off torch by" in loaded.note
+    assert "Torch computes instead" in caplog.text
+    with pytest.raises(CheckpointError, match="off torch by"):
+        open_weights(debug_file, "cpu", engine="openvino", proofs=tmp_path)
+
+
+def test_the_second_start_needs_the_file_and_the_proof_alone(debug_file: Path, tmp_path: Path) -> None:
+    first = open_weights(debug_file, "cpu", proofs=tmp_path / "proofs")
+    assert first.engine.name == "openvino"
+    assert first.error is not None
+    code = (
+        "import sys; from pathlib import Path; from model.loading import open_weights;"
+        f"loaded = open_weights(Path({str(debug_file)!r}), proofs=Path({str(tmp_path / 'proofs')!r}));"
+        "print(loaded.engine.name, loaded.facts.parameters, sorted({'torch', 'timm'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        maxsplit=2
+    )
+    assert said == ["openvino", str(first.facts.parameters), "[]\n"]
+
+
+def test_a_proof_beside_the_weights_is_found(debug_file: Path, tmp_path: Path) -> None:
+    place, error = prove(debug_file)
+    assert place == debug_file.with_name("debug.proof.npz")
+    assert 0 < error < LIMITS["float32"]
+    open_weights(debug_file, "cpu", proofs=tmp_path / "empty")
+    assert not (tmp_path / "empty").exists(), "nothing had to be made"
+
+
+def test_a_precision_the_processor_lacks_is_refused(
+    debug_network: MAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32"])
+    with pytest.raises(CheckpointError, match="bfloat16"):
+        OpenVINOEngine(debug_network.config, arrays(debug_network), precision="bfloat16")
