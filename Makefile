@@ -19,7 +19,7 @@ OWN_UV := $(filter .uv/%,$(UV))
 ENV := .venv/.installed-$(firstword $(shell cksum < requirements.lock))
 PY := .venv/bin/python
 
-.PHONY: help setup serve test test-fast check fix browser lock train evaluate image clean
+.PHONY: help setup serve test test-fast check fix browser lock train evaluate bench-train image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ train: $(ENV) ## train RECIPE= on DATA= into OUT=
 
 evaluate: $(ENV) ## score WEIGHTS= on DATA= beside classical inpainting
 	$(PY) -m model evaluate reconstruct $(WEIGHTS) --data $(DATA) --ratio 0.75 --json
+
+bench-train: $(ENV) ## what training costs here, beside the reference recipe, on photos of DATA=
+	@$(PY) -m tests.bench.bench_train --data $(DATA)
 
 image: ## docker build (IMAGE= names it)
 	docker build --tag $(IMAGE) .

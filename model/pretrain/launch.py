@@ -26,7 +26,7 @@ def pretrain(
     data: Sequence[Path | str],
     out: Path,
     *,
-    resumed: bool = False,
+    resumed: bool | None = False,
     init: Path | None = None,
     cache: Path | None = None,
     device: str | None = None,
@@ -38,7 +38,7 @@ def pretrain(
         recipe: What to train and how.
         data: Folders of pictures and tar shards, http(s) addresses of shards, or patterns of them.
         out: The run's folder.
-        resumed: Go on from its last state.
+        resumed: Go on from its last state; None: if there is one, else begin.
         init: Weights to begin with, in any layout this package reads; they must fit the recipe's network.
         cache: Where shards from addresses are kept; None for the user's cache.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
@@ -54,6 +54,7 @@ def pretrain(
     """
     begun = (out / resume.LATEST).is_file()
     # torchrun starts everyone anew when one dies: then the same command goes on.
+    resumed = begun if resumed is None else resumed
     resumed = resumed or (begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)  # noqa: TID251
     if begun and not resumed:
         raise CheckpointError(
@@ -112,6 +113,20 @@ def _initial(recipe: Recipe, path: Path) -> MAE:
     return checkpoint.network
 
 
+def _fresh_store(size: int) -> dist.Store | None:
+    """Where the processes of one machine tell each other their addresses; None: torch's own way.
+
+    torchrun keeps one store through all restarts, in which a fast process finds the address of a dead one and
+    dials it in vain. A prefix that counts the restarts keeps them apart. Several machines count differently:
+    there torchrun itself must make a store for each restart (docs/train.md).
+    """
+    told = os.environ  # noqa: TID251
+    if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or int(told["LOCAL_WORLD_SIZE"]) != size:
+        return None
+    agent = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"restart-{told['TORCHELASTIC_RESTART_COUNT']}", agent)
+
+
 @contextmanager
 def _world(device: str | None) -> Iterator[tuple[World, torch.device]]:
     """The processes ``torchrun`` started, connected for as long as the block runs, and this one's device."""
@@ -124,7 +139,9 @@ def _world(device: str | None) -> Iterator[tuple[World, torch.device]]:
     where = torch.device(kind)
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])  # noqa: TID251
+    dist.init_process_group(backend, store=_fresh_store(size), rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size()), where
         dist.barrier()

@@ -38,6 +38,8 @@ from model.pretrain.world import ALONE, World
 
 #: Steps after which a run limited by minutes knows its speed, and those before that do not count (compilation).
 MEASURED, UNTYPICAL = 50, 10
+#: Steps after which several processes ask each other whether to stop: torchrun kills those that take 30 seconds.
+ASK_EVERY = 10
 #: Share of the time left that goes into steps; the rest is for pictures, states and the end.
 STEPPING_SHARE = 0.97
 
@@ -211,9 +213,10 @@ def run(
         since_state.append(loss)
         if training.recipe.steps == 0:
             training.recipe = pace.plan(training, device, world)
-        # Several processes must stop after the same step, so they ask each other when a report is due anyway.
         due = training.step % recipe.log_every == 0 or training.finished
-        stopped = bool(stop) if world.size == 1 else due and world.any(bool(stop))
+        # Several processes must stop after the same step: they ask each other now and then.
+        asked = world.size == 1 or training.step % ASK_EVERY == 0
+        stopped = asked and world.any(bool(stop))
         saving = training.step % recipe.checkpoint_every == 0 or stopped or training.finished
         if due or saving:
             training.broken = world.union(training.broken)

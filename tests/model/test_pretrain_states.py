@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -67,6 +68,12 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(folder: Path, tmp_path: Pa
     pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
     with pytest.raises(CheckpointError, match="holds the states of a run"):
         pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
+
+
+def test_a_run_that_may_begin_or_go_on_does_either(folder: Path, tmp_path: Path) -> None:
+    whole = pretrain(toy(), [folder], tmp_path / "whole", device="cpu", resumed=None)
+    run_until(toy(), folder, tmp_path / "parts", 5)
+    assert equal(whole, pretrain(toy(), [folder], tmp_path / "parts", device="cpu", resumed=None))
 
 
 def test_states_from_before_averages_and_logs_were_kept_can_be_resumed(folder: Path, tmp_path: Path) -> None:
@@ -272,14 +279,34 @@ def test_a_run_killed_again_and_again_ends_bit_equal(root: Path, folder: Path, t
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_two_processes_train_as_one(root: Path, folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_recover_a_killed_rank(
+    root: Path, folder: Path, tmp_path: Path
+) -> None:
     recipe = _write_recipe(tmp_path / "toy.toml", steps=60, accumulate=2, clip_norm=1.0)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, *_command(recipe, folder, tmp_path / "whole")]
-    done = subprocess.run(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=400, check=True
-    )
-    assert done.stdout.decode().count("Weights:") == 1
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "--max-restarts", "3",
+    ]  # fmt: skip
+    left = []
+    for name in ("whole", "killed"):
+        out = tmp_path / name
+        command = [*torchrun, *_command(recipe, folder, out)]
+        with subprocess.Popen(
+            command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                if name == "killed":
+                    _wait_for_step(process, out, random.Random().randint(10, 40))
+                    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                    os.kill(int(children[-1]), signal.SIGKILL)
+                said = process.communicate(timeout=400)[0].decode()
+            finally:
+                process.terminate()
+        assert process.returncode == 0
+        assert said.count("Weights:") == 1
+        left.append(out / "toy.safetensors")
+    assert equal(*left)
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
     # One process: the same samples and masks; sums in another order, which training slowly amplifies.
     pretrain(load_recipe(str(recipe)), [folder], tmp_path / "alone", device="cpu")
     ours, alone = log(tmp_path / "whole"), log(tmp_path / "alone")

@@ -1,0 +1,73 @@
+"""``python -m model pretrain`` and ``shards``: options in, one function of this room called, what to print out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``pretrain`` and ``shards`` to the command line."""
+    verb = verbs.add_parser("pretrain", help="train a model from a recipe")
+    verb.set_defaults(verb=_pretrain)
+    verb.add_argument("recipe", help="a TOML file, or the name of a shipped recipe")
+    verb.add_argument(
+        "--data", nargs="+", required=True,
+        help="folders of pictures, .tar shards or their http(s) addresses; patterns such as 'shard-{00..06}.tar'",
+    )  # fmt: skip
+    verb.add_argument("--out", type=Path, required=True, help="folder of the run")
+    verb.add_argument("--resume", action="store_true", help="go on from the last state in --out")
+    verb.add_argument(
+        "--auto-resume",
+        action="store_true",
+        help="go on from the last state if there is one: for jobs started anew",
+    )
+    verb.add_argument(
+        "--cache", type=Path, help="where shards from addresses are kept (default ~/.cache/unmask/shards)"
+    )
+    verb.add_argument("--init", type=Path, help="weights to begin with instead of random ones")
+    verb.add_argument("--steps", type=int, help="instead of the recipe's steps or minutes")
+    verb.add_argument("--minutes", type=float, help="as many steps as fit, instead of the recipe's")
+    verb.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    verb.add_argument("--size", help="instead of the recipe's: vit_base, vit_large, vit_huge, small, debug")
+    verb.add_argument(
+        "--data-path",
+        choices=("auto", "host", "device"),
+        help="decode as it goes, or all into the GPU's memory",
+    )
+    verb.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+
+    verb = verbs.add_parser("shards", help="pack a folder of pictures into tar shards for training")
+    verb.set_defaults(verb=_shards)
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("out", type=Path, help="folder for the shards")
+    verb.add_argument("--side", type=int, default=256, help="short side at most, pixels (default 256)")
+    verb.add_argument("--per-shard", type=int, default=2000, help="photos a shard (default 2000)")
+    verb.add_argument("--workers", type=int, default=1, help="threads (default 1)")
+
+
+def _pretrain(given: argparse.Namespace) -> str | None:
+    from model.pretrain.launch import pretrain
+    from model.pretrain.recipe import load_recipe
+
+    changes = {name: getattr(given, name) for name in ("steps", "minutes", "batch_size", "size", "data_path")}
+    weights = pretrain(
+        load_recipe(given.recipe, **changes),
+        given.data,
+        given.out,
+        resumed=None if given.auto_resume else given.resume,
+        init=given.init,
+        cache=given.cache,
+        device=given.device,
+        workers=given.workers,
+    )
+    return f"Weights: {weights}" if weights else None
+
+
+def _shards(given: argparse.Namespace) -> str:
+    from model.pretrain.shards import pack
+
+    packed = pack(given.folder, given.out, side=given.side, per_shard=given.per_shard, workers=given.workers)
+    left_out = [f"left out, cannot be decoded: {name}" for name in packed.broken]
+    return "\n".join([f"{packed.photos} photos in {len(packed.shards)} shards under {given.out}.", *left_out])
