@@ -108,15 +108,15 @@ const cards = STEPS.map(([name], i) => {
 });
 
 function facts() {
-  const { scene, model } = view, n = scene.rows * scene.columns, v = scene.visible.length, P = model.patch_size, A = 3 * P * P;
+  const { scene, model } = view, n = scene.rows * scene.columns, v = scene.visible.length, P = model.patch_size, h = model.channels || 3, A = h * P * P;
   const cost = stageCosts(model, n, v);
   const shape = (letters, numbers) => `[${letters.join(', ')}] = ${numbers.join(' × ')}`;
   const shapes = {
-    pixels: shape(['B', '3', 'H', 'W'], [1, 3, scene.rows * P, scene.columns * P]), all: shape(['B', 'L', '3P²'], [1, n, A]), seen: shape(['B', 'K', '3P²'], [1, v, A]),
+    pixels: shape(['B', String(h), 'H', 'W'], [1, h, scene.rows * P, scene.columns * P]), all: shape(['B', 'L', `${h}P²`], [1, n, A]), seen: shape(['B', 'K', `${h}P²`], [1, v, A]),
     wide: shape(['B', 'K+1', 'D'], [1, v + 1, model.width]), narrow: shape(['B', 'L+1', 'd'], [1, n + 1, model.decoder_width]),
   };
   const values = {
-    n: number(n), v: number(v), k: number(n - v), p: P, a: number(A), r: scene.rows, c: scene.columns, x: number((1 - v / n) * 100), f: number(cost.everywhere / cost.work),
+    n: number(n), v: number(v), k: number(n - v), p: P, h, a: number(A), r: scene.rows, c: scene.columns, x: number((1 - v / n) * 100), f: number(cost.everywhere / cost.work),
     D: number(model.width), d: number(model.decoder_width), depth: number(model.depth), shallow: number(model.decoder_depth), m: large(cost.work),
   };
   return { cost, shapes, values };

@@ -55,11 +55,12 @@ async function reports(model) {
   }
   $('.um-use-report-section').hidden = !report;
   if (!report) return;
+  const contents = { full: 'use.content_full', encoder: 'use.content_encoder', classifier: 'use.content_classifier' };
   const list = (items) => (items && items.length ? items.join(', ') : words('use.nothing'));
   const size = report.size_bytes && words('use.megabytes', { x: number(report.size_bytes / 1e6) });
   fill($('.um-use-report'), [
-    ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', report.content, true], ['use.file_size', size],
-    ['use.predicts', report.target && [report.target, report.target_source].filter(Boolean).join(': '), true],
+    ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', contents[report.content] && words(contents[report.content])], ['use.file_size', size],
+    ['use.predicts', report.target && words(report.target === 'pixel' ? 'use.target_pixels' : 'use.target_normalised')], ['use.says', report.target_source, true],
     ['use.usable', list(report.usable_for), true], ['use.missing', list(report.missing)], ['use.left_over', list(report.left_over)],
     ...(report.notes || []).map((note) => ['use.note', note, true]), ['use.advice', report.advice, true],
   ]);
