@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,87 +13,221 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model import scores, views
+from model import views
+from model.evaluate import pages, plots
+from model.evaluate.fills import FILLS, METRICS, figures, resampled
+from model.images import encode_png
 from model.pretrain.data import Photos
-from model.reconstruct import Job, Options, Prediction, Reconstructor
-from model.scores import Floats, Score
+from model.reconstruct import Options, Reconstructor
+from model.views import VIEWS
 
-#: Fills without a model, computed on the same masks.
-BASELINES = ("plain_fill", "interpolation", "telea")
+SOURCES = ("model", *FILLS)
+_PSNR, _SSIM, _AGREEMENT = METRICS.index("psnr_db"), METRICS.index("ssim"), METRICS.index("agreement")
+#: Photos of each kind (best, median, worst) on the contact sheet.
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of mask."""
+
+    strategy: str
+    ratio: str
+
+    def words(self) -> str:
+        """For people."""
+        return f"{self.strategy} {float(self.ratio):.0%}"
 
 
 def evaluate(
     reconstructor: Reconstructor,
     photos: Photos,
     *,
-    strategy: str,
-    ratio: str,
+    strategies: Sequence[str] = ("random",),
+    ratios: Sequence[str] = ("0.75",),
+    view: str | None = None,
     limit: int | None = None,
     batch: int = 8,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Mean scores over the hidden pixels of many photos.
+    """Scores over the hidden pixels of many photos, for every strategy at every ratio.
 
     Args:
         reconstructor: The model.
         photos: Centre crops are taken of each.
-        strategy: A sampled strategy; photo number n is masked with seed n, so every model sees equal masks.
-        ratio: Share hidden.
+        strategies: Sampled ones; photo number n is masked with seed n, so every model sees equal masks.
+        ratios: Shares hidden.
+        view: How a normalised prediction becomes a picture; None for the model's first.
         limit: Take only this many photos, evenly spaced.
-        batch: Photos in one forward pass.
+        batch: Photos in one pass.
+        out: Folder for the report, its plots and the contact sheet; None for none.
 
     Returns:
-        JSON-ready: the setting, ``scores`` (model and baselines, means of the metrics of ``Score``), and the
-        share of photos on which the model beats linear interpolation.
+        JSON-ready: the model, and for each of ``settings`` the mean of every figure with its 95 % interval, for the
+        model and each fill, and the shares of photos on which the model beats linear interpolation.
     """
-    count = min(limit or len(photos), len(photos))
-    numbers = np.linspace(0, len(photos) - 1, count).astype(int).tolist()
-    table: dict[str, list[Score]] = {"model": [], **{name: [] for name in BASELINES}}
-    for job, prediction in tqdm(
-        _predict(reconstructor, photos, numbers, strategy, ratio, batch), total=count
-    ):
-        original = job.pixels.astype(np.float32) / np.float32(255)
-        hidden = views.pixel_mask(job.mask.hidden, job.mask.grid, reconstructor.patch_size)
-        candidates = [
-            views.paste(original, prediction.pixels, hidden),
-            scores.plain_fill(original, hidden),
-            scores.interpolate(original, hidden),
-            _telea(job.pixels, hidden),
-        ]
-        for name, score in zip(table, scores.score(original, candidates, hidden), strict=True):
-            table[name].append(score)
-    pairs = list(zip(table["model"], table["interpolation"], strict=True))
-    return {
+    numbers = np.linspace(0, len(photos) - 1, min(limit or len(photos), len(photos))).astype(int).tolist()
+    settings = [Setting(*pair) for pair in itertools.product(strategies, ratios)]
+    tables = [_measure(reconstructor, photos, numbers, setting, view, batch) for setting in settings]
+    shown = view or reconstructor.views[0]
+    facts = {
         "model": reconstructor.name,
         "digest": reconstructor.digest,
-        "photos": count,
-        "strategy": strategy,
-        "ratio": float(ratio),
-        "scores": {name: _mean(rows) for name, rows in table.items()},
-        "share_psnr_1db_above_interpolation": _share([a.psnr_db >= b.psnr_db + 1 for a, b in pairs]),
-        "share_ssim_above_interpolation": _share([a.ssim > b.ssim for a, b in pairs]),
+        "photos": len(numbers),
+        "view": shown,
+        "view_note": VIEWS[shown],
+        "settings": [_summary(setting, table) for setting, table in zip(settings, tables, strict=True)],
+    }
+    if out:
+        sheet = _contact_sheet(reconstructor, photos, numbers, settings[0], view, tables[0])
+        pages.write(
+            out, f"reconstruct-{reconstructor.name}", f"Reconstruction: {reconstructor.name}",
+            facts, list(_blocks(reconstructor.name, facts, settings, tables, sheet)),
+        )  # fmt: skip
+    return facts
+
+
+def _options(setting: Setting, view: str | None, number: int) -> Options:
+    return Options(strategy=setting.strategy, ratio=setting.ratio, seed=number, view=view)
+
+
+def _measure(
+    reconstructor: Reconstructor, photos: Photos, numbers: list[int], setting: Setting, view: str | None,
+    batch: int,
+) -> NDArray[np.float64]:  # fmt: skip
+    """``[N, sources, metrics]``."""
+    rows = []
+    with tqdm(total=len(numbers), desc=setting.words(), unit="photo") as bar:
+        for start in range(0, len(numbers), batch):
+            part = numbers[start : start + batch]
+            jobs = [reconstructor.prepare(photos.read(n), _options(setting, view, n)) for n in part]
+            for job, prediction in zip(jobs, reconstructor.run(jobs), strict=True):
+                original = reconstructor.finish(job, prediction).compared
+                hidden = views.pixel_mask(job.hidden, job.grid, reconstructor.patch_size)
+                rows.append(figures(original, prediction.pixels, hidden, reconstructor.patch_size))
+                bar.update()
+    return np.stack(rows)
+
+
+def _summary(setting: Setting, table: NDArray[np.float64]) -> dict[str, Any]:
+    """Means, intervals and shares of one table ``[N, sources, metrics]``."""
+    draws, chosen = resampled(table)
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    means = table.mean(axis=0)
+    scores: dict[str, Any] = {}
+    for place, source in enumerate(SOURCES):
+        scores[source] = {
+            metric: _interval(means[place, column], low[place, column], high[place, column])
+            for column, metric in enumerate(METRICS)
+            if metric != "agreement"
+        }
+        # A standardised patch is scaled by one factor, never turned over: no agreement counts as none.
+        r, least, most = (max(of[place, _AGREEMENT], 0.0) for of in (means, low, high))
+        scores[source]["norm_pixel_loss"] = _interval(1 - r**2, 1 - most**2, 1 - least**2)
+    model, other = table[:, 0], table[:, SOURCES.index("interpolation")]
+    gain = model[:, _PSNR] - other[:, _PSNR]
+    shares = {
+        "share_psnr_1db_above_interpolation": gain >= 1,
+        "share_ssim_above_interpolation": model[:, _SSIM] > other[:, _SSIM],
+    }
+    return {
+        "strategy": setting.strategy,
+        "ratio": float(setting.ratio),
+        "scores": scores,
+        "psnr_db_above_interpolation": _resampled_interval(gain, chosen),
+        **{name: _resampled_interval(flags.astype(float), chosen) for name, flags in shares.items()},
     }
 
 
-def _predict(
-    reconstructor: Reconstructor, photos: Photos, numbers: list[int], strategy: str, ratio: str, batch: int
-) -> Iterator[tuple[Job, Prediction]]:
-    for start in range(0, len(numbers), batch):
-        jobs = [
-            reconstructor.prepare(photos.read(number), Options(strategy=strategy, ratio=ratio, seed=number))
-            for number in numbers[start : start + batch]
-        ]
-        yield from zip(jobs, reconstructor.run(jobs), strict=True)
+def _resampled_interval(values: NDArray[np.float64], chosen: NDArray[np.int64]) -> dict[str, float]:
+    low, high = np.percentile(values[chosen].mean(axis=1), [2.5, 97.5])
+    return _interval(values.mean(), low, high)
 
 
-def _telea(pixels: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> Floats:
-    """OpenCV's inpainting after Telea 2004, radius 3 pixels."""
-    filled = cv2.inpaint(pixels, hidden.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    return filled.astype(np.float32) / np.float32(255)
+def _interval(mean: float, low: float, high: float) -> dict[str, float]:
+    return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
-def _mean(rows: list[Score]) -> dict[str, float]:
-    return {name: round(float(np.mean([getattr(row, name) for row in rows])), 4) for name in vars(rows[0])}
+def _contact_sheet(
+    reconstructor: Reconstructor, photos: Photos, numbers: list[int], setting: Setting, view: str | None,
+    table: NDArray[np.float64],
+) -> bytes:  # fmt: skip
+    """Columns of best, median and worst photos by the model's nmse; each as masked, pasted, original, at half size."""
+    order = np.argsort(table[:, 0, METRICS.index("nmse")], kind="stable")
+    count = min(_SHOWN, len(order))
+    middle = (len(order) - count) // 2
+    columns = [order[:count], order[middle : middle + count], order[::-1][:count]]
+    sheet = []
+    for column in columns:
+        rows = []
+        for place in column.tolist():
+            number = numbers[place]
+            result = reconstructor(photos.read(number), _options(setting, view, number))
+            rows.append(views.side_by_side([result.panel(name) for name in ("masked", "pasted", "original")]))
+        sheet.append(np.concatenate(rows, axis=0))
+    whole = views.side_by_side(sheet, gap=24)
+    half = cv2.resize(whole, (whole.shape[1] // 2, whole.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return encode_png(np.asarray(half, dtype=np.uint8))
 
 
-def _share(flags: list[bool]) -> float:
-    return round(float(np.mean(flags)), 4)
+def _blocks(
+    name: str, facts: dict[str, Any], settings: list[Setting], tables: list[NDArray[np.float64]], sheet: bytes
+) -> Iterator[pages.Block]:
+    yield (
+        f"{facts['photos']} photos, centre crops, photo n masked with seed n; means over hidden pixels, "
+        f"95 % intervals by drawing the photos again. View: {facts['view']}. {facts['view_note']} The row true_means "
+        "is no model: it reads the mean colour of every hidden patch from the answer, which any picture "
+        "un-normalised with the truth has too."
+    )
+    header = ("", "nmse", "norm-pixel loss", "PSNR dB", "SSIM", "colour error %")
+    metrics = ("nmse", "norm_pixel_loss", "psnr_db", "ssim", "colour_error_percent")
+    for setting, row in zip(settings, facts["settings"], strict=True):
+        yield pages.Heading(f"{setting.words()} hidden")
+        yield pages.Table(
+            header,
+            [(of, *(_cell(scores[metric]) for metric in metrics)) for of, scores in row["scores"].items()],
+        )
+        yield (
+            f"At least 1 dB above linear interpolation on {_percent(row['share_psnr_1db_above_interpolation'])} of the "
+            f"photos, SSIM above it on {_percent(row['share_ssim_above_interpolation'])}."
+        )
+    yield pages.Heading("Best, median, worst")
+    yield pages.Figure(
+        f"reconstruct-{name}-sheet", sheet,
+        f"{settings[0].words()}: best, median and worst photos by nmse; masked, painted, original",
+    )  # fmt: skip
+    yield pages.Figure(
+        f"reconstruct-{name}-gain", _gains(settings, tables), "Gain over interpolation, all photos"
+    )
+    if len({row["ratio"] for row in facts["settings"]}) > 1:
+        for metric in ("nmse", "norm_pixel_loss", "ssim"):
+            yield pages.Figure(f"reconstruct-{name}-{metric}", _by_ratio(facts, metric), f"{metric} by ratio")
+
+
+def _gains(settings: list[Setting], tables: list[NDArray[np.float64]]) -> str:
+    series = {}
+    other = SOURCES.index("interpolation")
+    for setting, table in zip(settings, tables, strict=True):
+        gain = np.sort(table[:, 0, _PSNR] - table[:, other, _PSNR])
+        places = np.linspace(0, len(gain) - 1, min(len(gain), 101)).astype(int)
+        share = 100 * (places + 0.5) / len(gain)
+        series[setting.words()] = (share.tolist(), gain[places].tolist())
+    return plots.lines("PSNR above linear interpolation", "photos, sorted, percent", "dB", series)
+
+
+def _by_ratio(facts: dict[str, Any], metric: str) -> str:
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in sorted(facts["settings"], key=lambda row: row["ratio"]):
+        for source in ("model", "interpolation", "telea"):
+            xs, ys = series.setdefault(f"{source} {row['strategy']}", ([], []))
+            xs.append(row["ratio"])
+            ys.append(row["scores"][source][metric]["mean"])
+    return plots.lines(f"{metric} over hidden pixels", "ratio hidden", metric, series)
+
+
+def _cell(value: dict[str, float]) -> str:
+    return f"{value['mean']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+
+
+def _percent(value: dict[str, float]) -> str:
+    return f"{value['mean']:.1%} ({value['low']:.1%} to {value['high']:.1%})"

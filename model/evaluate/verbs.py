@@ -23,8 +23,12 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--data", type=Path, nargs="+", required=True, help="folders of pictures, or .tar shards"
     )
-    verb.add_argument("--ratio", default="0.75")
-    verb.add_argument("--strategy", default="random", choices=("random", "block", "grid"))
+    verb.add_argument("--ratio", default="0.75", help="shares hidden, comma list (default 0.75)")
+    verb.add_argument("--strategy", default="random", help="random, block, grid, comma list (default random)")
+    verb.add_argument(
+        "--view", help="how a normalised prediction becomes a picture; default: the model's first"
+    )
+    verb.add_argument("--out", type=Path, help="folder for a report with plots and a contact sheet")
     verb.add_argument("--limit", type=int, help="take only this many photos, evenly spaced")
     verb.add_argument("--json", action="store_true")
     verb.add_argument("--device")
@@ -118,18 +122,24 @@ def _reconstruct(given: argparse.Namespace) -> str:
     report = evaluate(
         load(given.checkpoint, given.device),
         Photos.open(given.data),
-        strategy=given.strategy,
-        ratio=given.ratio,
+        strategies=given.strategy.split(","),
+        ratios=given.ratio.split(","),
+        view=given.view,
         limit=given.limit,
+        out=given.out,
     )
     if given.json:
         return json.dumps(report)
-    lines = [
-        f"{report['model']}, {report['photos']} photos, {report['strategy']} {report['ratio']:.0%} hidden",
-        f"{'':14s}" + "".join(f"{name:>22s}" for name in report["scores"]["model"]),
-    ]
-    for name, row in report["scores"].items():
-        lines.append(f"{name:14s}" + "".join(f"{value:22.4f}" for value in row.values()))
+    lines = []
+    for setting in report["settings"]:
+        lines.append(
+            f"{report['model']}, {report['photos']} photos, {setting['strategy']} {setting['ratio']:.0%} hidden"
+        )
+        lines.append(f"{'':14s}" + "".join(f"{name:>22s}" for name in setting["scores"]["model"]))
+        for name, row in setting["scores"].items():
+            lines.append(f"{name:14s}" + "".join(f"{value['mean']:22.4f}" for value in row.values()))
+        share = setting["share_psnr_1db_above_interpolation"]["mean"]
+        lines.append(f"at least 1 dB above interpolation on {share:.1%} of the photos")
     return "\n".join(lines)
 
 

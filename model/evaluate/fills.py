@@ -1,0 +1,99 @@
+"""Fills of the same holes without a model, and the figures of one photo under one mask.
+
+``true_means`` is no fill but a warning: the mean colour of every hidden patch, read from the answer. A picture
+"un-normalised with the true statistics" has that for free, so it stands beside every honest figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from model import scores
+from model.config import IMAGE_STD
+from model.masking import Bools
+from model.scores import Floats
+
+#: What is measured of each photo. ``agreement`` becomes the normalised-pixel loss, see ``norm_pixel_agreement``.
+METRICS = ("nmse", "psnr_db", "ssim", "colour_error_percent", "agreement")
+
+
+def _inpainted(method: int) -> Callable[[Floats, Bools, int], Floats]:
+    def fill(original: Floats, hidden: Bools, patch_size: int) -> Floats:
+        pixels = (original * 255).round().astype(np.uint8)
+        filled = cv2.inpaint(pixels, hidden.astype(np.uint8), 3, method)
+        return filled.astype(np.float32) / np.float32(255)
+
+    return fill
+
+
+def _true_means(original: Floats, hidden: Bools, patch_size: int) -> Floats:
+    """The mean colour of every hidden patch: uses the answer."""
+    height, width, channels = original.shape
+    cut = original.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
+    means = np.broadcast_to(cut.mean(axis=(1, 3), keepdims=True), cut.shape).reshape(original.shape)
+    return np.where(hidden[..., None], means, original)
+
+
+#: Name to fill of ``original [H, W, 3]`` in 0..1 where ``hidden [H, W]``, patches of a side.
+FILLS: dict[str, Callable[[Floats, Bools, int], Floats]] = {
+    "plain_fill": lambda original, hidden, _: scores.plain_fill(original, hidden),
+    "interpolation": lambda original, hidden, _: scores.interpolate(original, hidden),
+    "telea": _inpainted(cv2.INPAINT_TELEA),  # Telea 2004, radius 3 pixels
+    "navier_stokes": _inpainted(cv2.INPAINT_NS),  # Bertalmio et al. 2001, radius 3 pixels
+    "true_means": _true_means,
+}
+
+
+def figures(original: Floats, picture: Floats, hidden: Bools, patch_size: int) -> NDArray[np.float64]:
+    """Rows of ``METRICS`` for the model's picture and every fill: ``[1 + F, M]``.
+
+    Args:
+        original: ``[H, W, 3]`` in 0..1.
+        picture: What the model painted, everywhere.
+        hidden: ``[H, W]``.
+        patch_size: Side of a patch.
+    """
+    candidates = [np.where(hidden[..., None], picture, original)]
+    candidates += [fill(original, hidden, patch_size) for fill in FILLS.values()]
+    rows = []
+    for candidate, score in zip(candidates, scores.score(original, candidates, hidden), strict=True):
+        agreement = norm_pixel_agreement(original, candidate, hidden, patch_size)
+        rows.append([score.nmse, score.psnr_db, score.ssim, score.colour_error_percent, agreement])
+    return np.array(rows)
+
+
+def norm_pixel_agreement(original: Floats, candidate: Floats, hidden: Bools, patch_size: int) -> float:
+    """Mean correlation r of the hidden patches with the true ones, over all values of a patch together.
+
+    A patch standardised as in the paper's normalised target and scaled by one best factor has the loss 1 - r * r
+    over many patches (r below 0 counts as 0): 1 for any flat fill, 0 for the truth; so all models compare.
+    """
+    true, other = (_standardised(image, patch_size) for image in (original, candidate))
+    corners = hidden[::patch_size, ::patch_size].reshape(-1)
+    return float((true * other).mean(axis=1)[corners].mean())
+
+
+def _standardised(image: Floats, side: int) -> Floats:
+    """Patches ``[L, P*P*3]`` of mean 0 and deviation 1; a flat patch becomes zeros."""
+    height, width, channels = image.shape
+    normalised = image / np.asarray(IMAGE_STD, dtype=np.float32)
+    cut = normalised.reshape(height // side, side, width // side, side, channels).transpose(0, 2, 1, 3, 4)
+    patches = cut.reshape(-1, side * side * channels).astype(np.float32)
+    patches = patches - patches.mean(axis=1, keepdims=True)
+    deviation = patches.std(axis=1, keepdims=True)
+    return np.divide(patches, deviation, out=np.zeros_like(patches), where=deviation > 1e-4)
+
+
+def resampled(
+    values: NDArray[np.float64], draws: int = 1000
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Means of ``values [N, ...]`` over photos drawn with repetition: ``[draws, ...]``, and the draws ``[draws, N]``.
+
+    The draws are the same for every call with as many photos: differences between rows are paired.
+    """
+    chosen = np.random.default_rng(0).integers(0, len(values), (draws, len(values)))
+    return np.stack([values[row].mean(axis=0) for row in chosen]), chosen

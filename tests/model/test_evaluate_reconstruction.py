@@ -1,0 +1,88 @@
+"""The report on repainting: figures beside fills, with intervals, for several masks at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.__main__ import main
+from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_agreement, resampled
+from model.images import load_square
+from model.scores import Floats, plain_fill
+from tests.pictures import encoded, photo
+
+
+def _picture() -> tuple[Floats, np.ndarray]:
+    original = photo(64, 64).astype(np.float32) / np.float32(255)
+    hidden = np.zeros((64, 64), dtype=bool)
+    hidden[16:48, 16:32] = True
+    return original, hidden
+
+
+def test_the_truth_has_no_normalised_loss_and_a_flat_fill_has_all_of_it() -> None:
+    original, hidden = _picture()
+    assert norm_pixel_agreement(original, original, hidden, 16) == pytest.approx(1, abs=1e-5)
+    dimmed = original * np.float32(0.5)  # mean and contrast of a patch do not count
+    assert norm_pixel_agreement(original, dimmed, hidden, 16) == pytest.approx(1, abs=1e-4)
+    grey = np.full_like(original, 0.5)
+    grey[..., :] *= np.array([0.229, 0.224, 0.225], dtype=np.float32)  # equal in normalised units: flat
+    assert norm_pixel_agreement(original, grey, hidden, 16) == 0
+    assert abs(norm_pixel_agreement(original, plain_fill(original, hidden), hidden, 16)) < 0.9
+
+
+def test_the_true_means_are_the_means_of_the_hidden_patches() -> None:
+    original, hidden = _picture()
+    filled = FILLS["true_means"](original, hidden, 16)
+    np.testing.assert_allclose(filled[20, 20], original[16:32, 16:32].mean(axis=(0, 1)), rtol=1e-5)
+    assert np.array_equal(filled[~hidden], original[~hidden])
+
+
+def test_a_perfect_model_scores_perfectly_and_every_fill_has_a_row() -> None:
+    original, hidden = _picture()
+    rows = figures(original, original, hidden, 16)
+    assert rows.shape == (1 + len(FILLS), len(METRICS))
+    assert rows[0, 0] == 0
+    assert (rows[1:, 0] > 0).all()
+
+
+def test_intervals_hold_the_mean_and_shrink_with_the_number_of_photos() -> None:
+    values = np.random.default_rng(1).normal(size=400)
+    widths = []
+    for count in (25, 400):
+        draws, _ = resampled(values[:count])
+        low, high = np.percentile(draws, [2.5, 97.5])
+        assert low < values[:count].mean() < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_one_command_measures_several_masks_and_writes_a_report(
+    debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(photo(80, 72, number)))
+    out = tmp_path / "out"
+    arguments = ["evaluate", "reconstruct", str(debug_file), "--data", str(tmp_path), "--device", "cpu"]
+    arguments += ["--ratio", "0.5,0.75", "--strategy", "random,block", "--out", str(out), "--json"]
+    assert main(arguments) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [(row["strategy"], row["ratio"]) for row in facts["settings"]] == [
+        ("random", 0.5), ("random", 0.75), ("block", 0.5), ("block", 0.75),
+    ]  # fmt: skip
+    assert facts["view"] == "pixels"
+    for row in facts["settings"]:
+        for scores in row["scores"].values():
+            assert all(value["low"] <= value["mean"] <= value["high"] for value in scores.values())
+    assert facts == json.loads((out / "reconstruct-debug.json").read_text())
+    sheet = load_square((out / "reconstruct-debug-sheet.png").read_bytes(), 32)
+    assert sheet.std() > 0
+    assert (
+        "Navier" in (out / "reconstruct-debug.md").read_text()
+        or "navier_stokes" in (out / "reconstruct-debug.md").read_text()
+    )
+    assert (out / "reconstruct-debug.html").read_text().count("<svg") == 4
+    assert main(arguments[:-1]) == 0
+    assert "at least 1 dB above interpolation" in capsys.readouterr().out
