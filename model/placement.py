@@ -94,13 +94,15 @@ def place(
 def best_grid(aspect: float, patches: int) -> Grid:
     """Rows and columns of the grid that is nearest to an aspect and to a number of patches.
 
-    One per cent of stretch counts as much as five per cent more or fewer patches.
+    One per cent of stretch counts as much as five per cent more or fewer patches; more than ``MAX_STRETCH``, which
+    would cut the picture, is taken only where nothing else is left.
     """
     cells = range(MIN_CELLS, MAX_CELLS + 1)
 
-    def cost(grid: Grid) -> float:
+    def cost(grid: Grid) -> tuple[bool, float]:
         rows, columns = grid
-        return abs(math.log(columns / rows / aspect)) + 0.2 * abs(math.log(rows * columns / patches))
+        stretch = abs(math.log(columns / rows / aspect))
+        return stretch > math.log(MAX_STRETCH), stretch + 0.2 * abs(math.log(rows * columns / patches))
 
     return min(((rows, columns) for rows in cells for columns in cells), key=cost)
 
