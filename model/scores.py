@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from model.config import IMAGE_STD
 
@@ -111,6 +110,11 @@ def interpolate(original: Floats, hidden: Bools) -> Floats:
     Only visible pixels that touch a hidden one, or the picture's edge, can be corners of a triangle over a hidden
     pixel; leaving out the rest makes it seven times faster.
     """
+    from scipy.interpolate import (
+        LinearNDInterpolator,
+        NearestNDInterpolator,
+    )  # a second of every start, if above
+
     filled = original.copy()
     touching = cv2.dilate(np.pad(hidden, 1, constant_values=True).astype(np.uint8), np.ones((3, 3), np.uint8))
     corners = ~hidden & (touching[1:-1, 1:-1] > 0)

@@ -79,7 +79,13 @@ def _begin(models: Models, loading: "Future[None]") -> None:
 def _load(settings: Settings, path: Path) -> "Reconstructor":
     from model import load
 
-    reconstructor = load(path, settings.device)
+    reconstructor = load(
+        path,
+        settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        threads=settings.threads,
+    )
     warm_up(reconstructor)
     return reconstructor
 

@@ -262,8 +262,13 @@ def weight_bytes(reconstructor: Reconstructor) -> int:
 
 
 def _inspect(path: Path) -> dict[str, Any]:
-    from model.checkpoints.report import inspect  # pulls torch, which must not delay the start
-
+    try:
+        from model.checkpoints.report import inspect  # pulls torch, which must not delay the start
+    except ImportError:
+        return {
+            "path": path.name,
+            "note": "Reports need torch, which the slim image comes without; take the full one.",
+        }
     return inspect(path).to_dict() | {"path": path.name}
 
 

@@ -71,6 +71,14 @@ class Settings(BaseSettings):
     device: str | None = Field(
         default=None, description="cpu, cuda or cuda:N; empty takes a GPU when there is one."
     )
+    engine: Literal["auto", "openvino", "torch"] = Field(
+        default="auto",
+        description="What computes on a CPU; auto takes OpenVINO where it meets torch's answers, else torch.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Numbers OpenVINO computes in; bfloat16 needs a processor that has it. Stated in every answer.",
+    )
     threads: int = Field(
         default_factory=lambda: available_cpus(),
         ge=1,
