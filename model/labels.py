@@ -97,9 +97,10 @@ def read(data: bytes) -> Settings | None:
         given = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(given, dict) or given.get(MARK) != FORM:
+    if not isinstance(given, dict):
         return None
-    return {key: given[key] for key in FIELDS if _fits(given.get(key), FIELDS[key])}
+    known = {key: given[key] for key in FIELDS if _fits(given.get(key), FIELDS[key])}
+    return known if known.get(MARK) == FORM else None
 
 
 def _fits(value: object, types: tuple[type, ...]) -> bool:
