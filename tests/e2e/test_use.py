@@ -16,8 +16,7 @@ from tests.e2e.tabs import axe_findings, foreign, open_tab
 
 pytestmark = pytest.mark.e2e
 
-# Names of the weight file's world, which no language changes.
-NAMES = {"CC", "BY", "NC"} | set("0123456789abcdef")
+REPORT_MS = 120_000  # its first reading weighs the whole file, and a test machine may be busy
 VIEWS = {
     "a rule": "?pic=cat&strategy=block&ratio=0.5&seed=3&paste=0",
     "a drawn mask": "?pic=coffee&m=_wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA&n=14x14",
@@ -124,7 +123,7 @@ def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: Ex
         assert part in card
     assert "never read a face" in use.one(".um-use-limits").inner_text()
     report = use.one(".um-use-report")
-    report.wait_for()
+    report.wait_for(timeout=REPORT_MS)
     assert "Unmask" in report.inner_text()
     use.screenshot("use-1440-light", full=True)
 
@@ -133,9 +132,9 @@ def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: Ex
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_it_fits_and_axe_finds_nothing(new_page: OpenPage, width: int, scheme: str, language: str) -> None:
     use = open_tab(new_page((width, 900), scheme), "use", language)
-    use.one(".um-use-report").wait_for()
+    use.one(".um-use-report").wait_for(timeout=REPORT_MS)
     assert use.evaluate("document.documentElement.scrollWidth") <= width
     assert axe_findings(use) == set()
     if language == "zh":
-        assert foreign(use, "#unmask-use") - {"photo", "jpg"} == set()
+        assert foreign(use, "#unmask-use") == set()
     use.screenshot(f"use-{width}-{scheme}-{language}", full=True)
