@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from model import verbs as pictures
+from model.ablate import verbs as ablations
 from model.checkpoints import verbs as checkpoints
 from model.errors import UnmaskError
 from model.evaluate import verbs as evaluate
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     pictures.add(verbs)
     training.add(verbs)
     evaluate.add(verbs)
+    ablations.add(verbs)
     checkpoints.add(verbs)
     return parser
 

@@ -18,7 +18,7 @@ from model.masking import Bools
 from model.scores import Floats
 
 #: What is measured of each photo. ``agreement`` becomes the normalised-pixel loss, see ``norm_pixel_agreement``.
-METRICS = ("nmse", "psnr_db", "ssim", "colour_error_percent", "agreement")
+METRICS = ("nmse", "psnr_db", "ssim", "colour_error_percent", "sharpness", "agreement")
 
 
 def _inpainted(method: int) -> Callable[[Floats, Bools, int], Floats]:
@@ -62,7 +62,8 @@ def figures(original: Floats, picture: Floats, hidden: Bools, patch_size: int) -
     rows = []
     for candidate, score in zip(candidates, scores.score(original, candidates, hidden), strict=True):
         agreement = norm_pixel_agreement(original, candidate, hidden, patch_size)
-        rows.append([score.nmse, score.psnr_db, score.ssim, score.colour_error_percent, agreement])
+        sharp = sharpness(original, candidate, hidden, patch_size)
+        rows.append([score.nmse, score.psnr_db, score.ssim, score.colour_error_percent, sharp, agreement])
     return np.array(rows)
 
 
@@ -75,6 +76,22 @@ def norm_pixel_agreement(original: Floats, candidate: Floats, hidden: Bools, pat
     true, other = (_standardised(image, patch_size) for image in (original, candidate))
     corners = hidden[::patch_size, ::patch_size].reshape(-1)
     return float((true * other).mean(axis=1)[corners].mean())
+
+
+def sharpness(original: Floats, candidate: Floats, hidden: Bools, patch_size: int) -> float:
+    """Steps between neighbouring pixels inside the hidden patches, root mean square, over those of the photo.
+
+    1 is as sharp as the photo, 0 is flat. Steps across the seams of patches do not count.
+    """
+
+    def steps(image: Floats) -> float:
+        inside = np.ones(image.shape[:2], dtype=bool)
+        inside[patch_size - 1 :: patch_size] = False
+        down = np.diff(image, axis=0)[(hidden & inside)[:-1]]
+        across = np.diff(image, axis=1)[(hidden & inside.T)[:, :-1]]
+        return float(np.sqrt(np.square(down).mean() + np.square(across).mean()))
+
+    return steps(candidate) / max(steps(original), 1e-6)
 
 
 def _standardised(image: Floats, side: int) -> Floats:

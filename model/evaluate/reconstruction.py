@@ -179,8 +179,8 @@ def _blocks(
         "is no model: it reads the mean colour of every hidden patch from the answer, which any picture "
         "un-normalised with the truth has too."
     )
-    header = ("", "nmse", "norm-pixel loss", "PSNR dB", "SSIM", "colour error %")
-    metrics = ("nmse", "norm_pixel_loss", "psnr_db", "ssim", "colour_error_percent")
+    header = ("", "nmse", "norm-pixel loss", "PSNR dB", "SSIM", "colour error %", "sharpness")
+    metrics = ("nmse", "norm_pixel_loss", "psnr_db", "ssim", "colour_error_percent", "sharpness")
     for setting, row in zip(settings, facts["settings"], strict=True):
         yield pages.Heading(f"{setting.words()} hidden")
         yield pages.Table(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from model.__main__ import main
-from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_agreement, resampled
+from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_agreement, resampled, sharpness
 from model.images import load_square
 from model.scores import Floats, plain_fill
 from tests.pictures import encoded, photo
@@ -38,6 +39,14 @@ def test_the_true_means_are_the_means_of_the_hidden_patches() -> None:
     filled = FILLS["true_means"](original, hidden, 16)
     np.testing.assert_allclose(filled[20, 20], original[16:32, 16:32].mean(axis=(0, 1)), rtol=1e-5)
     assert np.array_equal(filled[~hidden], original[~hidden])
+
+
+def test_a_blurred_picture_is_less_sharp_than_the_photo_and_a_flat_one_not_at_all() -> None:
+    original, hidden = _picture()
+    blurred = cv2.GaussianBlur(original, (0, 0), 3).astype(np.float32)
+    assert sharpness(original, original, hidden, 16) == pytest.approx(1)
+    assert sharpness(original, blurred, hidden, 16) < 0.95
+    assert sharpness(original, np.full_like(original, 0.5), hidden, 16) == 0
 
 
 def test_a_perfect_model_scores_perfectly_and_every_fill_has_a_row() -> None:

@@ -1,0 +1,269 @@
+"""Running a table within a budget: one pre-training a row, a probe, a fine-tuning and a reconstruction on top.
+
+Everything that is done lies in the folder and is not done again, so the same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from model.ablate.tables import Row, Table
+from model.checkpoints import shapes
+from model.checkpoints.files import open_raw, replacing
+from model.errors import DataError, UnmaskError
+from model.evaluate import finetune, knn, linear, reconstruction
+from model.evaluate.features import load_encoder
+from model.evaluate.labelled import Labelled
+from model.evaluate.task import Task, find_device
+from model.pretrain.data import Photos
+from model.pretrain.launch import pretrain
+from model.pretrain.recipe import Recipe, load_recipe
+from model.reconstruct import load
+
+#: Share of the budget that goes into pre-training, and into fine-tuning where a table asks for it.
+_PRETRAINING, _FINETUNING = 0.6, 0.3
+#: Steps by which the speed of a row is told; the first half of them does not count.
+_TIMED = 8
+#: Never: a run of an ablation draws no pictures while it trains.
+_NEVER = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a table is run with.
+
+    Attributes:
+        recipe: Name or file of the recipe that rows change.
+        size: Instead of the recipe's.
+        data: Photos for pre-training.
+        labelled: Photos with labels to learn from.
+        test: Photos with labels to judge by.
+        photos: Photos to repaint.
+        out: Folder of runs, rows and report.
+        budget_min: Minutes for the whole table.
+        equal: What all rows have in common: ``samples``, as in the paper's tables, or ``minutes``.
+        label_share: Share of the labels for probe and fine-tuning.
+        limit: Photos to repaint at most.
+        device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
+        workers: Decoding threads.
+    """
+
+    recipe: str
+    size: str | None
+    data: tuple[Path, ...]
+    labelled: tuple[Path, ...]
+    test: tuple[Path, ...]
+    photos: tuple[Path, ...]
+    out: Path
+    budget_min: float
+    equal: Literal["samples", "minutes"] = "samples"
+    label_share: float = 1.0
+    limit: int | None = 200
+    device: str | None = None
+    workers: int = 1
+
+
+def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
+    """Run every row of a table.
+
+    Args:
+        table: Which.
+        setting: With what.
+
+    Returns:
+        A row each: ``name``, ``figures`` (by the names of ``tables.FIGURES``), ``intervals`` of those that have one,
+        ``steps`` and ``samples``; or ``name`` and ``error`` where a row cannot be run.
+
+    Raises:
+        DataError: A training run was stopped; the same call goes on.
+    """
+    steps = _steps(table, setting)
+    return [_once(setting.out / "rows" / f"{_slug(row.name)}.json", lambda row=row: _row(row, steps, table, setting))
+            for row in table.rows]  # fmt: skip
+
+
+def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dict[str, Any]:
+    if row.name not in steps:
+        return {"name": row.name, "error": json.loads(_speeds_file(setting).read_text())[row.name]}
+    recipe = _recipe(row, setting, steps[row.name])
+    weights = _trained(recipe, setting)
+    facts: dict[str, Any] = {
+        "name": row.name,
+        "steps": recipe.steps,
+        "samples": recipe.steps * recipe.batch_size,
+    }
+    figures, intervals = _of_training(weights.parent)
+    train = Labelled.open(setting.labelled)
+    test = Labelled.open(setting.test, train.classes)
+    device = find_device(setting.device)
+    encoder = load_encoder(weights)
+    task = Task(
+        encoder, train.share(setting.label_share), test, weights.parent / "judged", device, setting.workers,
+        setting.label_share,
+    )  # fmt: skip
+    found = {"knn": knn.evaluate(task)["cls"]}
+    if "linear" in table.measure:
+        found["linear"] = linear.evaluate(task, linear.Protocol())["cls"]
+    if "finetune" in table.measure:
+        found["finetune"] = _finetuned(row, replace(task, workers=0), table, setting)
+    for name, accuracy in found.items():
+        figures[name] = accuracy["percent"]
+        intervals[name] = accuracy["interval_95"]
+    repainted, bounds = _repainted(weights, recipe, setting)
+    return {**facts, "figures": figures | repainted, "intervals": intervals | bounds}
+
+
+def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
+    changes = {**row.recipe, "steps": steps, "size": setting.size, "picture_every": _NEVER}
+    recipe = load_recipe(setting.recipe, **changes)
+    # Runs of a few hundred steps cannot give a hundred to warming up.
+    warmup = min(recipe.warmup_steps, steps // 10)
+    log_every = max(min(recipe.log_every, steps // 4), 1)
+    return replace(recipe, name="ablation", warmup_steps=warmup, log_every=log_every)
+
+
+def _trained(recipe: Recipe, setting: Setting) -> Path:
+    """The weight file of a recipe, trained if it is not there; rows of one recipe share it."""
+    key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:12]
+    folder = setting.out / "runs" / key
+    weights = folder / f"{recipe.name}.safetensors"
+    if not weights.is_file() or _steps_made(weights) < recipe.steps:
+        pretrain(recipe, setting.data, folder, resumed=None, device=setting.device, workers=setting.workers)
+        if _steps_made(weights) < recipe.steps:
+            raise DataError(
+                f"The run in {folder} was stopped after {_steps_made(weights)} of {recipe.steps} steps.",
+                code="stopped",
+                hint="Give the same command again: it goes on from there.",
+            )
+    return weights
+
+
+def _steps_made(weights: Path) -> int:
+    return int(shapes.stored_facts(open_raw(weights))["card"]["steps"])
+
+
+def _of_training(folder: Path) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Loss of the last tenth of a run and its median speed, from its log."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-max(len(lines) // 10, 1) :]
+    speeds = sorted(line["images_per_second"] for line in lines)
+    loss = sum(line["loss"] for line in last) / len(last)
+    return {"loss": round(loss, 5), "images_per_second": speeds[len(speeds) // 2]}, {}
+
+
+def _finetuned(row: Row, task: Task, table: Table, setting: Setting) -> dict[str, Any]:
+    """Accuracy after fine-tuning: as long for every row as the first one could in its minutes."""
+    plan = setting.out / "finetune.json"
+    given: dict[str, Any] = {"blocks": row.blocks, "batch_size": 32}
+    kind = "finetune" if row.blocks is None else "partial"
+    # On a CPU the paper's batch of 1,024 would be a handful of steps.
+    if plan.is_file():
+        given["epochs"] = json.loads(plan.read_text())["epochs"]
+    else:
+        # A table about blocks is as long for all of them as full fine-tuning would be.
+        given["minutes"] = setting.budget_min * _FINETUNING / len(table.rows)
+    facts = finetune.evaluate(task, finetune.load_settings(kind, given))
+    if not plan.is_file():
+        _write(plan, {"epochs": facts["epochs"], "steps": facts["steps"], "row": row.name})
+    answer: dict[str, Any] = facts["answer"]
+    return answer
+
+
+def _repainted(
+    weights: Path, recipe: Recipe, setting: Setting
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Figures over hidden pixels, masked as in training; nothing where the target is no picture."""
+    strategy = max(recipe.masking, key=lambda name: recipe.masking[name])
+    try:
+        facts = reconstruction.evaluate(
+            load(weights, setting.device), Photos.open(setting.photos), strategies=[strategy],
+            ratios=[f"{sum(recipe.ratio_range) / 2:g}"], limit=setting.limit, out=weights.parent / "judged",
+        )  # fmt: skip
+    except UnmaskError:
+        return {}, {}
+    scores = facts["settings"][0]["scores"]["model"]
+    names = ("nmse", "norm_pixel_loss", "ssim", "sharpness")
+    return (
+        {name: scores[name]["mean"] for name in names},
+        {name: [scores[name]["low"], scores[name]["high"]] for name in names},
+    )
+
+
+# --- how many steps ----------------------------------------------------------------------------------------
+
+
+def _steps(table: Table, setting: Setting) -> dict[str, int]:
+    """Steps of each row that can be trained, from the budget and the rows' measured speeds; decided once."""
+    file = setting.out / "plan.json"
+    if file.is_file():
+        kept: dict[str, int] = json.loads(file.read_text())["steps"]
+        if set(kept) | set(_failed(setting)) >= {row.name for row in table.rows}:
+            return kept
+    seconds: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for row in table.rows:
+        try:
+            seconds[row.name] = _seconds_a_step(row, setting)
+        except UnmaskError as error:
+            failed[row.name] = f"{error} {error.hint}"
+    _write(_speeds_file(setting), failed)
+    share = _PRETRAINING if "finetune" in table.measure else _PRETRAINING + _FINETUNING
+    # Rows that differ only in what is tuned on top share one run.
+    distinct = {
+        json.dumps([row.recipe, row.length], sort_keys=True): row for row in table.rows if row.name in seconds
+    }
+    left_s = setting.budget_min * 60 * share
+    steps = {}
+    for row in table.rows:
+        if row.name not in seconds:
+            continue
+        if setting.equal == "minutes":
+            own = left_s / len(distinct) / seconds[row.name]
+        else:
+            own = row.length * left_s / sum(of.length * seconds[of.name] for of in distinct.values())
+        steps[row.name] = max(round(own), 4)
+    _write(
+        file,
+        {"steps": steps, "seconds_a_step": seconds, "budget_min": setting.budget_min, "equal": setting.equal},
+    )
+    return steps
+
+
+def _seconds_a_step(row: Row, setting: Setting) -> float:
+    """How long a step of a row takes here, by a few of them in a folder of their own."""
+    folder = setting.out / "speed" / f"{_slug(row.name)}-{time.time_ns()}"
+    recipe = replace(_recipe(row, setting, _TIMED), log_every=_TIMED // 2, checkpoint_every=_NEVER)
+    pretrain(recipe, setting.data, folder, device=setting.device, workers=setting.workers)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return recipe.batch_size / float(last["images_per_second"])
+
+
+def _speeds_file(setting: Setting) -> Path:
+    return setting.out / "failed.json"
+
+
+def _failed(setting: Setting) -> Sequence[str]:
+    file = _speeds_file(setting)
+    return list(json.loads(file.read_text())) if file.is_file() else []
+
+
+def _once(file: Path, make: Any) -> dict[str, Any]:
+    if not file.is_file():
+        _write(file, make())
+    made: dict[str, Any] = json.loads(file.read_text())
+    return made
+
+
+def _write(file: Path, content: Any) -> None:
+    with replacing(file) as part:
+        part.write_text(json.dumps(content, indent=1))
+
+
+def _slug(name: str) -> str:
+    return "".join(sign if sign.isalnum() else "-" for sign in name).strip("-")

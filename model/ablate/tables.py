@@ -1,0 +1,143 @@
+"""An ablation table: rows that change a recipe, the paper's figures for them, and what the paper says follows."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from model.errors import RecipeError
+
+#: Figures a row may have, with their words; for those in ``LOWER`` less is better.
+FIGURES = {
+    "linear": "linear probe %",
+    "finetune": "fine-tuned %",
+    "knn": "20-NN %",
+    "loss": "training loss",
+    "nmse": "nmse",
+    "norm_pixel_loss": "norm-pixel loss",
+    "ssim": "SSIM",
+    "sharpness": "sharpness",
+    "images_per_second": "photos/s",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a table.
+
+    Attributes:
+        name: As in the paper, or what it is here.
+        recipe: Changes of the recipe.
+        length: Steps, as a multiple of the table's shortest.
+        blocks: Last blocks that are tuned, for a table about partial fine-tuning.
+        paper: The paper's figures (ViT-L, ImageNet-1k), by the names of ``FIGURES``.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    length: float
+    blocks: float | None
+    paper: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, so that it can be checked.
+
+    Attributes:
+        words: In its own terms.
+        figure: Of ``FIGURES``.
+        higher: Row that should have more of it than ``lower``. Or
+        lower: the other row.
+        spread_below: The figure whose spread over all rows should be larger.
+    """
+
+    words: str
+    figure: str
+    higher: str | None = None
+    lower: str | None = None
+    spread_below: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's tables or figures.
+
+    Attributes:
+        name: As on the command line.
+        title: For people.
+        measure: ``linear`` and ``finetune``, what is measured beside neighbours and reconstruction.
+        rows: In the paper's order.
+        claims: What to check.
+    """
+
+    name: str
+    title: str
+    measure: tuple[str, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...]
+
+    def only(self, names: list[str] | None) -> Table:
+        """The table with some of its rows, and the claims that are about them.
+
+        Raises:
+            RecipeError: There is no such row.
+        """
+        if names is None:
+            return self
+        known = [row.name for row in self.rows]
+        if unknown := next((name for name in names if name not in known), None):
+            raise _bad("rows", f"table {self.name} has no row {unknown!r}; it has {', '.join(known)}")
+        rows = tuple(row for row in self.rows if row.name in names)
+        claims = tuple(claim for claim in self.claims if {claim.higher, claim.lower} - {None} <= set(names))
+        return Table(self.name, self.title, self.measure, rows, claims)
+
+
+def names() -> list[str]:
+    """Of all shipped tables."""
+    folder = resources.files("model.ablate") / "tables"
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
+
+
+def load(name_or_path: str) -> Table:
+    """Read a table by name or file.
+
+    Raises:
+        RecipeError: There is none, or it is no such table.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = Path(str(resources.files("model.ablate") / "tables" / f"{name_or_path}.toml"))
+    if not path.is_file():
+        raise _bad(
+            "table", f"there is no file or table called {name_or_path!r}; known are {', '.join(names())}"
+        )
+    try:
+        values = tomllib.loads(path.read_text())
+        rows = tuple(
+            Row(
+                str(row["name"]),
+                row.get("recipe", {}),
+                row.get("length", 1.0),
+                row.get("blocks"),
+                row.get("paper", {}),
+            )
+            for row in values["row"]
+        )
+        claims = tuple(Claim(**claim) for claim in values.get("claim", ()))
+        table = Table(path.stem, values["title"], tuple(values["measure"]), rows, claims)
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise _bad("table", f"{path.name} is no table of rows: {error}") from error
+    used = [claim.figure for claim in claims] + [claim.spread_below for claim in claims if claim.spread_below]
+    if unknown := sorted(set(used) - FIGURES.keys()):
+        raise _bad("claim", f"{path.name} names the figure {unknown[0]!r}; known are {', '.join(FIGURES)}")
+    return table
+
+
+def _bad(field: str, message: str) -> RecipeError:
+    return RecipeError(f"{message}.", code="ablation", hint="Correct the name or the file.", field=field)

@@ -1,0 +1,63 @@
+"""``python -m model ablate TABLE``: options in, a table run, its report's place and verdicts out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``ablate`` to the command line."""
+    verb = verbs.add_parser("ablate", help="run one of the paper's ablation tables within a budget")
+    verb.set_defaults(verb=_ablate)
+    verb.add_argument("table", help="1a, 1b, 1c, 1d, 1e, 1f, fig5, fig7, fig9, loss, table2, or a TOML file")
+    verb.add_argument("--budget", type=float, required=True, help="minutes for the whole table")
+    verb.add_argument("--data", type=Path, nargs="+", required=True, help="photos to pre-train on")
+    verb.add_argument(
+        "--labelled", type=Path, nargs="+", help="photos with labels to learn from (default: --data)"
+    )
+    verb.add_argument("--test", type=Path, nargs="+", required=True, help="photos with labels to judge by")
+    verb.add_argument("--photos", type=Path, nargs="+", help="photos to repaint (default: --test)")
+    verb.add_argument("--out", type=Path, required=True, help="folder; the same command goes on in it")
+    verb.add_argument(
+        "--recipe", default="small", help="name or file of the recipe that rows change (default small)"
+    )
+    verb.add_argument("--size", help="instead of the recipe's")
+    verb.add_argument(
+        "--equal", choices=("samples", "minutes"), default="samples", help="what all rows have in common"
+    )
+    verb.add_argument("--rows", help="only these rows, comma list")
+    verb.add_argument("--label-share", type=float, default=1.0, help="share of the labels (default 1)")
+    verb.add_argument("--limit", type=int, default=200, help="photos to repaint at most (default 200)")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    verb.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
+    verb.add_argument("--json", action="store_true")
+
+
+def _ablate(given: argparse.Namespace) -> str:
+    from model.ablate import report, runs, tables
+
+    table = tables.load(given.table).only(given.rows.split(",") if given.rows else None)
+    setting = runs.Setting(
+        recipe=given.recipe,
+        size=given.size,
+        data=tuple(given.data),
+        labelled=tuple(given.labelled or given.data),
+        test=tuple(given.test),
+        photos=tuple(given.photos or given.test),
+        out=given.out,
+        budget_min=given.budget,
+        equal=given.equal,
+        label_share=given.label_share,
+        limit=given.limit,
+        device=given.device,
+        workers=given.workers,
+    )
+    rows = runs.run(table, setting)
+    written, verdicts = report.write(table, setting, rows)
+    if given.json:
+        return json.dumps({"rows": rows, "claims": verdicts, "report": str(written)})
+    return "\n".join(
+        [f"{of['verdict']:12s} {of['words']} ({of['ours']})" for of in verdicts] + [f"Report: {written}"]
+    )
