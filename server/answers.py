@@ -1,23 +1,19 @@
 """What a client gets: JSON or one picture, chosen by `Accept`, with all that is needed to repeat it."""
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
-from PIL import Image
 
+from model import labels
 from model.views import side_by_side
 from server import __version__
 from server.problems import BadRequestError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from model import Reconstruction
 
 JSON, PNG, WEBP, JPEG, NDJSON = (
@@ -72,11 +68,11 @@ class Form:
         return Response(content, media_type=self.media_type, headers=headers)
 
     def _picture(self, result: "Reconstruction") -> bytes:
+        names = self.panels if self.panel == SHEET else (self.panel,)
         if self.media_type == PNG:
-            return result.sheet(self.panels) if self.panel == SHEET else result.png(self.panel)
-        if self.panel != SHEET:
-            return encode(result.panel(self.panel), self.media_type)
-        return encode(side_by_side([result.panel(name) for name in self.panels]), self.media_type)
+            return result.sheet(names) if self.panel == SHEET else result.png(self.panel)
+        pixels = side_by_side([result.panel(name) for name in names])
+        return labels.write(pixels, result.settings(names), **ENCODINGS[self.media_type])
 
 
 def describe(result: "Reconstruction", panels: tuple[str, ...], model_digest: str) -> dict[str, Any]:
@@ -88,13 +84,6 @@ def describe(result: "Reconstruction", panels: tuple[str, ...], model_digest: st
 def dump(value: Any) -> bytes:
     """JSON as bytes."""
     return json.dumps(value, allow_nan=False).encode()
-
-
-def encode(pixels: "NDArray[np.uint8]", media_type: str) -> bytes:
-    """A picture file of the wanted type."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, **ENCODINGS[media_type])
-    return file.getvalue()
 
 
 def mask_hash(hidden: Sequence[int], grid: Sequence[int]) -> str:

@@ -1,32 +1,29 @@
 """What the description at `/docs` says beyond the types: bodies in three forms, examples, shared answers."""
 
+import base64
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
+from pydantic import BaseModel
 
+from model import labels
 from server import problems, schemas
 from server.answers import FORMS, JSON, NDJSON
 from server.inputs import FORM, PICTURE
-from server.schemas import BatchFields, ReconstructFields
+from server.schemas import BatchFields, EmbedFields, NoFields, ReconstructFields
 from server.security import HEALTH_PATHS
 
-BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
-BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+Schema = dict[str, Any]
+Files = Callable[[Schema], dict[str, Schema]]
+
+BINARY: Schema = {"type": "string", "format": "binary"}
+BASE64: Schema = {"type": "string", "contentEncoding": "base64"}
 
 # The smallest picture that is served: eight pixels square, one colour.
 TINY = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mOMYoAAJgaKGAAbfgBq+MZE2wAAAABJRU5ErkJggg=="
-
-
-def _files(kind: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {
-        "image": kind | {"description": schemas.PHOTO},
-        "drawing": kind | {"description": schemas.DRAWING},
-    }
-
-
-def _many(kind: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {"images": {"type": "array", "items": kind, "description": "The photos. " + schemas.PHOTO}}
 
 
 # What refusals look like: type, detail, and the field that is at fault.
@@ -53,29 +50,88 @@ KEYS = {
     "password": {"type": "http", "scheme": "basic", "description": "Any name; the key is the password."},
 }
 
-RECONSTRUCT: dict[str, Any] = {
-    "parameters": schemas.query_parameters(ReconstructFields),
-    "requestBody": {
-        "required": True,
-        "content": {
-            FORM: {"schema": schemas.form_schema(ReconstructFields, _files(BINARY))},
-            JSON: {
-                "schema": schemas.json_schema(ReconstructFields, _files(BASE64)),
-                "examples": {
-                    "random": {
-                        "summary": "Three of four patches, repeatable",
-                        "value": {"image": TINY, "ratio": 0.75, "seed": 7},
-                    },
-                    "indices": {
-                        "summary": "Chosen patches",
-                        "value": {"image": TINY, "strategy": "indices", "indices": [0, 1, 14]},
-                    },
-                },
+# The same, as it comes back from the service.
+LABELLED = base64.b64encode(
+    labels.write(
+        np.full((8, 8, 3), 127, np.uint8),
+        {labels.MARK: labels.FORM, "strategy": "random", "ratio": "0.75", "seed": 7, "panels": ["masked"]},
+    )
+).decode()
+
+
+def body(
+    model: type[BaseModel], files: Files, examples: Mapping[str, tuple[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """The description of a request in its three forms, and of its fields in the query.
+
+    Args:
+        model: The text fields.
+        files: Makes the schema of each file field out of that of one file; the first is required.
+        examples: As JSON, by name: what it shows, and the body.
+    """
+    listed = {name: {"summary": text, "value": value} for name, (text, value) in examples.items()}
+    return {
+        "parameters": schemas.query_parameters(model),
+        "requestBody": {
+            "required": True,
+            "content": {
+                FORM: {"schema": schemas.form_schema(model, files(BINARY))},
+                JSON: {"schema": schemas.json_schema(model, files(BASE64)), "examples": listed},
+                PICTURE: {"schema": BINARY},
             },
-            PICTURE: {"schema": BINARY},
         },
+    }
+
+
+def _photo(kind: Schema) -> dict[str, Schema]:
+    return {"image": kind | {"description": schemas.PHOTO}}
+
+
+def _photo_and_drawing(kind: Schema) -> dict[str, Schema]:
+    return _photo(kind) | {"drawing": kind | {"description": schemas.DRAWING}}
+
+
+def _photos(kind: Schema) -> dict[str, Schema]:
+    return {"images": {"type": "array", "items": kind, "description": "The photos. " + schemas.PHOTO}}
+
+
+RECONSTRUCT = body(
+    ReconstructFields,
+    _photo_and_drawing,
+    {
+        "random": ("Three of four patches, repeatable", {"image": TINY, "ratio": 0.75, "seed": 7}),
+        "indices": ("Chosen patches", {"image": TINY, "strategy": "indices", "indices": [0, 1, 14]}),
+        "whole": (
+            "The whole picture at its aspect",
+            {"image": TINY, "fit": "whole", "grid": "12x18", "seed": 7},
+        ),
+        "complete": (
+            "Every patch predicted from others",
+            {"image": TINY, "cover": "complete", "panels": ["error"]},
+        ),
     },
-}
+)
+BATCH = body(
+    BatchFields,
+    _photos,
+    {
+        "ratios": (
+            "One photo, two ratios, two seeds",
+            {"images": [TINY], "ratios": [0.5, 0.75], "seeds": [1, 2]},
+        )
+    },
+)
+EMBED = body(EmbedFields, _photo, {"mean": ("Mean over the patches", {"image": TINY, "kind": "mean"})})
+SETTINGS = body(NoFields, _photo, {"picture": ("A picture as it was answered", {"image": LABELLED})})
+
+
+def answer(schema: str) -> dict[str, Any]:
+    """The description of an answer as JSON, by the name of its schema."""
+    return {
+        "description": "The answer.",
+        "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
+
 
 RECONSTRUCTION: dict[str, Any] = {
     "description": "The reconstruction.",
@@ -94,26 +150,6 @@ RECONSTRUCTION: dict[str, Any] = {
     },
 }
 
-
-BATCH: dict[str, Any] = {
-    "parameters": schemas.query_parameters(BatchFields),
-    "requestBody": {
-        "required": True,
-        "content": {
-            FORM: {"schema": schemas.form_schema(BatchFields, _many(BINARY))},
-            JSON: {
-                "schema": schemas.json_schema(BatchFields, _many(BASE64)),
-                "examples": {
-                    "ratios": {
-                        "summary": "One photo, two ratios, two seeds",
-                        "value": {"images": [TINY], "ratios": [0.5, 0.75], "seeds": [1, 2]},
-                    }
-                },
-            },
-            PICTURE: {"schema": BINARY},
-        },
-    },
-}
 
 BATCH_ANSWER: dict[str, Any] = {
     "description": "The reconstructions, in order.",

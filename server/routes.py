@@ -17,6 +17,7 @@ from server.limits import unless_gone
 from server.metrics import MEDIA_TYPE
 from server.openapi import problem_responses
 from server.problems import InvalidFieldsError
+from server.reading import add_reading
 from server.samples import Sample
 from server.schemas import ReconstructFields
 from server.service import Service
@@ -35,6 +36,7 @@ def build_router(service: Service, settings: Settings, samples: Mapping[str, Sam
     router = APIRouter()
     _add_reconstruct(router, service, settings.max_bytes)
     add_batch(router, service, settings)
+    add_reading(router, service, settings)
     records = find_records(service.models.sources, settings.run)
     add_models(router, service, records)
     add_samples(router, samples)

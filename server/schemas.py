@@ -194,6 +194,25 @@ class ReconstructFields(CommonFields):
         )
 
 
+class NoFields(BaseModel):
+    """A request with a picture and nothing else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EmbedFields(BaseModel):
+    """The text fields of an embed request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Word = Field(default="cls", description="'cls', 'mean' or 'patch'.", examples=["mean"])
+    model: Word | None = Field(
+        default=None,
+        description="Which model, of /v1/models; the first of them when omitted.",
+        examples=["small"],
+    )
+
+
 # Strategies that need nothing but numbers, and so can be listed.
 LISTED_STRATEGIES = tuple(name for name in STRATEGIES if name not in ("indices", "drawing"))
 MAX_LISTED = 1024
@@ -313,7 +332,7 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 def components() -> dict[str, Any]:
     """Answers that several routes share, by name."""
-    modes = [(model, "serialization") for model in (Problem, ReconstructAnswer, BatchAnswer)]
+    modes = [(model, "serialization") for model in ANSWERS]
     _, top = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     definitions: dict[str, Any] = top["$defs"]
     return definitions
@@ -324,6 +343,8 @@ class ReconstructAnswer(BaseModel):
 
     model: str
     model_digest: str = Field(description="SHA-256 of the weight file.")
+    engine: str = Field(description="What computed it: openvino or torch.")
+    precision: str = Field(description="In which numbers: float32 or bfloat16.")
     strategy: str
     ratio: float = Field(description="True share hidden.")
     seed: int | None = Field(description="Send it again to hide the same patches.")
@@ -373,6 +394,24 @@ class BatchAnswer(BaseModel):
     model_digest: str
     request_id: str | None
     items: list[BatchItem]
+
+
+class EmbedAnswer(BaseModel):
+    """Features of a picture."""
+
+    model: str
+    model_digest: str
+    kind: str
+    shape: list[int] = Field(description="Of the embedding: [width], or [patches, width].")
+    embedding: list[float] | list[list[float]]
+    request_id: str | None = None
+
+
+class SettingsAnswer(BaseModel):
+    """How a picture was made."""
+
+    settings: dict[str, Any] = Field(description="The label in the file, as it stands there.")
+    fields: dict[str, Any] = Field(description="Fields of /v1/reconstruct that make it again from the photo.")
 
 
 class Models(BaseModel):
@@ -444,3 +483,7 @@ class Health(BaseModel):
     """State of the service."""
 
     status: Literal["ok", "ready"]
+
+
+# Answers that routes describe by hand.
+ANSWERS = (Problem, ReconstructAnswer, BatchAnswer, EmbedAnswer, SettingsAnswer)

@@ -27,7 +27,7 @@ PAGE_PATHS = frozenset({"/", "/theme.css", "/favicon.ico", "/manifest.json", "/r
 PAGE_FOLDERS = ("/assets/", "/static/")
 
 # Paths whose body may hold a picture; everything else is small.
-PICTURE_PATHS = ("/reconstruct", "/v1/reconstruct")
+PICTURE_PATHS = ("/reconstruct", "/v1/reconstruct", "/v1/embed", "/v1/settings")
 BATCH_PATH = "/v1/reconstruct/batch"
 SMALL_BODY_BYTES = 256 * 1024
 

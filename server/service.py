@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from PIL import Image
 
@@ -28,12 +28,18 @@ from server.problems import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from prometheus_client import Histogram
 
     from model import Job, Options, Prediction, Reconstruction, Reconstructor
+    from model.reconstruct import Look
     from server.settings import Settings
 
 T = TypeVar("T")
+Features: TypeAlias = "NDArray[np.float32]"
+
+EMBED_PASSES = 2  # the encoder sees four times as many patches as usual, and no decoder follows
 
 CPU_BATCH = 4  # more gains little throughput on a CPU and makes everybody wait for the whole batch
 GPU_BATCH = 32
@@ -62,7 +68,7 @@ class Service:
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="unmask-picture")
         self.metrics = Metrics()
         self.max_batch = settings.max_batch or (CPU_BATCH if models.default.device == "cpu" else GPU_BATCH)
-        self._batcher: Batcher[Job, Prediction] = Batcher(
+        self._batcher: Batcher[Job | Look, Prediction | Features] = Batcher(
             max_batch=self.max_batch,
             max_waiting=settings.max_waiting,
             max_queue_s=settings.max_queue_s,
@@ -168,8 +174,35 @@ class Service:
                     expected_s = self._batcher.expected_s(model.digest, place.passes)
                     if place.passes > 1 and expected_s > self._deadline_s:
                         raise TooMuchWorkError(expected_s, self._deadline_s)
-                    prediction = await self._batcher.submit(job, model.run, model.digest, place.passes)
+                    submitted = self._batcher.submit(job, model.work, model.digest, place.passes)
+                    prediction = cast("Prediction", await submitted)
                     return await self._in_pool(encode, lambda: render(model.finish(job, prediction)))
+            except TimeoutError:
+                raise DeadlineExceededError(self._deadline_s) from None
+
+    async def embed(
+        self, model: Reconstructor, image: bytes, kind: str, render: Callable[[Features], T]
+    ) -> T:
+        """What the encoder makes of a whole picture.
+
+        Args:
+            model: Does it.
+            image: A picture file.
+            kind: What of it is wanted.
+            render: Turns the features into what the caller sends; runs in the pool.
+
+        Raises:
+            UnmaskError: As `reconstruct`.
+        """
+        with self._batcher.admit(model.digest) as place:
+            place.passes = EMBED_PASSES
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    decode, encode = self.metrics.decode, self.metrics.encode
+                    look = await self._in_pool(decode, lambda: model.prepare_embedding(image, kind))
+                    submitted = self._batcher.submit(look, model.work, model.digest, EMBED_PASSES)
+                    features = cast("Features", await submitted)
+                    return await self._in_pool(encode, lambda: render(features))
             except TimeoutError:
                 raise DeadlineExceededError(self._deadline_s) from None
 
@@ -231,7 +264,7 @@ def count_passes(job: Job, model: Reconstructor) -> int:
 
 def warm_up(reconstructor: Reconstructor) -> None:
     """Run the whole path once, so that the first visitor does not pay for what is set up on first use."""
-    from model import Options  # pulls torch, which must not delay the start
+    from model import Options  # pulls pictures and engines, which must not delay the start
 
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), "grey").save(picture, "PNG")

@@ -53,6 +53,9 @@ class FakeResult:
     def sheet(self, names: tuple[str, ...]) -> bytes:
         return self.image
 
+    def settings(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {"panels": list(names)}
+
     def png(self, name: str) -> bytes:
         return self.image
 
@@ -94,7 +97,7 @@ class FakeEngine:
     def prepare(self, image: bytes, options: Options) -> "FakeJob":
         return FakeJob(image)
 
-    def run(self, jobs: list[bytes]) -> list[bytes]:
+    def work(self, jobs: list[bytes]) -> list[bytes]:
         self.batches.append(list(jobs))
         self.entered.set()
         assert self.gate.wait(20)

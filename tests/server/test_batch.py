@@ -1,9 +1,8 @@
-import io
-
 """Many reconstructions in one request, and the facts about service and models beside it."""
 
 import asyncio
 import base64
+import io
 import json
 import tomllib
 from collections.abc import Iterator

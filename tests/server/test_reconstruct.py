@@ -8,16 +8,17 @@ import random
 import time
 from base64 import b64decode
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from model import PANELS, Reconstructor
+from model import PANELS, Reconstructor, labels
 from tests.server.conftest import build_app, into, photo, post, problem_of, running
 
 PATCHES = 16  # of the debug size
@@ -289,13 +290,78 @@ def test_what_the_model_refuses_is_named(fields: dict[str, Any], field: str, cli
 
 def test_work_that_would_hold_up_everybody_is_refused(reconstructor: Reconstructor) -> None:
     app, _ = build_app(reconstructor, deadline_s=5.0)
-    slow = reconstructor.run
+    quick = reconstructor.work
+
+    def slow(jobs: list[Any]) -> list[Any]:
+        time.sleep(1.0)
+        return quick(jobs)
 
     with running(app) as client:
-        reconstructor.run = lambda jobs: (time.sleep(1.0), slow(jobs))[1]  # type: ignore[method-assign]
+        reconstructor.work = slow  # type: ignore[method-assign]
         try:
             assert post(client, photo()).status_code == 200
             told = problem_of(post(client, photo(), cover="ensemble", samples="32"), 422)
         finally:
-            del reconstructor.run
+            del reconstructor.work
     assert told["type"].endswith("too-much-work")
+
+
+def embedding(client: TestClient, image: bytes, **fields: str) -> dict[str, Any]:
+    answer = client.post("/v1/embed", files={"image": image}, data=fields)
+    assert answer.status_code == 200, answer.text
+    return cast(dict[str, Any], answer.json())
+
+
+def test_features_are_those_of_the_model(client: TestClient, reconstructor: Reconstructor) -> None:
+    for kind in ("cls", "mean", "patch"):
+        told = embedding(client, photo(), kind=kind)
+        expected = reconstructor.embed(photo(), kind)
+        assert told["shape"] == list(expected.shape)
+        assert np.allclose(np.array(told["embedding"]), expected, atol=1e-6)
+        assert (told["model"], told["kind"]) == ("debug", kind)
+    problem_of(client.post("/v1/embed", files={"image": photo()}, data={"kind": "all"}), 422)
+    problem_of(client.post("/v1/embed", files={"image": b"none"}), 415)
+
+
+def test_a_picture_that_came_back_tells_the_request_that_makes_it_again(client: TestClient) -> None:
+    asked = {
+        "fit": "whole",
+        "cover": "ensemble",
+        "samples": "2",
+        "strategy": "block",
+        "ratio": "0.5",
+        "panel": "pasted",
+    }
+    for kind in ("png", "webp", "jpeg"):
+        made = post(client, photo(size=(200, 80)), headers={"accept": f"image/{kind}"}, **asked)
+        told = client.post("/v1/settings", files={"image": made.content}).json()
+        assert told["settings"]["panels"] == ["pasted"]
+        assert told["fields"]["model"] == "debug"
+        fields = told["fields"]
+        fields["panel"] = fields.pop("panels")
+        again = post(client, photo(size=(200, 80)), headers={"accept": f"image/{kind}"}, **fields)
+        assert again.content == made.content
+
+
+def test_a_drawing_comes_back_as_patches(client: TestClient) -> None:
+    pixels = Image.new("L", (16, 16))
+    pixels.paste(255, (4, 0, 8, 4))
+    drawing = io.BytesIO()
+    pixels.save(drawing, "PNG")
+    files = {"image": photo(), "drawing": drawing.getvalue()}
+    made = client.post(
+        "/reconstruct", files=files, data={"strategy": "drawing"}, headers={"accept": "image/png"}
+    )
+    fields = client.post("/v1/settings", files={"image": made.content}).json()["fields"]
+    assert (fields["strategy"], fields["indices"]) == ("indices", [1])
+
+
+def test_a_picture_without_settings_has_none_to_tell(client: TestClient) -> None:
+    for image in (photo(), b"no picture"):
+        told = problem_of(client.post("/v1/settings", files={"image": image}), 404)
+        assert told["type"].endswith("no-settings")
+    forged = labels.write(
+        np.zeros((8, 8, 3), np.uint8),
+        {labels.MARK: labels.FORM, "strategy": "indices", "mask": "zz", "mask_grid": "4x4"},
+    )
+    problem_of(client.post("/v1/settings", files={"image": forged}), 422)

@@ -1,0 +1,126 @@
+"""What else can be read out of a picture: what the encoder makes of it, and how a labelled one was made."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from asgi_correlation_id import correlation_id
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from model import labels
+from server import openapi
+from server.answers import JSON, dump
+from server.inputs import Shape, read
+from server.limits import unless_gone
+from server.problems import BadRequestError
+from server.schemas import EmbedFields, NoFields
+from server.service import Service
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from model import Reconstructor
+
+REFUSALS = (400, 413, 415, 422, 500)
+DIGITS = 7  # of a float32 that mean something
+
+
+def add_reading(router: APIRouter, service: Service, settings: Settings) -> None:
+    """The routes.
+
+    Args:
+        router: Takes them.
+        service: Does the work.
+        settings: For the limit of uploads.
+    """
+    _add_embed(router, service, settings.max_bytes)
+    _add_settings(router, service, settings.max_bytes)
+
+
+def _add_embed(router: APIRouter, service: Service, max_bytes: int) -> None:
+    shape = Shape(EmbedFields, picture="image", max_bytes=max_bytes)
+
+    @router.post(
+        "/v1/embed",
+        operation_id="embed",
+        response_class=Response,
+        responses=openapi.problem_responses(*REFUSALS, 503, 504) | {200: openapi.answer("EmbedAnswer")},
+        openapi_extra=openapi.EMBED,
+    )
+    async def embed(request: Request) -> Response:
+        """The encoder's features of the centre square of a picture, nothing hidden.
+
+        `cls` is one vector, `mean` the mean over the patches, `patch` one vector a patch, row by row.
+        """
+        service.check_room()
+        fields, files = await read(request, shape)
+
+        async def work() -> bytes:
+            model = await service.model(fields.model)
+            return await service.embed(
+                model,
+                files["image"][0],
+                fields.kind,
+                lambda array: _render(array, model, fields.kind, identity),
+            )
+
+        identity = correlation_id.get()
+        return _json(await unless_gone(request, work()))
+
+
+def _render(array: "NDArray[np.float32]", model: "Reconstructor", kind: str, identity: str | None) -> bytes:
+    facts = {"model": model.name, "model_digest": model.digest, "kind": kind, "shape": list(array.shape)}
+    return dump(facts | {"embedding": _numbers(array.tolist()), "request_id": identity})
+
+
+def _numbers(values: "Iterable[Any]") -> list[Any]:
+    """No more digits than a number has."""
+    return [_numbers(value) if isinstance(value, list) else float(f"{value:.{DIGITS}g}") for value in values]
+
+
+def _add_settings(router: APIRouter, service: Service, max_bytes: int) -> None:
+    shape = Shape(NoFields, picture="image", max_bytes=max_bytes)
+
+    @router.post(
+        "/v1/settings",
+        operation_id="settings",
+        response_class=Response,
+        responses=openapi.problem_responses(*REFUSALS, 404) | {200: openapi.answer("SettingsAnswer")},
+        openapi_extra=openapi.SETTINGS,
+    )
+    async def settings(request: Request) -> Response:
+        """How a picture of this service was made: the settings in its label, and fields that make it again."""
+        _, files = await read(request, shape)
+        return _json(await run_in_threadpool(_replay, files["image"][0], service.models.names))
+
+
+def _replay(image: bytes, served: list[str]) -> bytes:
+    from model.options import Options  # pulls torch, which must not delay the start
+
+    found = labels.read(image)
+    if found is None:
+        raise BadRequestError(
+            "'image' carries no settings of this program.",
+            status=404,
+            code="no-settings",
+            hint="Send a picture as it was answered; editors and messengers remove what is written into files.",
+            field="image",
+        )
+    options = Options.from_settings(found)
+    options.check()
+    fields = {name: value for name, value in asdict(options).items() if value not in (None, False)}
+    if isinstance(options.grid, tuple):
+        fields["grid"] = "x".join(map(str, options.grid))
+    if found.get("panels"):
+        fields["panels"] = ",".join(found["panels"])
+    if found.get("model") in served:
+        fields["model"] = found["model"]
+    return dump({"settings": found, "fields": fields})
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, media_type=JSON, headers={"Cache-Control": "no-store"})
