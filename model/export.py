@@ -144,7 +144,7 @@ def write_onnx(checkpoint: Checkpoint, out: Path) -> Path:
         verbose=False,
         input_names=["image", "ids_keep", "ids_restore"],
         output_names=["pred"],
-        dynamic_shapes=({0: batch}, {0: batch, 1: visible}, {0: batch}, None),
+        dynamic_shapes=({0: batch}, {0: batch, 1: visible}, {0: batch}),
     )
     assert program is not None  # with dynamo there always is one
     graph = program.model_proto

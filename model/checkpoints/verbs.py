@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``inspect``, ``convert`` and ``weights`` to the command line."""
+    """Add ``inspect``, ``convert``, ``prove`` and ``weights`` to the command line."""
     verb = verbs.add_parser("inspect", help="say what a weight file is and what it is good for")
     verb.set_defaults(verb=_inspect)
     verb.add_argument("file", type=Path, help="weight file, Hugging Face folder, or a name of `weights list`")
@@ -24,8 +24,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.set_defaults(verb=_convert)
     verb.add_argument("source", type=Path, metavar="IN", help="as for inspect")
     verb.add_argument("out", type=Path, metavar="OUT", help="file to write; for huggingface a folder")
-    verb.add_argument("--to", required=True, choices=("unmask", "authors", "huggingface", "timm"))
+    verb.add_argument("--to", required=True, choices=("unmask", "authors", "huggingface", "timm", "onnx"))
     _what_no_tensor_tells(verb)
+
+    verb = verbs.add_parser(
+        "prove", help="compare the fast engine with torch, and keep the proof beside the file"
+    )
+    verb.set_defaults(verb=_prove)
+    verb.add_argument("file", type=Path, nargs="?", help="weight file (default: the shipped small model)")
     _add_weights(verbs)
 
 
@@ -67,9 +73,22 @@ def _inspect(given: argparse.Namespace) -> str:
 
 
 def _convert(given: argparse.Namespace) -> str:
+    if given.to == "onnx":
+        from model.checkpoints import store
+        from model.export import write_onnx
+
+        return f"Written: {write_onnx(store.read(given.source, _given(given)), given.out)}"
     from model.checkpoints.convert import convert
 
     return f"Written: {convert(given.source, given.out, to=given.to, given=_given(given))}"
+
+
+def _prove(given: argparse.Namespace) -> str:
+    from model.checkpoints.registry import shipped
+    from model.loading import prove
+
+    place, error = prove(given.file or shipped())
+    return f"Written: {place}; OpenVINO is off torch by {error:.1e} of the largest value."
 
 
 def _list(given: argparse.Namespace) -> str:

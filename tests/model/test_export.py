@@ -1,0 +1,59 @@
+"""The ONNX file computes what torch computes, and says what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+import pytest
+import torch
+
+from model.__main__ import main
+from model.checkpoints import store
+from model.errors import CheckpointError
+from model.export import LIMITS, write_onnx
+
+# What torch's exporter says of its own insides.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)
+
+
+def test_the_command_writes_a_graph_with_free_batch_and_visible_count(
+    debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "debug.onnx"
+    assert main(["convert", str(debug_file), str(out), "--to", "onnx"]) == 0
+    assert f"Written: {out}" in capsys.readouterr().out
+    network = store.read(debug_file).network
+    compiled = ov.compile_model(ov.Core().read_model(out), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for batch, visible in ((1, 1), (3, 7), (2, 15)):
+        image = torch.randn(batch, 3, 64, 64)
+        order = torch.rand(batch, 16).argsort(dim=1)
+        inputs = (image, order[:, :visible].contiguous(), order.argsort(dim=1))
+        with torch.inference_mode():
+            expected = network(*inputs).numpy()
+        pred = compiled([tensor.numpy() for tensor in inputs])[0]
+        assert np.abs(pred - expected).max() < LIMITS["float32"] * np.abs(expected).max()
+    facts = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
+    assert json.loads(facts["config"]) == network.config.to_dict()
+    assert facts["digest"] == store.read(debug_file).digest
+    assert json.loads(facts["card"]) == {"licence": "none"}
+
+
+def test_a_graph_that_computes_something_else_is_not_written(
+    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIMITS, "float32", -1.0)  # nothing is that good
+    with pytest.raises(CheckpointError, match="off by"):
+        write_onnx(store.read(debug_file), tmp_path / "debug.onnx")
+    assert list(tmp_path.glob("*.onnx*")) == []
+
+
+def test_the_proof_lies_beside_the_weights(debug_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prove", str(debug_file)]) == 0
+    assert "off torch by" in capsys.readouterr().out
+    assert debug_file.with_name("debug.proof.npz").exists()
