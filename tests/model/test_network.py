@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError
 from model.masking import sample_mask
 from model.network import MAE
-from model.positions import sincos_positions
+from model.positions import resized, sincos_positions
 
 
 def _inputs(config: MAEConfig, count: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -174,6 +175,55 @@ def test_positions_encode_the_column_first_then_the_row() -> None:
                 + [math.sin(y * f) for f in frequencies] + [math.cos(y * f) for f in frequencies]
             )  # fmt: skip
             assert table[1 + y * columns + x].tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (10, 20), (20, 20), (28, 28), (40, 5)])
+def test_positions_of_another_grid_are_those_of_the_trained_table_resized(grid: tuple[int, int]) -> None:
+    table = sincos_positions(14, 14, 64)
+    cells = table[:, 1:].reshape(1, 14, 14, 64).permute(0, 3, 1, 2)
+    bicubic = nn.functional.interpolate(cells, size=grid, mode="bicubic").flatten(2).transpose(1, 2)
+    ours = resized(table, (14, 14), grid)
+    assert ours.shape == (1, 1 + grid[0] * grid[1], 64)
+    assert not ours[:, 0].any(), "the class token's row stays zero"
+    assert float(nn.functional.cosine_similarity(ours[:, 1:], bicubic, dim=-1).mean()) > 0.995
+
+
+def test_positions_of_the_own_grid_are_the_stored_ones() -> None:
+    table = torch.randn(1, 17, 8, generator=torch.Generator().manual_seed(0))
+    assert resized(table, (4, 4), (4, 4)) is table
+
+
+def test_positions_that_are_no_formula_are_resized_in_both_directions() -> None:
+    table = torch.zeros(1, 17, 4)
+    table[0, 1:, 0] = torch.arange(4.0).repeat_interleave(4)  # the row
+    table[0, 1:, 1] = torch.arange(4.0).repeat(4)  # the column
+    other = resized(table, (4, 4), (6, 9))[0, 1:].reshape(6, 9, 4)
+    assert torch.allclose(other[..., 0], other[:, :1, 0].expand(6, 9), atol=1e-5)
+    assert torch.allclose(other[..., 1], other[:1, :, 1].expand(6, 9), atol=1e-5)
+    assert bool((other[1:, 0, 0] > other[:-1, 0, 0]).all())
+
+
+def test_decoder_positions_of_hidden_patches_alone_are_as_if_the_others_were_zero(debug_network: MAE) -> None:
+    image, ids_keep, ids_restore, _ = _inputs(debug_network.config, 12, batch=1)
+    alone = debug_network(image, ids_keep, ids_restore, "hidden_only")
+    assert not torch.allclose(alone, debug_network(image, ids_keep, ids_restore))
+    debug_network.decoder_pos_embed[0, 1 + ids_keep[0]] = 0
+    assert torch.allclose(alone, debug_network(image, ids_keep, ids_restore), atol=1e-6)
+
+
+# --- other grids and channels -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "grid"), [(1, (4, 4)), (3, (5, 9)), (5, (6, 4))])
+def test_any_channels_and_grid_are_predicted(channels: int, grid: tuple[int, int]) -> None:
+    network = MAE(replace(SIZES["debug"], channels=channels)).eval()
+    mask = sample_mask("random", grid, 12, 1)
+    ids_keep, ids_restore = (torch.from_numpy(ids)[None] for ids in (mask.ids_keep, mask.ids_restore))
+    image = torch.randn(1, channels, 16 * grid[0], 16 * grid[1], generator=torch.Generator().manual_seed(1))
+    pred = network(image, ids_keep, ids_restore)
+    assert network.unpatchify(pred, grid).shape == image.shape
+    assert torch.equal(network.unpatchify(network.patchify(image), grid), image)
+    assert torch.isfinite(network.loss(image, pred, torch.from_numpy(mask.hidden)[None]))
 
 
 # --- patches ----------------------------------------------------------------------------------------------

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 
 from model import PANELS, Options, Reconstructor, UnmaskError
 from model.checkpoints import store
-from model.errors import CheckpointError, MaskError
+from model.checkpoints.convert import convert
+from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
+from model.errors import CheckpointError, ImageError, MaskError
 from model.network import MAE
-from model.reconstruct import load
+from model.reconstruct import Prediction, load
 from model.views import HIDDEN_COLOUR, error_scale
 from tests.pictures import encoded, photo
 
@@ -135,6 +142,108 @@ def test_any_valid_request_gives_finite_figures(
     result = reconstructor(encoded(photo(*size)), options)
     assert result.job.mask.hidden_count == count
     assert np.isfinite([result.metrics[key] for key in ("mse", "nmse", "psnr_db", "ssim")]).all()
+
+
+# --- full size --------------------------------------------------------------------------------------------
+
+
+def test_at_full_size_nothing_but_hidden_patches_has_changed(reconstructor: Reconstructor) -> None:
+    pixels = photo(200, 150)
+    result = reconstructor(encoded(pixels), Options(seed=1, crop=(40, 10, 128)))
+    full = result.full_size(encoded(pixels))
+    hidden = np.zeros((150, 200), dtype=bool)
+    hidden[10:138, 40:168] = result.job.mask.hidden.reshape(4, 4).repeat(32, 0).repeat(32, 1)
+    assert full.shape == pixels.shape
+    assert np.array_equal(full[~hidden], pixels[~hidden])
+    assert not np.array_equal(full[hidden], pixels[hidden])
+    assert (result.full_size(encoded(pixels), "masked")[hidden] == HIDDEN_COLOUR).all()
+    assert np.array_equal(result.full_size(encoded(pixels), "original"), pixels)
+
+
+def test_at_its_own_size_a_panel_is_laid_over_as_it_is(reconstructor: Reconstructor) -> None:
+    pixels = photo(90, 70)
+    result = reconstructor(encoded(pixels), Options(seed=1, crop=(3, 5, 64)))
+    for name in ("reconstruction", "error", "pasted"):
+        full = result.full_size(encoded(pixels), name)
+        assert np.array_equal(full[5:69, 3:67], result.panel(name))
+
+
+def test_a_turned_photo_comes_back_upright_at_full_size(reconstructor: Reconstructor) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = encoded(photo(240, 160), "JPEG", exif=exif, quality=95)
+    result = reconstructor(lying, Options(seed=1, fit="whole"))
+    assert result.to_dict(())["placement"]["original_height"] == 240
+    assert result.full_size(lying).shape == (240, 160, 3)
+
+
+def test_another_picture_than_the_reconstructed_is_refused(reconstructor: Reconstructor) -> None:
+    with pytest.raises(ImageError, match="96 x 80"):
+        reconstructor(PICTURE).full_size(encoded(photo(97, 80)))
+
+
+# --- embeddings, grey ------------------------------------------------------------------------------------------
+
+
+def test_embeddings_are_those_of_timms_encoder_with_the_exported_weights(
+    tmp_path: Path, debug_file: Path, reconstructor: Reconstructor
+) -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    shape = SIZES["debug"]
+    oracle: Any = VisionTransformer(
+        img_size=shape.image_size, patch_size=shape.patch_size, embed_dim=shape.width, depth=shape.depth,
+        num_heads=shape.heads, num_classes=0, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+    )  # fmt: skip
+    exported = convert(debug_file, tmp_path / "encoder.safetensors", to="timm")
+    oracle.load_state_dict(load_file(exported), strict=True)
+    square = photo(64, 64)
+    image = (
+        torch.from_numpy(square.copy()).permute(2, 0, 1) / 255 - torch.tensor(IMAGE_MEAN)[:, None, None]
+    ) / (torch.tensor(IMAGE_STD)[:, None, None])
+    with torch.inference_mode():
+        tokens = oracle.eval().forward_features(image[None])[0].numpy()
+    theirs = {"cls": tokens[0], "mean": tokens[1:].mean(axis=0), "patch": tokens[1:]}
+    for kind, wanted in theirs.items():
+        ours = reconstructor.embed(encoded(square), kind)
+        assert ours.shape == wanted.shape
+        assert np.abs(ours - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_an_unknown_embedding_is_refused(reconstructor: Reconstructor) -> None:
+    with pytest.raises(MaskError, match="cls, mean, patch"):
+        reconstructor.embed(PICTURE, "soul")
+
+
+def test_one_worker_does_both_kinds_of_work_in_order(reconstructor: Reconstructor) -> None:
+    job, look = reconstructor.prepare(PICTURE, Options(seed=1)), reconstructor.prepare_embedding(PICTURE)
+    first, second, third = reconstructor.work([look, job, look])
+    assert isinstance(second, Prediction)
+    assert np.array_equal(second.pixels, reconstructor.run([job])[0].pixels)
+    assert isinstance(first, np.ndarray)
+    assert isinstance(third, np.ndarray)
+    assert np.array_equal(first, third)
+
+
+@pytest.mark.parametrize("target", ["pixel", "norm_pixel"])
+def test_a_grey_model_sees_and_paints_grey(tmp_path: Path, target: str) -> None:
+    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "channels": 1, "target": target})).eval()
+    store.write(tmp_path / "grey.safetensors", network, name="grey", card={})
+    grey = load(tmp_path / "grey.safetensors", "cpu")
+    for view in grey.views:
+        result = grey(PICTURE, Options(seed=1, view=view))
+        for name in ("original", "reconstruction", "pasted"):
+            panel = result.panel(name)
+            assert np.array_equal(panel[..., 0], panel[..., 2])
+    assert grey.embed(PICTURE).shape == (32,)
+
+
+def test_a_model_of_more_channels_than_pictures_have_is_refused(tmp_path: Path) -> None:
+    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "channels": 5}))
+    store.write(tmp_path / "five.safetensors", network, name="five", card={})
+    with pytest.raises(CheckpointError, match="5 channels") as caught:
+        load(tmp_path / "five.safetensors", "cpu")
+    assert "arrays" in caught.value.hint
 
 
 # --- weight files -----------------------------------------------------------------------------------------
