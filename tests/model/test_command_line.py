@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from model.__main__ import main
 from model.reconstruct import Options, load
@@ -54,6 +55,34 @@ def test_reconstruct_prints_the_services_answer(
     answer = json.loads(capsys.readouterr().out)
     assert answer["hidden"] == [0, 5]
     assert set(answer["images"]) == {"pasted"}
+
+
+def test_a_picture_made_like_another_is_the_same_to_the_byte(
+    picture: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again, other = (tmp_path / f"{name}.png" for name in ("first", "again", "other"))
+    reconstruct = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu"]
+    flags = ["--fit", "whole", "--cover", "ensemble", "--samples", "2", "--panels", "pasted,uncertainty"]
+    assert main([*reconstruct, *flags, "--out", str(first)]) == 0
+    assert main([*reconstruct, "--like", str(first), "--out", str(again)]) == 0
+    assert first.read_bytes() == again.read_bytes()
+    changed = ["--like", str(first), "--cover", "single", "--panels", "pasted"]
+    assert main([*reconstruct, *changed, "--out", str(other)]) == 0
+    assert other.read_bytes() != first.read_bytes()
+    assert main([*reconstruct, "--like", str(picture)]) == 2
+    assert "carries no settings" in capsys.readouterr().err
+
+
+def test_a_panel_at_full_size_has_the_photos_size(
+    picture: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "full.png"
+    arguments = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu", "--full-size"]
+    assert main([*arguments, "--cover", "complete", "--crop", "4,4,60", "--out", str(out)]) == 0
+    assert np.asarray(Image.open(out)).shape == (80, 96, 3)
+    assert "hid 4 of 16 patches at a time, 4 times" in capsys.readouterr().out
+    assert main([*arguments, "--panels", "pasted,error"]) == 2
+    assert "one panel" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
