@@ -12,6 +12,8 @@ DATA = data
 OUT = runs/small
 WEIGHTS = weights/small.safetensors
 IMAGE = unmask
+TEST = data/imagenette-val-00000.tar
+MINUTES = 10
 
 UV_VERSION := 0.13.9
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
@@ -19,7 +21,7 @@ OWN_UV := $(filter .uv/%,$(UV))
 ENV := .venv/.installed-$(firstword $(shell cksum < requirements.lock))
 PY := .venv/bin/python
 
-.PHONY: help setup serve test test-fast check fix browser lock train evaluate bench-train image clean
+.PHONY: help setup serve test test-fast check fix browser lock train evaluate judge bench-train image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -57,6 +59,9 @@ train: $(ENV) ## train RECIPE= on DATA= into OUT=
 
 evaluate: $(ENV) ## score WEIGHTS= on DATA= beside classical inpainting
 	$(PY) -m model evaluate reconstruct $(WEIGHTS) --data $(DATA) --ratio 0.75 --json
+
+judge: $(ENV) ## neighbours, probe, fine-tuning and scratch: WEIGHTS= on DATA= and TEST= with labels, MINUTES= each, into OUT=
+	$(PY) -m model evaluate judge $(WEIGHTS) --data $(DATA) --test $(TEST) --minutes $(MINUTES) --out $(OUT)
 
 bench-train: $(ENV) ## what training costs here, beside the reference recipe, on photos of DATA=
 	@$(PY) -m tests.bench.bench_train --data $(DATA)

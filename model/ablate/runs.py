@@ -160,9 +160,8 @@ def _of_training(folder: Path) -> tuple[dict[str, float], dict[str, list[float]]
 def _finetuned(row: Row, task: Task, table: Table, setting: Setting) -> dict[str, Any]:
     """Accuracy after fine-tuning: as long for every row as the first one could in its minutes."""
     plan = setting.out / "finetune.json"
-    given: dict[str, Any] = {"blocks": row.blocks, "batch_size": 32}
+    given: dict[str, Any] = {**finetune.SHORT, "blocks": row.blocks}
     kind = "finetune" if row.blocks is None else "partial"
-    # On a CPU the paper's batch of 1,024 would be a handful of steps.
     if plan.is_file():
         given["epochs"] = json.loads(plan.read_text())["epochs"]
     else:

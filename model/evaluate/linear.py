@@ -196,7 +196,7 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
             )
             return crop.flip(-1) if flip else crop
 
-        with ThreadPoolExecutor(task.workers, thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(max(task.workers, 1), thread_name_prefix="decode") as pool:
             parts = [order[start : start + batch_size] for start in range(0, len(order) - 1, batch_size)]
             ahead = [pool.submit(load, int(number)) for number in parts[0]]
             for place, part in enumerate(parts):

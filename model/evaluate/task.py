@@ -23,7 +23,7 @@ class Task:
         test: Photos to judge by, never learned from and never looked at to choose anything.
         out: Folder of the answers; features are kept below it.
         device: Where to compute.
-        workers: Decoding threads.
+        workers: Decoding threads; for fine-tuning processes that augment, 0 for none.
         label_share: Share of the labels of ``train`` that was given.
     """
 
@@ -42,8 +42,9 @@ class Task:
 
     def features(self) -> tuple[Features, Features]:
         """Of the photos to learn from and to judge by."""
+        threads = max(self.workers, 1)
         train, test = (
-            extract(self.encoder, of.photos, self.out / "features", device=self.device, workers=self.workers)
+            extract(self.encoder, of.photos, self.out / "features", device=self.device, workers=threads)
             for of in (self.train, self.test)
         )
         return train, test

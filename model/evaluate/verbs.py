@@ -50,6 +50,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--epochs", type=int, default=90)
     verb.add_argument("--lr", type=float, help="instead of one chosen on held-out training photos")
 
+    _add_training(questions)
+
+
+def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for kind, words in (
         ("finetune", "train the whole encoder as a classifier"),
         ("partial", "the same, for its last blocks alone"),
@@ -72,6 +76,23 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         verb.add_argument("--batch-size", type=int, help="photos a step (default 128)")
         verb.add_argument("--base-lr", type=float, help="learning rate at 256 photos a step")
         verb.add_argument("--layer-decay", type=float, help="rate of a layer over that of the next one")
+
+    verb = questions.add_parser(
+        "judge", help="all of these, at several shares of labels, with one table at the end"
+    )
+    verb.set_defaults(verb=_judge)
+    _labelled(verb, workers=0)
+    verb.add_argument("--shares", default="0.1,1", help="shares of the labels, comma list (default 0.1,1)")
+    verb.add_argument(
+        "--blocks", default="0.5,1,4", help="for partial fine-tuning, comma list (default 0.5,1,4)"
+    )
+    verb.add_argument(
+        "--minutes",
+        type=float,
+        default=10,
+        help="of the first fine-tuning; all others see as many photos (default 10)",
+    )
+    verb.add_argument("--base-lr", type=float, help="of every fine-tuning, at 256 photos a step")
 
 
 def _labelled(verb: argparse.ArgumentParser, checkpoint: bool = True, workers: int = 1) -> None:
@@ -174,6 +195,25 @@ def _finetune(given: argparse.Namespace) -> str:
     names = ("blocks", "epochs", "minutes", "batch_size", "base_lr", "layer_decay", "seed")
     settings = finetune.load_settings(given.kind, {name: getattr(given, name, None) for name in names})
     return _said(finetune.evaluate(_task(given), settings), given)
+
+
+def _judge(given: argparse.Namespace) -> str:
+    from model.evaluate import judge
+
+    questions = judge.Questions(
+        shares=tuple(float(share) for share in given.shares.split(",")),
+        blocks=tuple(float(blocks) for blocks in given.blocks.split(",")),
+        minutes=given.minutes,
+        base_lr=given.base_lr,
+    )
+    facts = judge.evaluate(_task(given), questions)
+    if given.json:
+        return json.dumps(facts)
+    lines = [
+        f"{row['question']:26s} {row['label_share']:5.0%} of labels {row['percent']:6.2f} % right"
+        for row in facts["rows"]
+    ]
+    return "\n".join([*lines, f"Report: {given.out}"])
 
 
 def _said(facts: dict[str, Any], given: argparse.Namespace) -> str:

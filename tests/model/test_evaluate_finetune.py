@@ -165,3 +165,44 @@ def test_processes_that_augment_give_the_same_photos(shapes: Path) -> None:
     data = Augmented(Labelled.open([shapes / "train"]), 64, "rand-m9-mstd0.5-inc1", 0.25)
     alone, other = (list(batches(data, Samples(8, 4, 0), 0, 2, workers)) for workers in (0, 1))
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(alone, other, strict=True))
+
+
+@pytest.mark.slow
+def test_a_model_is_judged_by_one_command_and_what_is_done_is_not_done_again(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        "evaluate",
+        "judge",
+        str(debug_file),
+        "--data",
+        str(shapes / "train"),
+        "--test",
+        str(shapes / "test"),
+    ]
+    arguments += [
+        "--out",
+        str(out),
+        "--shares",
+        "0.5,1",
+        "--blocks",
+        "0.5",
+        "--minutes",
+        "0.001",
+        "--device",
+        "cpu",
+    ]
+    assert main([*arguments, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    asked = [row["question"] for row in facts["rows"] if row["label_share"] == 1]
+    assert asked == [
+        "knn", "knn, mean of patches", "linear", "linear, mean of patches", "finetune", "partial 0.5", "scratch",
+    ]  # fmt: skip
+    seen = {row["samples"] for row in facts["rows"] if "samples" in row}
+    assert max(seen) - min(seen) <= 8  # equal but for whole batches
+    assert set(facts["margins"]) == {"0.5", "1"}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("finetune-*.json")}
+    assert main(arguments) == 0
+    assert "scratch" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.glob("finetune-*.json")} == before

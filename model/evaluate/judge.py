@@ -1,0 +1,199 @@
+"""A model judged in one go: neighbours, probe, partial and full fine-tuning at several shares of labels, and scratch.
+
+Every fine-tuning sees as many photos as the first one could within its minutes, so that all are equal in length;
+the network from random weights does the same work as the fine-tuned one. What is done is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model.checkpoints.files import replacing
+from model.errors import DataError
+from model.evaluate import classifier, finetune, knn, linear, pages, plots
+from model.evaluate.features import Encoder
+from model.evaluate.labelled import Labelled
+from model.evaluate.task import Task
+
+#: Other people's figures on Imagenette, for scale (stable-pretraining and fastai/imagenette): full-size photos.
+PUBLISHED = (
+    ("MAE ViT-S/16, 224 px, 200 epochs: linear probe", 84.1),
+    ("the same: 20-NN", 72.1),
+    ("best of 27 self-supervised methods: linear probe", 89.7),
+    ("the same: 20-NN", 86.4),
+    ("supervised from scratch, 256 px, 200 epochs", 95.1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What is asked.
+
+    Attributes:
+        shares: Of the labels, for every question.
+        blocks: Last blocks, for partial fine-tuning.
+        minutes: Of the first fine-tuning; all others see as many photos.
+        base_lr: Of every fine-tuning, see ``finetune.SHORT``; None for that.
+    """
+
+    shares: tuple[float, ...] = (0.1, 1.0)
+    blocks: tuple[float, ...] = (0.5, 1.0, 4.0)
+    minutes: float = 10.0
+    base_lr: float | None = None
+
+
+def evaluate(task: Task, questions: Questions) -> dict[str, Any]:
+    """Ask everything; the report ``judged-NAME`` and one for each question go to ``task.out``.
+
+    Args:
+        task: The model and all labelled photos.
+        questions: What to ask.
+
+    Returns:
+        JSON-ready: ``rows`` with question, share, percent and interval, and ``margins`` of fine-tuning over scratch.
+    """
+    random = classifier.scratch(task.encoder.config, 0, f"{task.encoder.name}-shape")
+    rows = []
+    for share in questions.shares:
+        here = replace(task, train=task.train.share(share), label_share=share)
+        rows += _frozen(here)
+        rows += _tuned(here, random, questions, task.train)
+    margins = {
+        f"{share:g}": round(_percent(rows, "finetune", share) - _percent(rows, "scratch", share), 2)
+        for share in questions.shares
+    }
+    facts = {**task.facts(), "question": "judge", "rows": rows, "margins": margins, "plan": _plan(task)}
+    pages.write(
+        task.out,
+        f"judged-{task.encoder.name}",
+        f"Judged: {task.encoder.name}",
+        facts,
+        _blocks(task, rows, margins),
+    )
+    return facts
+
+
+def _frozen(task: Task) -> list[dict[str, Any]]:
+    """Neighbours and probe; both features, the class token's under the plain name."""
+    rows = []
+    for name, ask in (
+        ("knn", lambda: knn.evaluate(task)),
+        ("linear", lambda: linear.evaluate(task, linear.Protocol())),
+    ):
+        facts = _once(task, f"{name}-{task.tag}", ask)
+        for pool, of in (("cls", name), ("mean", f"{name}, mean of patches")):
+            rows.append(_line(of, task, facts[pool]))
+    return rows
+
+
+def _tuned(task: Task, random: Encoder, questions: Questions, everything: Labelled) -> list[dict[str, Any]]:
+    asked: list[tuple[str, str, float | None, Encoder]] = [("finetune", "finetune", None, task.encoder)]
+    asked += [(f"partial {blocks:g}", "partial", blocks, task.encoder) for blocks in questions.blocks]
+    asked += [("scratch", "scratch", None, random)]
+    rows = []
+    for name, kind, blocks, encoder in asked:
+        own = replace(task, encoder=encoder)
+        short = finetune.SHORT | ({} if questions.base_lr is None else {"base_lr": questions.base_lr})
+        settings = finetune.load_settings(
+            kind, {**short, "blocks": blocks, **_length(own, questions.minutes)}
+        )
+        facts = _once(
+            own,
+            finetune.name_of(own, settings),
+            lambda own=own, settings=settings: finetune.evaluate(own, settings),
+        )
+        if not _plan(task):
+            _write(
+                task.out / "judge-plan.json",
+                {"samples": facts["samples"], "of": name, "share": task.label_share},
+            )
+        rows.append(
+            _line(name, task, facts["answer"]) | {"epochs": facts["epochs"], "samples": facts["samples"]}
+        )
+    return rows
+
+
+def _length(task: Task, minutes: float) -> dict[str, float]:
+    """The length of a fine-tuning: photos seen by the first one, or its minutes."""
+    plan = _plan(task)
+    return {"epochs": plan["samples"] / len(task.train)} if plan else {"minutes": minutes}
+
+
+def _plan(task: Task) -> dict[str, Any]:
+    file = task.out / "judge-plan.json"
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def _once(task: Task, name: str, ask: Any) -> dict[str, Any]:
+    """The answer in the folder, if it is about these weights, or a new one.
+
+    Raises:
+        DataError: The folder holds the answer for other weights under this name.
+    """
+    file = task.out / f"{name}.json"
+    if not file.is_file():
+        return dict(ask())
+    facts: dict[str, Any] = json.loads(file.read_text())
+    if facts["digest"] != task.encoder.digest or facts["train_photos"] != len(task.train):
+        raise DataError(
+            f"{file} is about other weights or photos.",
+            code="judged",
+            hint="Give another folder with --out.",
+            field="out",
+        )
+    return facts
+
+
+def _line(name: str, task: Task, found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "question": name, "label_share": task.label_share, "train_photos": len(task.train),
+        "percent": found["percent"], "interval_95": found["interval_95"],
+    }  # fmt: skip
+
+
+def _percent(rows: Sequence[dict[str, Any]], name: str, share: float) -> float:
+    return float(
+        next(row["percent"] for row in rows if row["question"] == name and row["label_share"] == share)
+    )
+
+
+def _blocks(task: Task, rows: list[dict[str, Any]], margins: dict[str, float]) -> list[pages.Block]:
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if ", mean" not in row["question"]:
+            xs, ys = series.setdefault(row["question"], ([], []))
+            xs.append(100 * row["label_share"])
+            ys.append(row["percent"])
+    return [
+        f"{task.words()} The photos to judge by were looked at once, after the last step of every run.",
+        pages.Table(
+            ("question", "labels", "photos", "epochs", "right %", "95 % from", "to"),
+            [
+                (
+                    row["question"], f"{row['label_share']:.0%}", row["train_photos"], row.get("epochs"),
+                    round(row["percent"], 2), *(round(bound, 2) for bound in row["interval_95"]),
+                )
+                for row in rows
+            ],
+        ),
+        "Fine-tuned above scratch at the same length: "
+        + ", ".join(f"{margin:+.1f} points with {float(share):.0%} of the labels" for share, margin in margins.items())
+        + ".",
+        pages.Figure(
+            f"judged-{task.encoder.name}",
+            plots.lines("Photos named rightly", "labels, percent", "percent", series, log_x=True),
+            "All questions by share of labels",
+        ),
+        pages.Heading("For scale"),
+        "Figures of others on Imagenette. They are not about the same photos where yours are reduced or fewer.",
+        pages.Table(("published", "right %"), PUBLISHED),
+    ]  # fmt: skip
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    with replacing(file) as part:
+        part.write_text(json.dumps(content, indent=1))
