@@ -31,6 +31,8 @@ FORMAT = "unmask-mae-1"
 _NESTED = ("model", "state_dict", "model_state_dict", "network")
 #: What wrappers (data parallel, compile, a trainer's attribute) put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "mae.")
+#: Pointers in the folder of a run of ``model.pretrain``: text files with the name of a state.
+_LATEST, _BEST = "LATEST", "BEST"
 #: A Hugging Face folder holds one of these, in its own order of preference.
 _IN_FOLDER = (
     "model.safetensors",
@@ -129,13 +131,21 @@ def replacing(path: Path) -> Iterator[Path]:
 def _parts(path: Path) -> list[Path]:
     """The files that together hold the tensors."""
     if not path.exists():
-        raise refuse(f"There is no weight file at {path}", "Check the path.", "missing")
+        raise refuse(
+            f"There is no weight file at {path}",
+            "Check the path; `python -m model weights list` tells the names that are known.",
+            "missing",
+        )
+    if path.is_dir() and (path / _LATEST).is_file():
+        path /= _LATEST
+    if path.name in (_LATEST, _BEST) and path.is_file():
+        return _pointed(path)
     if path.is_dir():
         found = next((path / name for name in _IN_FOLDER if (path / name).exists()), None)
         if found is None:
             raise refuse(
-                f"{path} holds none of {', '.join(_IN_FOLDER)}",
-                "Give the weight file itself, or a folder as written by save_pretrained.",
+                f"{path} holds none of {', '.join((*_IN_FOLDER, _LATEST))}",
+                "Give the weight file itself, a folder as written by save_pretrained, or that of a training run.",
                 "missing",
             )
         path = found
@@ -150,6 +160,19 @@ def _parts(path: Path) -> list[Path]:
     if absent := [part.name for part in parts if not part.exists()]:
         raise refuse(f"{path.name} lists {absent[0]}, which is not there", "Fetch all parts.", "missing")
     return parts
+
+
+def _pointed(pointer: Path) -> list[Path]:
+    """The state that ``LATEST`` or ``BEST`` of a run names."""
+    with pointer.open("rb") as file:
+        name = file.read(200).decode(errors="replace").strip()
+    # Beside the pointer: a name with a folder in it could lead anywhere.
+    state = pointer.parent / Path(name).name
+    if not name or not state.is_file():
+        raise refuse(
+            f"{pointer} names {name or 'nothing'}, which is not there", "Give a state file itself.", "missing"
+        )
+    return [state]
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -243,6 +266,8 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
             "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
             "unreadable",
         ) from error
+    if isinstance(content, Mapping) and "recipe" in content and "network" in content:
+        return _read_state(path, content)
     arguments = content.get("args", {}) if isinstance(content, Mapping) else {}
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
@@ -266,6 +291,29 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
         )
     kept = {"args": arguments if isinstance(arguments, dict) else {}, "unmask": own}
     return tensors, kept, nested
+
+
+def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+    """A state of ``model.pretrain``: the running average where it keeps one, as the run itself would give."""
+    recipe = state["recipe"] if isinstance(state["recipe"], dict) else {}
+    weights = state.get("average") or state["network"]
+    if not isinstance(weights, Mapping):
+        raise refuse(
+            f"{path.name} is a state in parts, one of each process",
+            "Go on with --resume until the run writes its weights, or take a run that kept whole states.",
+            "layout",
+        )
+    normalised = {"pixel": False, "norm_pixel": True}  # states of before kept no config
+    step = int(state.get("step", 0))
+    card = {"steps": step, "samples": step * int(recipe.get("batch_size", 0)), "recipe": recipe}
+    facts = {"name": str(recipe.get("name", path.stem)), "card": card, **state.get("unmask", {})}
+    kept = {
+        "args": {"norm_pix_loss": normalised[recipe["target"]]} if recipe.get("target") in normalised else {},
+        "unmask": facts,
+        "size": str(recipe.get("size", "")),
+        "state": "average" if state.get("average") else "network",
+    }
+    return dict(weights), kept, True
 
 
 def _pickled_object(path: Path, error: str) -> CheckpointError:

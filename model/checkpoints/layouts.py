@@ -14,13 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.checkpoints.files import RawFile, refuse
+from model.checkpoints.files import FORMAT, RawFile, refuse
 
 Tensors = dict[str, Tensor]
 Content = Literal["full", "encoder", "classifier"]
 
-#: The format string in the header of our own files.
-FORMAT = "unmask-mae-1"
+#: Buffers that public files store.
 POSITIONS = ("pos_embed", "decoder_pos_embed")
 
 
@@ -35,6 +34,8 @@ class Layout:
         renamed: Pairs (pattern, house name), tried in this order on every name, each at most once.
         unused: Names that the origin's program stores and an MAE never reads.
         proof: What the map was proved against; empty where it was only read in the origin's code.
+        doubt: Why it could not be proved.
+        other_decoder: How its decoder differs from the paper's, so that the encoder alone is read.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Layout:
     renamed: tuple[tuple[str, str], ...] = ()
     unused: str = ""
     proof: str = ""
+    doubt: str = ""
+    other_decoder: str = ""
 
     def to_house(self, tensors: Tensors) -> Tensors:
         """The file's tensors under our names."""
@@ -91,10 +94,21 @@ _OPENMMLAB = (
     (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
     (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
 )
+# Both decoders that lightly has had: MAEDecoderTIMM, which names its parts as the authors do and holds projection and
+# prediction too, and the one of 1.6, which leaves these two to the model around it.
+_LIGHTLY = (
+    (r"^backbone\.vit\.", ""),
+    (r"^decoder\.(blocks|norm|pos_embed)", r"decoder_\1"),
+    (r"^decoder\.", ""),
+    (r"^prediction_head\.", "decoder_pred."),
+)
 _QKV = "blocks.0.attn.qkv.weight"
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout("unmask", "Unmask", lambda raw: raw.header.get("format") == FORMAT, proof="this code"),
+    Layout(
+        "run", "Unmask, a state of a training run", lambda raw: "state" in raw.arguments, proof="this code"
+    ),
     Layout(
         "huggingface",
         "Hugging Face ViTMAE",
@@ -110,14 +124,34 @@ LAYOUTS: tuple[Layout, ...] = (
         _has("backbone.layers.0.ln1.weight", "backbone.patch_embed.projection.weight"),
         renamed=_OPENMMLAB,
         unused=r"^(data_preprocessor|head)\.",
+        proof="mmpretrain 1.2.0 (MAEViT and MAEPretrainDecoder)",
     ),
     Layout(
         "lightly",
         "lightly (MaskedVisionTransformerTIMM)",
         _has("backbone.vit." + _QKV),
-        renamed=((r"^backbone\.vit\.", ""), (r"^decoder\.", "")),
+        renamed=_LIGHTLY,
         # Its backbone wrapper and timm's untouched class head are stored and take no part.
         unused=r"^(backbone\.mask_token|backbone\.vit\.head\..*)$",
+        proof="lightly 1.6.0 (MAEDecoderTIMM and MaskedVisionTransformerDecoderTIMM)",
+    ),
+    Layout(
+        "solo-learn",
+        "solo-learn",
+        _has("backbone." + _QKV, "decoder.decoder_embed.weight"),
+        renamed=((r"^(?:backbone|decoder)\.", ""),),
+        unused=r"^(classifier|momentum_\w+)\.",
+        doubt="the released package holds no MAE, and the development version asks for other versions of everything",
+    ),
+    Layout(
+        "stable-pretraining",
+        "stable-pretraining",
+        _has("encoder.vit." + _QKV),
+        renamed=((r"^encoder\.vit\.", ""),),
+        # Its encoder keeps a second name for the patch projection.
+        unused=r"^(decoder|masking|encoder\.patch_embed)\.",
+        proof="stable-pretraining 0.1.8 (MAE), the encoder",
+        other_decoder="its decoder leaves the class token out and has a mask token of the encoder's width",
     ),
     # timm's encoder has the authors' names; only the container differs.
     Layout(
@@ -136,6 +170,10 @@ LAYOUTS: tuple[Layout, ...] = (
 
 #: Families that are no MAE of the paper although they look like one, by a name that only they use.
 _FAMILIES = (
+    (
+        r"(^|\.)(enc_to_dec|to_pixels|decoder_pos_emb)\.|\.to_qkv\.weight$",
+        "vit-pytorch's MAE, which has no class token and normalises patches before it projects them",
+    ),
     (
         r"(^|\.)encoder_to_decoder\.weight$",
         "pengzhiliang's MAE, which has no class token and other positions",

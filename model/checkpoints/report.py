@@ -108,7 +108,9 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
     house = layout.to_house(raw.tensors)
     kind = layouts.content(house)
     target, source = shapes.find_target(raw, given) if kind == "full" else (None, "")
-    notes: tuple[str, ...] = ()
+    notes = store.doubts(layout)
+    if layout.other_decoder:
+        notes += (f"Only the encoder is read: {layout.other_decoder}.",)
     missing: list[str] = []
     left_over: list[str] = []
     config: MAEConfig | None = None
@@ -117,7 +119,7 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
         config = shapes.infer_config(raw, house, given, target or "pixel")
         skeleton = store.skeleton(config)
         missing, left_over = store.misfits(skeleton, house, kind)
-        notes = store.check_config(raw)
+        notes += store.check_config(raw)
         if not missing and not left_over:
             notes += store.check(skeleton, house, path.name, kind)
             sound = True

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from model.checkpoints.files import RawFile, refuse
-from model.checkpoints.layouts import FORMAT, Tensors, content
+from model.checkpoints.files import FORMAT, RawFile, refuse
+from model.checkpoints.layouts import Tensors, content
 from model.config import SIZES, MAEConfig, Target
 from model.errors import CheckpointError
 
@@ -187,7 +187,7 @@ def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> int:
                 "shape",
             )
         return side * patch_size
-    stored = stored_config(raw)
+    stored = stored_config(raw) or SIZES.get(raw.arguments.get("size", ""))
     size = stored.image_size if stored else raw.config.get("image_size", 224)
     size = int(size[0] if isinstance(size, list | tuple) else size)
     if not 0 < size <= _MOST_CELLS * patch_size:

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints import layouts, registry, shapes
-from model.checkpoints.files import RawFile, open_raw, refuse, replacing
-from model.checkpoints.layouts import FORMAT, POSITIONS
+from model.checkpoints.files import FORMAT, RawFile, open_raw, refuse, replacing
+from model.checkpoints.layouts import POSITIONS, Layout
 from model.checkpoints.registry import Entry
 from model.checkpoints.registry import shipped as shipped  # where every other weight file is asked for
 from model.checkpoints.shapes import Given
@@ -96,7 +96,7 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
     path = raw.path
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
-    _refuse_without_decoder(path, house)
+    _refuse_without_decoder(path, layout, house)
     target, _ = shapes.find_target(raw, given)
     if target is None:
         raise refuse(
@@ -106,7 +106,7 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
             "target-unknown",
         )
     network = MAE(shapes.infer_config(raw, house, given, target))
-    notes = check_config(raw) + fill(network, house, path.name)
+    notes = doubts(layout) + check_config(raw) + fill(network, house, path.name)
     facts = shapes.stored_facts(raw)
     card = facts.get("card")
     if not isinstance(card, dict):
@@ -146,8 +146,14 @@ def _licence(raw: RawFile, entry: Entry | None) -> str:
     return "CC-BY-NC-4.0" if shapes.is_released(raw) else "not stated"
 
 
-def _refuse_without_decoder(path: Path, house: dict[str, Tensor]) -> None:
+def _refuse_without_decoder(path: Path, layout: Layout, house: dict[str, Tensor]) -> None:
     kind = layouts.content(house)
+    if layout.other_decoder:
+        raise refuse(
+            f"{path.name} is of {layout.title}: {layout.other_decoder}",
+            "It cannot reconstruct here; its encoder can be had: python -m model convert IN OUT --to timm.",
+            "family",
+        )
     if kind == "encoder":
         raise refuse(
             f"{path.name} holds the encoder alone, no decoder: it cannot reconstruct",
@@ -160,6 +166,13 @@ def _refuse_without_decoder(path: Path, house: dict[str, Tensor]) -> None:
             "Of the authors' files use mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth instead.",
             "classifier",
         )
+
+
+def doubts(layout: Layout) -> tuple[str, ...]:
+    """What a person should know about a layout that was read without its program at hand."""
+    if not layout.doubt:
+        return ()
+    return (f"The names of {layout.title} were never tried against its own program: {layout.doubt}.",)
 
 
 def check_config(raw: RawFile) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from model.errors import CheckpointError
 from model.masking import sample_mask
 from model.network import MAE
 from model.reconstruct import load
+from tests.model.origins.record import HERE, question, sampled, values
 from tests.pictures import encoded, photo
 
 #: No named size, so that nothing is known beforehand: 5 x 5 patches of 8 pixels, widths with heads of 16 and 12.
@@ -368,40 +369,140 @@ def test_an_encoder_is_converted_from_an_encoder(tmp_path: Path, ours: Path, net
     assert one["norm.weight"].equal(network.norm.weight)
 
 
-# --- maps read in their origin's code -------------------------------------------------------------------------------
+# --- files of other programs --------------------------------------------------------------------------------------
 
 
-def _openmmlab(name: str) -> str:
-    neck = name.startswith(("decoder_", "mask_token"))
-    name = name.replace("norm1.", "ln1.").replace("norm2.", "ln2.")
-    name = name.replace("mlp.fc1", "ffn.layers.0.0").replace("mlp.fc2", "ffn.layers.1")
-    if name.startswith("decoder_norm."):
-        return name.replace("decoder_norm.", "neck.ln1.")
-    if name.startswith("norm."):
-        return name.replace("norm.", "backbone.ln1.")
-    if not neck:
-        name = name.replace("blocks.", "layers.", 1).replace("patch_embed.proj.", "patch_embed.projection.")
-    return ("neck." if neck else "backbone.") + name
-
-
-def _lightly(name: str) -> str:
-    return ("decoder." if name.startswith(("decoder_", "mask_token")) else "backbone.vit.") + name
-
-
-@pytest.mark.parametrize(("rename", "layout"), [(_openmmlab, "openmmlab"), (_lightly, "lightly")])
-def test_layouts_without_their_origin_here_follow_their_names(
-    tmp_path: Path, network: MAE, rename: Callable[[str], str], layout: str
-) -> None:
-    tensors = {rename(key): value for key, value in network.state_dict().items()}
-    if layout == "lightly":  # stored by its wrapper, used by nothing
-        tensors |= {
-            "backbone.mask_token": torch.zeros(1, 1, 48),
-            "backbone.vit.head.weight": torch.zeros(9, 48),
-        }
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem.endswith("-base") else [])
+        for path in sorted(HERE.glob("*.json"))
+    ],
+)
+def test_a_file_of_another_program_predicts_what_its_own_class_predicts(tmp_path: Path, record: Path) -> None:
+    recorded = json.loads(record.read_text())
+    config = MAEConfig.from_dict(recorded["config"])
+    tensors = {name: values(name, tuple(shape)) for name, shape in recorded["shapes"].items()}
     torch.save({"state_dict": tensors}, tmp_path / "a.pth")
-    checkpoint = store.read(tmp_path / "a.pth", ODD_HEADS)
-    assert checkpoint.layout == layout
+    heads = Given(heads=config.heads, decoder_heads=config.decoder_heads, target="pixel")
+    checkpoint = store.read(tmp_path / "a.pth", heads)
+    assert checkpoint.network.config == config
+    with torch.inference_mode():
+        pred = sampled(checkpoint.network(*question(config)))
+    assert _gap(pred, torch.tensor(recorded["prediction"]).reshape(pred.shape)) < 1e-5
+
+
+def _solo_learn(name: str) -> str:
+    return ("decoder." if name.startswith(("decoder_", "mask_token")) else "backbone.") + name
+
+
+def test_a_layout_without_its_program_follows_its_names_and_says_so(tmp_path: Path, network: MAE) -> None:
+    tensors = {_solo_learn(key): value for key, value in network.state_dict().items()}
+    tensors |= {"classifier.weight": torch.zeros(9, 48), "classifier.bias": torch.zeros(9)}
+    torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "a.ckpt")
+    checkpoint = store.read(tmp_path / "a.ckpt", ODD_HEADS)
+    assert checkpoint.layout == "solo-learn"
     assert _equal(checkpoint.network, network)
+    assert "never tried against its own program" in checkpoint.notes[0]
+
+
+def test_of_a_decoder_unlike_the_papers_only_the_encoder_is_taken(tmp_path: Path, network: MAE) -> None:
+    state = network.state_dict()
+    encoder = {key: value for key, value in state.items() if not key.startswith(("decoder_", "mask_token"))}
+    tensors = {f"encoder.vit.{key}": value for key, value in encoder.items()}
+    tensors |= {"encoder.patch_embed.proj.weight": state["patch_embed.proj.weight"]}
+    tensors |= {
+        "decoder.mask_token": torch.zeros(1, 1, 48),
+        "decoder.transformer.context_proj.weight": torch.ones(1),
+    }
+    torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="leaves the class token out") as caught:
+        store.read(tmp_path / "a.ckpt", ODD_HEADS)
+    assert caught.value.code == "checkpoint-family"
+    kept = load_file(convert(tmp_path / "a.ckpt", tmp_path / "e.safetensors", to="timm", given=ODD_HEADS))
+    assert kept.keys() == encoder.keys()
+    assert all(value.equal(encoder[key]) for key, value in kept.items())
+
+
+# --- runs of our own ------------------------------------------------------------------------------------------------
+
+
+def _state(folder: Path, trained: MAE, average: MAE | None = None, **more: Any) -> Path:
+    """As ``model.pretrain.resume`` writes it."""
+    path = folder / "state-0000007.pt"
+    weights = [dict(net.named_parameters()) if net else None for net in (trained, average)]
+    recipe = {"name": "trial", "batch_size": 4, "target": "norm_pixel"}
+    state = {"step": 7, "network": weights[0], "average": weights[1], "recipe": recipe}
+    torch.save({**state, **more}, path)
+    for pointer in ("LATEST", "BEST"):
+        (folder / pointer).write_text(path.name)
+    return path
+
+
+@pytest.mark.parametrize("way", [".", "LATEST", "BEST", "state-0000007.pt"])
+def test_a_run_opens_by_its_folder_its_pointers_and_its_states(
+    tmp_path: Path, network: MAE, way: str
+) -> None:
+    config = {**ODD.to_dict(), "target": "norm_pixel"}
+    _state(tmp_path, network, unmask={"config": config})
+    checkpoint = store.read(tmp_path / way)
+    assert (checkpoint.layout, checkpoint.name) == ("run", "trial")
+    assert (checkpoint.card["steps"], checkpoint.card["samples"]) == (7, 28)
+    assert checkpoint.network.config == MAEConfig.from_dict(config)
+    assert _equal(checkpoint.network, network)
+
+
+def test_of_a_run_that_averages_its_weights_the_average_is_read(tmp_path: Path, network: MAE) -> None:
+    average = _network()
+    average.norm.bias.data += 1
+    _state(tmp_path, network, average, unmask={"config": ODD.to_dict()})
+    assert _equal(store.read(tmp_path).network, average)
+
+
+def test_a_state_of_before_states_kept_their_config_follows_its_recipe(
+    tmp_path: Path, debug_network: MAE
+) -> None:
+    recipe = {"name": "old", "batch_size": 4, "target": "norm_pixel", "size": "debug"}
+    _state(tmp_path, debug_network, recipe=recipe)
+    checkpoint = store.read(tmp_path)
+    assert _equal(checkpoint.network, debug_network)
+    assert checkpoint.network.config.target == "norm_pixel"
+
+
+def test_a_state_in_parts_says_so(tmp_path: Path, network: MAE) -> None:
+    _state(tmp_path, network, network=None)
+    with pytest.raises(CheckpointError, match="in parts, one of each process"):
+        store.read(tmp_path)
+
+
+def test_a_pointer_to_a_state_that_is_gone_is_named(tmp_path: Path, network: MAE) -> None:
+    _state(tmp_path, network).unlink()
+    with pytest.raises(CheckpointError, match=r"state-0000007\.pt, which is not there"):
+        store.read(tmp_path)
+
+
+# --- grey and many channels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_checkpoints_of_any_number_of_channels_come_back_to_the_bit(tmp_path: Path, channels: int) -> None:
+    network = _network(MAEConfig(**{**ODD.to_dict(), "channels": channels}))
+    torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
+    path = convert(tmp_path / "a.pth", tmp_path / "u.safetensors", to="unmask", given=ODD_HEADS)
+    for to, name in (("huggingface", "h"), ("authors", "b.pth")):
+        path = convert(path, tmp_path / name, to=to)  # type: ignore[arg-type]
+        checkpoint = store.read(path)
+        assert checkpoint.network.config.channels == channels
+        assert _equal(checkpoint.network, network)
+    assert json.loads((tmp_path / "h" / "config.json").read_text())["num_channels"] == channels
+
+
+def test_a_prediction_of_other_channels_than_the_picture_is_refused(tmp_path: Path, network: MAE) -> None:
+    state = {**network.state_dict(), "patch_embed.proj.weight": torch.zeros(48, 1, 8, 8)}
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"decoder_pred.* has shape") as caught:
+        store.read(tmp_path / "a.pth", ODD_HEADS)
+    assert caught.value.code == "checkpoint-tensors"
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -427,7 +528,12 @@ def _classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (lambda s: {k: v for k, v in s.items() if "blocks.1." not in k}, "tensors", r"blocks\.1"),
         (lambda s: {**s, "norm.bias": torch.full((48,), float("inf"))}, "finite", "norm.bias"),
         (lambda s: {**s, "pos_embed": torch.zeros(1, 8, 48)}, "shape", "no square grid"),
-        (lambda s: {**s, "patch_embed.proj.weight": torch.zeros(48, 1, 8, 8)}, "shape", "3 colours"),
+        (
+            lambda s: {**s, "patch_embed.proj.weight": torch.zeros(48, 3, 8, 4)},
+            "shape",
+            "only square patches",
+        ),
+        (lambda s: {"enc_to_dec.weight": torch.ones(1)}, "family", "vit-pytorch"),
         (lambda s: {"layer4.0.conv1.weight": torch.ones(1)}, "family", "ResNet"),
         (lambda s: {**s, "blocks.0.ls1.gamma": torch.ones(48)}, "family", "DINOv2"),
         (lambda s: {"encoder_to_decoder.weight": torch.ones(1)}, "family", "no class token"),
