@@ -87,6 +87,7 @@ def save(folder: Path, training: Training, loss: float) -> Path:
         "losses": [float(value) for value in training.losses],
         "broken": sorted(training.broken),
         "best": training.best,
+        "unmask": {"config": training.network.config.to_dict()},  # for whoever opens it as weights
     }
     path = folder / f"state-{training.step:07d}.pt"
     _atomically(path, lambda file: torch.save(state, file))
