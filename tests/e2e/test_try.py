@@ -11,7 +11,10 @@ from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
 from tests.e2e.test_pictures import wait_for_picture
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+LOADING = 240_000  # a model that is chosen for the first time; two seconds on a quiet desk
 
 
 def striped(size: tuple[int, int]) -> bytes:
@@ -99,7 +102,7 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
     explore.one(".um-models select").wait_for()
     assert not explore.one(".um-honest").is_visible(), "a model of pixels has one view"
     explore.one(".um-models select").select_option("other")
-    explore.page.wait_for_function("window.unmask.grid.total === 36", timeout=60_000)
+    explore.page.wait_for_function("window.unmask.grid.total === 36", timeout=LOADING)
     explore.settle()
     assert explore.sent()[-1]["model"] == "other"
     assert explore.one(".um-honest span").all_inner_texts() == ["Estimated", "Contrast", "With the answer"]

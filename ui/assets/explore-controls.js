@@ -107,6 +107,8 @@ on('.um-honest', 'change', (event) => {
   state.force = true;
   offerViews(); touched(); client.pump();
 });
+on(document, 'unmask:choosing', () => status('status.loading'));
+on(document, 'unmask:unchosen', () => status('status.unchosen', {}, 'error'));
 on(document, 'unmask:model', (event) => {
   model = event.detail;
   state.honest = '';

@@ -76,7 +76,7 @@ function paintModels({ model, models }) {
   element.querySelector('.um-model').textContent = words('head.model', { name: model.name });
 }
 list.addEventListener('change', () => {
-  list.disabled = true; // a model that is not loaded yet takes its time
+  list.disabled = true;
   store.choose(list.value).catch(() => { list.value = store.state.model.name; }).finally(() => { list.disabled = false; });
 });
 store.watch(paintModels, element);

@@ -59,9 +59,12 @@ function createStore() {
       return known || get('v1/models/' + encodeURIComponent(name));
     },
     async choose(name) {
-      const model = await store.describe(name);
-      store.set({ model });
-      document.dispatchEvent(new CustomEvent('unmask:model', { detail: model }));
+      document.dispatchEvent(new Event('unmask:choosing')); // one that is not loaded yet takes its time
+      try {
+        const model = await store.describe(name);
+        store.set({ model });
+        document.dispatchEvent(new CustomEvent('unmask:model', { detail: model }));
+      } catch (error) { document.dispatchEvent(new Event('unmask:unchosen')); throw error; }
     },
     open(tab) { document.dispatchEvent(new CustomEvent('unmask:tab', { detail: tab })); },
   };
