@@ -21,6 +21,7 @@ import structlog
 
 import model as model_package
 from model import UnmaskError
+from model.checkpoints import registry
 from server.problems import BadRequestError, ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ Load = Callable[[Path], "Reconstructor"]
 
 
 def find_sources(entries: Sequence[str]) -> list[Source]:
-    """What the setting names: paths, NAME=PATH, or names of shipped models; none means all shipped ones.
+    """What the setting names: paths, NAME=PATH, or names of shipped or pulled models; none means all shipped ones.
 
     Raises:
         ValueError: An entry leads nowhere, or two have one name.
@@ -87,19 +88,31 @@ def shipped() -> list[Source]:
 
 def _source(entry: str) -> Source:
     name, equals, text = entry.partition("=")
-    path = Path(text if equals else entry).absolute()
+    text = text if equals else entry
+    path = Path(text).absolute()
     if not equals:
         known = {source.name: source for source in shipped()}
         if entry in known:
             return known[entry]
-        name = path.name if path.is_dir() else path.stem
+        name = path.stem if path.is_file() else path.name
     if not path.exists():
-        raise ValueError(f"There is no weight file {path}.")
+        path = _pulled(text)
     if not NAME.fullmatch(name):
         raise ValueError(
             f"'{name}' cannot be a model's name; write NAME={path} with letters, digits, . _ or -."
         )
     return Source(name, path)
+
+
+def _pulled(name: str) -> Path:
+    """Where the weights of a public name lie; nothing is fetched."""
+    try:
+        path = registry.locate(name).path
+    except UnmaskError as error:
+        raise ValueError(f"{error} {error.hint}") from error
+    if not path.exists():
+        raise ValueError(f"There is no weight file {path.absolute()}.")
+    return path
 
 
 class Models:

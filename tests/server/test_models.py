@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from model import CheckpointError, Reconstructor, load
+from model.checkpoints import registry
 from server.app import create_app
 from server.models import Models, Source, find_sources
 from server.service import Service
@@ -197,10 +198,18 @@ def test_the_setting_takes_paths_names_and_shipped_models(tmp_path: Path) -> Non
     assert find_sources([])[0] == found[3], "nothing chosen: what is shipped, small first"
 
 
+def test_names_of_public_weights_lead_to_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (file := tmp_path / "w.safetensors").write_bytes(b"x")
+    registry.add(registry.Entry(name="owner/mine", path=str(file)))
+    assert find_sources(["owner/mine", "b=owner/mine"]) == [Source("mine", file), Source("b", file)]
+
+
 @pytest.mark.parametrize(
     ("entries", "told"),
     [
         (["nowhere.safetensors"], "nowhere.safetensors"),
+        (["mae-finetuned-huge"], "weights pull mae-finetuned-huge"),
         (["small", "small"], "small"),
         (["a b={}"], "NAME="),
     ],
