@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model import Options
-from model.checkpoints import layouts, shapes, store
+from model.checkpoints import shapes, store
 from model.checkpoints.convert import convert
+from model.checkpoints.files import FORMAT
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.errors import CheckpointError
@@ -597,6 +598,6 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 def test_a_header_that_promises_another_network_builds_nothing(tmp_path: Path, ours: Path) -> None:
     tensors = load_file(ours)
     config = json.dumps({**ODD.to_dict(), "width": 4_000_000_000, "heads": 4})
-    save_file(tensors, ours, metadata={"format": layouts.FORMAT, "config": config, "name": "x", "card": "{}"})
+    save_file(tensors, ours, metadata={"format": FORMAT, "config": config, "name": "x", "card": "{}"})
     with pytest.raises(CheckpointError, match="its config says width"):
         store.read(ours)

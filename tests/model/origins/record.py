@@ -175,13 +175,14 @@ class Transformers(nn.Module):
             decoder_num_attention_heads=config.decoder_heads, decoder_intermediate_size=config.decoder_width * 4,
             layer_norm_eps=1e-6, mask_ratio=0.75,
         )  # fmt: skip
-        object.__setattr__(self, "model", transformers.ViTMAEForPreTraining(settings).eval())
+        model = transformers.ViTMAEForPreTraining(settings).eval()
+        self._model: Callable[[], Any] = lambda: model  # hidden, so that its names get no prefix
 
     def state_dict(self, *args: Any, **more: Any) -> Any:
-        return self.model.state_dict()
+        return self._model().state_dict()
 
     def forward(self, image: Tensor, keep: Tensor, restore: Tensor) -> Tensor:
-        prediction: Tensor = self.model(image, noise=restore.float()).logits
+        prediction: Tensor = self._model()(image, noise=restore.float()).logits
         return prediction
 
 
