@@ -1,24 +1,51 @@
-# Unmask in one image: page and API on port 7860, weights inside, no network needed once it is built.
-#   docker build -t unmask . && docker run --rm -p 7860:7860 unmask
-# Runs with --read-only --tmpfs /tmp too: it writes nowhere else.
+# Unmask in one image: page and API on port 7860, weights inside, no network needed once it is built. Three targets:
+#   docker build -t unmask .                        everything: training, evaluation, GPUs, every weight file
+#   docker build -t unmask:slim --target slim .     serves our own weight files without torch and timm, a fifth the size
+#   docker build -t unmask:cpu --target cpu .       everything but GPUs: torch from an index of CPU wheels
+# then  docker run --rm -p 7860:7860 unmask
+# Each runs with --read-only --tmpfs /tmp too: it writes nowhere else.
 
 # What the project needs, without the settings of its tools: a change of those does not install everything again.
 FROM python:3.11-slim AS declared
 COPY pyproject.toml ./
 RUN sed -i '/^\[tool\./,$d' pyproject.toml
 
-FROM python:3.11-slim AS build
+FROM python:3.11-slim AS installer
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /app
 COPY --from=declared pyproject.toml ./
 COPY requirements.lock ./
+RUN uv venv --quiet /app/.venv
+
 # The runtime dependencies alone, each at the version and with the hash that the one lock states.
 # Bytecode is compiled here, which halves the time to ready.
-RUN uv venv --quiet /app/.venv \
- && uv pip install --quiet --no-cache --python /app/.venv/bin/python --compile-bytecode \
+FROM installer AS build
+RUN uv pip install --quiet --no-cache --python /app/.venv/bin/python --compile-bytecode \
       --require-hashes --constraint requirements.lock --requirement pyproject.toml
 
-FROM python:3.11-slim
+# The same without what trains and reads foreign weight files. The shipped weights come with torch's own answers
+# (weights/*.proof.npz), which the engine meets at every start instead of torch itself.
+FROM installer AS slim-build
+RUN printf 'torch\ntorchvision\ntimm\n' > without.txt \
+ && uv pip install --quiet --no-cache --python /app/.venv/bin/python --compile-bytecode --excludes without.txt \
+      --require-hashes --constraint requirements.lock --requirement pyproject.toml
+
+# CPU wheels are other files than the lock's, so their hashes cannot be checked: take an index that you trust.
+FROM slim-build AS cpu-build
+ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
+RUN uv pip install --quiet --no-cache --python /app/.venv/bin/python --compile-bytecode \
+      --index "$CPU_INDEX" --no-verify-hashes --constraint requirements.lock torch torchvision timm
+
+FROM python:3.11-slim AS code
+WORKDIR /app
+COPY LICENSE ./
+COPY weights weights
+COPY model model
+COPY server server
+COPY ui ui
+RUN ["python", "-m", "compileall", "-q", "model", "server", "ui"]
+
+FROM python:3.11-slim AS runtime
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -31,16 +58,24 @@ ENV PATH=/app/.venv/bin:$PATH \
     GRADIO_ANALYTICS_ENABLED=False \
     HF_HUB_OFFLINE=1
 WORKDIR /app
-COPY --from=build /app/.venv /app/.venv
-COPY LICENSE ./
-COPY weights weights
-COPY model model
-COPY server server
-COPY ui ui
-RUN ["python", "-m", "compileall", "-q", "model", "server", "ui"]
 USER 1000
 EXPOSE 7860
-# Importing torch and gradio takes most of the start; a small or busy machine needs the grace period.
+# Importing gradio takes most of the start; a small or busy machine needs the grace period.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
   CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/readyz', timeout=4).close()"]
+CMD ["python", "-m", "server"]
+
+# The environment first: it changes least.
+FROM runtime AS slim
+COPY --from=slim-build /app/.venv .venv
+COPY --from=code /app ./
+
+FROM runtime AS cpu
+COPY --from=cpu-build /app/.venv .venv
+COPY --from=code /app ./
+
+FROM runtime AS full
+COPY --from=build /app/.venv .venv
+COPY --from=code /app ./
+# Said again, for whoever looks only at the end.
 CMD ["python", "-m", "server"]

@@ -19,6 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 READY_WITHIN_S = 270  # about 10 s on a quiet desk; a loaded two-core machine has taken ten times that
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _proofs_of_toys_are_thrown_away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("proofs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.loading.default_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Return the checkout."""

@@ -1,5 +1,6 @@
 """The frame holds: the lock, the wheel, the Dockerfile, and what `import model` costs."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from model.export import Proof
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -97,6 +100,15 @@ def test_everything_the_image_copies_is_there_and_reaches_the_builder() -> None:
         for source in line.split()[:-1]:
             assert (ROOT / source).exists()
             assert source in let_through
+
+
+def test_slim_leaves_out_torch_and_serves_what_is_proved() -> None:
+    assert re.search(r"printf 'torch\\ntorchvision\\ntimm\\n' > without.txt", DOCKERFILE)
+    assert re.search(r"^FROM runtime AS slim$\n^COPY --from=slim-build ", DOCKERFILE, re.MULTILINE)
+    for weights in (ROOT / "weights").glob("*.safetensors"):
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        proof = Proof.read(weights.with_name(f"{weights.stem}.proof.npz"), digest)
+        assert proof, f"run: python -m model prove {weights.relative_to(ROOT)}"
 
 
 def test_make_and_image_use_the_same_uv() -> None:
