@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 from model.errors import CheckpointError
 
-Target = Literal["pixel", "norm_pixel", "pca", "tokens"]
+Target = Literal["pixel", "norm_pixel", "norm_pixel_stats", "pca", "tokens"]
 
 #: What ``decoder_pred`` may predict for each patch: ImageNet-normalised pixels, per-patch z-scores, the largest
-#: principal components of the pixels, or which word of a discrete VAE's vocabulary the patch is (table 1d). Only the
-#: first two can be shown as pictures.
-TARGETS = ("pixel", "norm_pixel", "pca", "tokens")
+#: principal components of the pixels, or which word of a discrete VAE's vocabulary the patch is (table 1d). The first
+#: ones can be shown as pictures; ``norm_pixel_stats`` tells with the z-scores the mean and the logarithm of the
+#: deviation that a picture needs and the paper's target leaves out.
+TARGETS = ("pixel", "norm_pixel", "norm_pixel_stats", "pca", "tokens")
 PCA_VALUES = 96  # coefficients a patch, as in the paper
 VOCABULARY = 512  # words of our discrete VAE; the paper borrows one of 8,192
+TOKENIZER_WIDTH = 256  # hidden units of its encoder
 
 #: Mean and deviation of ImageNet's colours, per channel, for pixels in 0..1.
 #: Source: facebookresearch/mae and every public MAE checkpoint.
@@ -84,7 +86,8 @@ class MAEConfig:
     @property
     def target_values(self) -> int:
         """Numbers predicted for one patch."""
-        return {"pca": PCA_VALUES, "tokens": VOCABULARY}.get(self.target, self.patch_values)
+        others = {"norm_pixel_stats": self.patch_values + 2, "pca": PCA_VALUES, "tokens": VOCABULARY}
+        return others.get(self.target, self.patch_values)
 
     @property
     def image_mean(self) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.config import MAEConfig
+from model.config import TOKENIZER_WIDTH, MAEConfig
 from model.positions import Grid, resized, sincos_positions
 
 # The public weights were trained with this; Hugging Face's config says 1e-12, which costs 2e-5.
@@ -92,6 +92,13 @@ class MAE(nn.Module):
             )
             self.decoder_basis = nn.Parameter(basis, requires_grad=False)
             self.decoder_mean = nn.Parameter(mean, requires_grad=False)
+        if config.target == "tokens":
+            # The encoder of a discrete VAE, likewise trained beforehand and then fixed.
+            self.decoder_tokenizer = nn.Sequential(
+                nn.Linear(config.patch_values, TOKENIZER_WIDTH),
+                nn.GELU(),
+                nn.Linear(TOKENIZER_WIDTH, config.target_values),
+            ).requires_grad_(False)
         #: Forget what blocks computed and compute it again for the gradients: less memory, a third more time.
         self.recompute = False
 
@@ -234,21 +241,27 @@ class MAE(nn.Module):
     def target(self, image: Tensor) -> Tensor:
         """What a perfect prediction would be: ``[B, L, P*P*C]`` in target units.
 
-        ``norm_pixel`` standardises each patch over all its values (unbiased variance, eps inside the root);
-        ``pca`` gives the coefficients ``[B, L, 96]`` of the largest components. Of ``tokens`` the network knows
-        nothing: they are their VAE's.
+        ``norm_pixel`` standardises each patch over all its values (unbiased variance, eps inside the root), and
+        ``norm_pixel_stats`` adds what was taken off, mean and logarithm of the deviation: ``[B, L, P*P*C + 2]``;
+        ``pca`` gives the coefficients ``[B, L, 96]`` of the largest components, ``tokens`` the words ``[B, L] int64``.
         """
         patches = self.patchify(image)
-        if self.config.target == "norm_pixel":
+        if self.config.target in ("norm_pixel", "norm_pixel_stats"):
             mean = patches.mean(dim=-1, keepdim=True)
-            variance = patches.var(dim=-1, keepdim=True)
-            patches = (patches - mean) / (variance + 1e-6).sqrt()
+            deviation = (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+            patches = (patches - mean) / deviation
+            if self.config.target == "norm_pixel_stats":
+                patches = torch.cat([patches, mean, deviation.log()], dim=-1)
         elif self.config.target == "pca":
             patches = nn.functional.linear(patches - self.decoder_mean, self.decoder_basis)
+        elif self.config.target == "tokens":
+            patches = self.decoder_tokenizer(patches).argmax(dim=-1)
         return patches
 
     def loss(self, image: Tensor, pred: Tensor, hidden: Tensor) -> Tensor:
-        """Mean squared error over the hidden patches of the batch.
+        """Mean squared error over the hidden patches of the batch; for ``tokens`` cross-entropy.
+
+        With ``norm_pixel_stats`` the error of the two statistics is added to that of the pixels.
 
         Args:
             image: ``[B, C, H, W]`` ImageNet-normalised.
@@ -256,9 +269,17 @@ class MAE(nn.Module):
             hidden: ``[B, L] bool``, True where hidden; at least one.
 
         Returns:
-            Scalar, squared target units.
+            Scalar, squared target units (``tokens``: nats).
         """
-        error = (pred.float() - self.target(image)).square().mean(dim=-1)  # [B, L]
+        if self.config.target == "tokens":
+            error = nn.functional.cross_entropy(
+                pred.float().mT, self.target(image), reduction="none"
+            )  # [B, L]
+        else:
+            square = (pred.float() - self.target(image)).square()
+            error = square[..., : self.config.patch_values].mean(dim=-1)
+            if self.config.target == "norm_pixel_stats":
+                error = error + square[..., -2:].mean(dim=-1)  # among hundreds of pixels two would not count
         weight = hidden.float()
         return (error * weight).sum() / weight.sum()
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from model.checkpoints import store
 from model.errors import CheckpointError, RecipeError
 from model.network import MAE
-from model.pretrain import resume
+from model.pretrain import resume, sharded
 from model.pretrain.data import Photos
 from model.pretrain.loop import run
 from model.pretrain.recipe import Recipe
@@ -92,12 +92,13 @@ def pretrain(
         finally:
             if watch:
                 watch.close()
+        result = sharded.whole(training.result)
     if not world.first:
         return None
     weights = out / f"{recipe.name}.safetensors"
     samples = training.step * recipe.batch_size
     card = {"steps": training.step, "samples": samples, "recipe": training.recipe.to_dict()}
-    store.write(weights, training.result, name=recipe.name, card=card)
+    store.write(weights, result, name=recipe.name, card=card)
     return weights
 
 

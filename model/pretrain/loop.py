@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.checkpoints.files import replacing
 from model.errors import DataError
 from model.network import MAE
-from model.pretrain import feed, resume, targets
+from model.pretrain import feed, resume, sharded, targets
 from model.pretrain.adversarial import Adversary
 from model.pretrain.data import Photos
 from model.pretrain.muon import Muon
@@ -128,8 +128,10 @@ def step(objective: Objective | DistributedDataParallel, batch: Batch, training:
     parts = [of.chunk(recipe.accumulate) for of in (images, ids_keep, ids_restore, hidden)]
     for number, part in enumerate(zip(*parts, strict=True), 1):
         # Gradients travel between processes once a step, with the last part.
-        held_back = isinstance(objective, DistributedDataParallel) and number < recipe.accumulate
-        with objective.no_sync() if held_back else nullcontext():  # type: ignore[operator]
+        held_back = number < recipe.accumulate
+        sharded.hold_back(training.network, held_back)
+        copied = isinstance(objective, DistributedDataParallel)
+        with objective.no_sync() if copied and held_back else nullcontext():  # type: ignore[operator]
             loss = objective(*part) / recipe.accumulate
             loss.backward()
             if training.adversary is not None:
@@ -194,7 +196,7 @@ def run(
     """
     began = time.monotonic()
     stop = _stop_signals()
-    training = _begin(recipe, photos, out, device, resumed, init, workers)
+    training = _begin(recipe, photos, out, device, resumed, init, workers, world)
     objective = _objective(training, device, world)
     if begin:
         begin(training.step, training.result)
@@ -229,8 +231,8 @@ def run(
         if saving:
             mean = float(torch.stack(world.means(since_state)).mean())
             since_state = []
-            if world.first:
-                resume.save(out, training, mean)
+            if world.first or sharded.is_sharded(training.network):
+                resume.save(out, training, mean, world)
     return training
 
 
@@ -242,14 +244,15 @@ def _begin(
     resumed: bool,
     init: MAE | None,
     workers: int,
+    world: World,
 ) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
     network = MAE(recipe.config).to(device).train()
     if init is not None and not resumed:
         network.load_state_dict(init.state_dict())
-    elif recipe.target == "pca" and not resumed:
-        targets.set_components(network, photos, recipe, workers)
+    elif not resumed:
+        targets.learn(network, photos, recipe, workers)
     network.recompute = recipe.recompute
     average = copy.deepcopy(network) if recipe.ema is not None else None
     adversary = None
@@ -258,6 +261,8 @@ def _begin(
         if recipe.adversarial.trained == "decoder":
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(name.startswith(("decoder_", "mask_token")))
+    if recipe.sharding == "fsdp2" and world.size > 1:
+        sharded.shard(network)
     training = Training(recipe, network, build_optimisers(network, recipe), average, adversary)
     if resumed:
         resume.restore(out, training)
@@ -272,7 +277,7 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
     if recipe.compile:
         low, high = recipe.ratio_range
         objective.compile(dynamic=low < high)  # one ratio is one shape: compiled once
-    if world.size == 1:
+    if world.size == 1 or sharded.is_sharded(training.network):
         return objective
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 

@@ -63,7 +63,8 @@ class Pictures:
 
     def due(self, step: int) -> bool:
         """Whether a sheet is to be drawn now: at step 0, then at most one for each ``picture_every`` steps."""
-        if not self._shown or self._recipe.target not in DRAWN:
+        # A network that is shared out among processes cannot be run by one of them.
+        if not self._shown or self._recipe.target not in DRAWN or self._recipe.sharding == "fsdp2":
             return False
         every = self._recipe.picture_every
         return step == 0 or step // every > max(self._drawn, default=0) // every

@@ -89,6 +89,9 @@ class Recipe:
     precision: Literal["auto", "bf16", "fp32"] = (
         "auto"  # bf16: autocast, weights stay float32; auto: where fast
     )
+    sharding: Literal["ddp", "fsdp2"] = (
+        "ddp"  # fsdp2: processes share weights and optimiser; ddp: each holds all
+    )
     compile: bool = False  # torch.compile network and loss, for one shape
     recompute: bool = (
         False  # forget activations inside blocks, compute them again: less memory, a third more time
@@ -120,6 +123,7 @@ class Recipe:
             ("loss_on", ("hidden", "all")),
             ("augment", ("none", "fixed", "random", "colour")),
             ("data_path", ("auto", "host", "device")),
+            ("sharding", ("ddp", "fsdp2")),
         ):
             value = getattr(self, name)
             _require(value in allowed, name, f"{value!r} is unknown; take one of {', '.join(allowed)}")
@@ -127,6 +131,14 @@ class Recipe:
             self.adversarial is None or (self.target == "pixel" and not self.compile),
             "adversarial",
             "it works on pictures (target = 'pixel') and without compile",
+        )
+        plain = (
+            self.optimiser == "adamw" and self.ema is None and self.adversarial is None and not self.compile
+        )
+        _require(
+            self.sharding == "ddp" or (plain and self.target in ("pixel", "norm_pixel")),
+            "sharding",
+            "fsdp2 works with adamw, on pixels, without ema, compile and an adversarial stage",
         )
         low, high = self.ratio_range
         for name, inside, bounds in (

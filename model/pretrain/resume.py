@@ -6,6 +6,7 @@ what the log still owes. ``LATEST`` names the newest state, ``BEST`` the one bef
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +18,15 @@ from torch import Tensor
 from model.checkpoints.files import replacing
 from model.errors import CheckpointError
 from model.network import MAE
+from model.pretrain import sharded
 from model.pretrain.adversarial import Adversary
 from model.pretrain.recipe import Recipe
+from model.pretrain.world import ALONE, World
 
 LATEST = "LATEST"
 BEST = "BEST"
+#: Ending of the folder beside a state in which processes keep their shares of the weights.
+PARTS = ".parts"
 
 
 @dataclass
@@ -61,13 +66,16 @@ class Training:
         return self.average or self.network
 
 
-def save(folder: Path, training: Training, loss: float) -> Path:
+def save(folder: Path, training: Training, loss: float, world: World = ALONE) -> Path:
     """Write the state and point ``LATEST`` at it; a crash or a full disk leaves the previous one intact.
+
+    Called by the first process; by all of them where weights are shared out.
 
     Args:
         folder: The run's folder.
         training: The run as it stands.
         loss: Mean since the state before, which decides whether this one is the best.
+        world: Who calls.
 
     Returns:
         The file written.
@@ -77,10 +85,16 @@ def save(folder: Path, training: Training, loss: float) -> Path:
     """
     best = loss < training.best
     training.best = min(loss, training.best)
+    path = folder / f"state-{training.step:07d}.pt"
+    parted = sharded.is_sharded(training.network)
+    if parted:  # first the parts, then the file that names them
+        sharded.save(path.with_suffix(PARTS), training.network, training.optimisers)
+        if not world.first:
+            return path
     state = {
         "step": training.step,
-        "network": _weights(training.network),
-        "optimisers": [optimiser.state_dict() for optimiser in training.optimisers],
+        "network": None if parted else _weights(training.network),
+        "optimisers": None if parted else [optimiser.state_dict() for optimiser in training.optimisers],
         "recipe": training.recipe.to_dict(),
         "average": _weights(training.average) if training.average else None,
         "adversary": training.adversary.state_dict() if training.adversary else None,
@@ -89,7 +103,6 @@ def save(folder: Path, training: Training, loss: float) -> Path:
         "best": training.best,
         "unmask": {"config": training.network.config.to_dict()},  # for whoever opens it as weights
     }
-    path = folder / f"state-{training.step:07d}.pt"
     _atomically(path, lambda file: torch.save(state, file))
     for pointer in (LATEST, BEST) if best else (LATEST,):
         _atomically(folder / pointer, lambda file: file.write(path.name.encode()))
@@ -120,6 +133,7 @@ def _prune(folder: Path, keep: int) -> None:
     for old in sorted(folder.glob("state-*.pt"))[:-keep]:
         if old.name not in named:
             old.unlink()
+            shutil.rmtree(old.with_suffix(PARTS), ignore_errors=True)
 
 
 def latest_step(folder: Path) -> int:
@@ -160,10 +174,21 @@ def restore(folder: Path, training: Training) -> None:
                 code="resume-recipe",
                 hint="Resume with the recipe it was started with, or start anew in another folder.",
             )
-    _fill(training.network, state["network"])
+    if state["network"] is None:
+        sharded.load(
+            (folder / (folder / LATEST).read_text()).with_suffix(PARTS), training.network, training.optimisers
+        )
+    elif sharded.is_sharded(training.network):
+        raise CheckpointError(
+            f"The run in {folder} was not shared out among processes.",
+            code="resume-recipe",
+            hint='Resume it with sharding = "ddp", or start anew in another folder.',
+        )
+    else:
+        _fill(training.network, state["network"])
     if training.average is not None:
         _fill(training.average, state["average"])
-    for optimiser, saved_state in zip(training.optimisers, state["optimisers"], strict=True):
+    for optimiser, saved_state in zip(training.optimisers, state["optimisers"] or (), strict=False):
         optimiser.load_state_dict(saved_state)
     if training.adversary is not None:
         training.adversary.load_state_dict(state["adversary"])

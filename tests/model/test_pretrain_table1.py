@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from model.checkpoints import store
+from model.config import VOCABULARY
 from model.errors import CheckpointError, RecipeError
 from model.network import MAE
-from model.pretrain import feed
+from model.pretrain import feed, targets
 from model.pretrain.augment import boxes, jitter
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import Objective, mask_orders
 from model.pretrain.samples import Sampler
-from model.pretrain.targets import set_components
 from model.pretrain.world import World
 from model.reconstruct import load
 from tests.training import equal, log, run_until, toy
@@ -117,7 +117,7 @@ def test_the_loss_can_be_taken_on_all_patches() -> None:
 def test_principal_components_explain_most_of_a_patch(folder: Path) -> None:
     recipe, photos = toy(target="pca"), Photos.open([folder])
     network = MAE(recipe.config)
-    set_components(network, photos, recipe, 1)
+    targets.set_components(network, photos, recipe, 1)
     basis = network.decoder_basis
     assert torch.allclose(basis @ basis.T, torch.eye(96), atol=1e-4)
     assert not basis.requires_grad
@@ -144,6 +144,39 @@ def test_a_run_on_components_resumes_bit_equal_and_its_file_is_read_back(
     assert log(tmp_path / "parts")[-1] == log(tmp_path / "whole")[-1]
     with pytest.raises(CheckpointError, match="not pixels"):
         load(whole, "cpu")
+
+
+def test_a_run_on_tokens_learns_their_words_first_and_resumes_bit_equal(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "STEPS", 30)
+    recipe = toy(target="tokens")
+    whole = pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
+    run_until(recipe, folder, tmp_path / "parts", 5)
+    monkeypatch.setattr(targets, "STEPS", 0)  # a resumed run does not learn them again
+    assert equal(whole, pretrain(recipe, [folder], tmp_path / "parts", resumed=True, device="cpu"))
+    losses = [line["loss"] for line in log(tmp_path / "whole")]
+    assert losses[-1] < losses[0]
+    with pytest.raises(CheckpointError, match="not pixels"):
+        load(whole, "cpu")
+
+
+def test_words_of_the_discrete_vae_say_much_about_a_patch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "STEPS", 100)
+    recipe, photos = toy(target="tokens"), Photos.open([folder])
+    network = MAE(recipe.config)
+    targets.train_tokenizer(network, photos, recipe, 1)
+    assert not any(parameter.requires_grad for parameter in network.decoder_tokenizer.parameters())
+    images = next(feed.batches(photos, toy(batch_size=48), 50, device=CPU, workers=1)).images
+    image = network.normalise(images.float() / 255)
+    words, patches = network.target(image).flatten(), network.patchify(image).flatten(0, 1)
+    assert words.unique().numel() > 16
+    counts = torch.bincount(words, minlength=VOCABULARY).clamp_min(1)[:, None]
+    means = torch.zeros(VOCABULARY, patches.shape[1]).index_add_(0, words, patches) / counts
+    unexplained = (patches - means[words]).square().mean() / (patches - patches.mean(dim=0)).square().mean()
+    assert float(unexplained) < 0.5
 
 
 # --- what of a photo is seen ------------------------------------------------------------------------------
