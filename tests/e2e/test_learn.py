@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ def costs(browser: Browser, config: MAEConfig, visible: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["debug", "small", "vit_base"])
+@pytest.mark.parametrize("name", ["debug", "small", "vit_base", "ablation"])
 def test_the_shares_of_work_are_what_torch_counts(browser: Browser, name: str) -> None:
-    config = SIZES[name]
+    config = replace(SIZES["debug"], mask_tokens="encoder") if name == "ablation" else SIZES[name]
     visible = config.patches // 4
     network = MAE(config).to("meta")  # counted, never computed
     with torch.device("meta"):
@@ -45,7 +46,8 @@ def test_the_shares_of_work_are_what_torch_counts(browser: Browser, name: str) -
         restore = torch.empty(1, config.patches, dtype=torch.int64)
         with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             counted = []
-            for run in (lambda: network.encode(image, keep), lambda: network(image, keep, restore)):
+            inside = restore if config.mask_tokens == "encoder" else None
+            for run in (lambda: network.encode(image, keep, inside), lambda: network(image, keep, restore)):
                 with FlopCounterMode(display=False) as counter:
                     run()
                 counted.append(counter.get_total_flops() / 2)  # it counts a multiply-add as two
@@ -180,7 +182,7 @@ def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_a_slider_walks_through_the_pictures_of_a_run(new_page: OpenPage, run_url: str) -> None:
     learn = open_tab(new_page(url=run_url), "learn")
-    learn.one(".um-training-names button", has_text="going-on").click()
+    learn.page.locator(".um-training-names button", has_text="going-on").click()
     learn.one(".um-training-sheet canvas").first.wait_for()
     assert learn.one(".um-training-sheet canvas").count() == 3
     assert learn.one(".um-training-now").inner_text() == "step 40 · 1,280 photos · loss 1.6"

@@ -2,7 +2,7 @@
 
 /**
  * Multiply-adds and learned numbers of the seven stages.
- * @param model   width, depth, decoder_width, decoder_depth, patch_size, mlp_ratio.
+ * @param model   width, depth, decoder_width, decoder_depth, patch_size, channels, mlp_ratio, mask_tokens.
  * @param patches How many the picture has (L); visible: how many of them the model sees (K).
  * @return {stages: {name: {work, learned, share}}, work, everywhere}
  *         everywhere: the work if mask tokens went through the encoder as well.
@@ -13,12 +13,13 @@ function stageCosts(model, patches, visible) {
   // One block: queries, keys, values and their projection 4, the two layers of the MLP 2 * mlp; attention compares all with all.
   const block = (tokens, side) => (4 + 2 * mlp) * tokens * side ** 2 + 2 * tokens ** 2 * side;
   const learnedBlock = (side) => (4 + 2 * mlp) * side ** 2 + (9 + mlp) * side; // weights, biases, two norms
-  const all = patches + 1, seen = visible + 1; // with the class token
+  const inside = model.mask_tokens === 'encoder'; // an ablation of the paper: the encoder sees every place
+  const all = patches + 1, seen = inside ? all : visible + 1; // with the class token
   const stages = {
     patches: { work: 0, learned: 0 },
     visible: { work: 0, learned: 0 },
     tokens: { work: visible * values * width, learned: values * width + 2 * width },
-    encoder: { work: depth * block(seen, width), learned: depth * learnedBlock(width) + 2 * width },
+    encoder: { work: depth * block(seen, width), learned: depth * learnedBlock(width) + (inside ? 3 : 2) * width },
     mask_tokens: { work: seen * width * narrow, learned: width * narrow + 2 * narrow },
     decoder: { work: shallow * block(all, narrow), learned: shallow * learnedBlock(narrow) + 2 * narrow },
     pixels: { work: patches * narrow * values, learned: narrow * values + values },

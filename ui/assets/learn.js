@@ -135,7 +135,7 @@ function steps() {
     drawStep(card.querySelector('canvas'), name, view.scene, 176);
   });
   open(cost, shapes, values);
-  words.rich($('.um-learn-sum'), 'learn.sum', values);
+  words.rich($('.um-learn-sum'), view.model.mask_tokens === 'encoder' ? 'learn.sum_inside' : 'learn.sum', values);
 }
 /** The chosen step, large: what happens there, and the true sizes. */
 function open(cost, shapes, values) {
