@@ -47,6 +47,13 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     if to == "unmask":
         store.write(out, checkpoint.network, name=checkpoint.name, card=checkpoint.card)
         return out
+    if config.target not in ("pixel", "norm_pixel") or config.mask_tokens == "encoder":
+        raise refuse(
+            f"{checkpoint.name} predicts {config.target} with mask tokens in the {config.mask_tokens}, which "
+            f"the layout {to!r} cannot say",
+            "Convert --to unmask, or --to timm, which takes the encoder alone.",
+            "target",
+        )
     tensors = {key: value.detach().contiguous() for key, value in checkpoint.network.state_dict().items()}
     facts = {"config": config.to_dict(), "name": checkpoint.name, "card": checkpoint.card}
     if to == "authors":
@@ -77,7 +84,7 @@ def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
     encoder = {
         key: value.float().contiguous()
         for key, value in house.items()
-        if not key.startswith("decoder_") and key != "mask_token"
+        if not key.startswith("decoder_") and key not in ("mask_token", "encoder_mask_token")
     }
     if "pos_embed" not in encoder:
         encoder["pos_embed"] = sincos_positions(*config.grid, config.width)

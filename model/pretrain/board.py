@@ -1,4 +1,4 @@
-"""Curves and sheets for TensorBoard, where that package is installed (``pip install 'unmask[tensorboard]'``)."""
+"""Curves and sheets for TensorBoard, where that package is installed (the extra ``tensorboard``)."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from model.checkpoints import store
+from model.checkpoints.convert import convert
 from model.config import VOCABULARY
 from model.errors import CheckpointError, RecipeError
 from model.network import MAE
@@ -177,6 +179,17 @@ def test_words_of_the_discrete_vae_say_much_about_a_patch(
     means = torch.zeros(VOCABULARY, patches.shape[1]).index_add_(0, words, patches) / counts
     unexplained = (patches - means[words]).square().mean() / (patches - patches.mean(dim=0)).square().mean()
     assert float(unexplained) < 0.5
+
+
+@pytest.mark.parametrize("change", [{"target": "pca"}, {"target": "tokens"}, {"mask_tokens": "encoder"}])
+def test_a_layout_that_cannot_say_what_a_model_is_gets_only_its_encoder(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    store.write(tmp_path / "odd.safetensors", MAE(toy(**change).config), name="odd", card={})
+    with pytest.raises(CheckpointError, match="cannot say"):
+        convert(tmp_path / "odd.safetensors", tmp_path / "folder", to="huggingface")
+    encoder = convert(tmp_path / "odd.safetensors", tmp_path / "encoder.safetensors", to="timm")
+    assert not [name for name in load_file(encoder) if "mask_token" in name or "decoder" in name]
 
 
 # --- what of a photo is seen ------------------------------------------------------------------------------
