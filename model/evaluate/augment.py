@@ -94,7 +94,7 @@ def batches(data: Augmented, samples: Samples, first: int, last: int, workers: i
     """Images and labels of the steps ``first`` to ``last`` - 1, made by ``workers`` processes (0: by this one)."""
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
         data,
-        batch_sampler=(samples(step) for step in range(first, last)),  # type: ignore[arg-type]  # numbers and keys
+        batch_sampler=(samples(step) for step in range(first, last)),
         num_workers=workers,
         # Forking a process that has threads may hang.
         multiprocessing_context="spawn" if workers else None,

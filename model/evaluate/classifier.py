@@ -45,8 +45,9 @@ def build(encoder: Encoder, classes: int, *, drop_path: float, seed: int) -> Vis
             embed_dim=config.width, depth=config.depth, num_heads=config.heads, mlp_ratio=config.mlp_ratio,
             norm_layer=norm_layer, drop_path_rate=drop_path,
         )  # fmt: skip
-        nn.init.trunc_normal_(vit.head.weight, std=2e-5)
-        nn.init.zeros_(vit.head.bias)
+        head: Any = vit.head
+        nn.init.trunc_normal_(head.weight, std=2e-5)
+        nn.init.zeros_(head.bias)
     weights = {name: value for name, value in encoder.weights().items() if not name.startswith("norm.")}
     own = vit.state_dict()
     assert set(own) - set(weights) == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from model.__main__ import main
 from model.config import SIZES
 from model.errors import DataError
-from model.evaluate import classifier, finetune
+from model.evaluate import classifier, finetune, state
 from model.evaluate.augment import Augmented, Samples, batches, seeded
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
@@ -43,11 +43,11 @@ def _task(file: Path, shapes: Path, out: Path) -> Task:
 def test_a_classifier_begins_with_all_of_the_encoder_but_its_last_norm(debug_file: Path) -> None:
     encoder = load_encoder(debug_file)
     vit = classifier.build(encoder, 3, drop_path=0.0, seed=0)
-    state = vit.state_dict()
+    made = vit.state_dict()
     for name, value in encoder.weights().items():
         if not name.startswith("norm."):
-            assert torch.equal(state[name], value), name
-    assert float(state["head.weight"].abs().max()) < 1e-4
+            assert torch.equal(made[name], value), name
+    assert float(made["head.weight"].abs().max()) < 1e-4
     assert vit(torch.rand(1, 3, 64, 64)).shape == (1, 3)
 
 
@@ -122,14 +122,14 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     settings = finetune.load_settings(kind, {"epochs": 3, "batch_size": 4, "base_lr": 0.05})
     whole = finetune.evaluate(_task(debug_file, shapes, tmp_path / "whole"), settings)
     broken = _task(debug_file, shapes, tmp_path / "broken")
-    save = finetune.state.Keeper.save
+    save = state.Keeper.save
 
-    def saved_and_killed(keeper: finetune.state.Keeper, content: dict[str, object]) -> None:
+    def saved_and_killed(keeper: state.Keeper, content: dict[str, object]) -> None:
         save(keeper, content)
         if content["step"] == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetune.state.Keeper, "save", saved_and_killed)
+    monkeypatch.setattr(state.Keeper, "save", saved_and_killed)
     with pytest.raises(KeyboardInterrupt):
         finetune.evaluate(broken, settings, save_every_s=0)
     monkeypatch.undo()
