@@ -148,7 +148,7 @@ def _numbers(given: object, pattern: str, count: int, field: str, example: str) 
         found = re.fullmatch(pattern, re.sub(r"\s", "", given), re.ASCII)
         if found:
             return tuple(map(int, found.groups()))
-    elif isinstance(given, tuple | list) and len(given) == count and all(type(one) is int for one in given):
+    elif isinstance(given, tuple) and len(given) == count and all(type(one) is int for one in given):
         return tuple(given)
     raise _unreadable(given, field, example)
 

@@ -44,7 +44,13 @@ Floats = NDArray[np.float32]
 #: What the encoder can say of a whole picture: its class token, the mean of its patch tokens, or all of these.
 EMBEDDINGS = ("cls", "mean", "patch")
 #: Views a model has, by what it predicts; the first is taken where none is asked for.
-_VIEWS = {"pixel": ("pixels",), "norm_pixel": ("estimated", "normalised", "oracle")}
+_VIEWS = {
+    "pixel": ("pixels",),
+    "norm_pixel": ("estimated", "normalised", "oracle"),
+    "norm_pixel_stats": ("estimated", "predicted", "normalised", "oracle"),
+}
+#: What the logarithm of a patch's deviation can be: from a flat one to black and white in halves, with room.
+_LOG_DEVIATION = (-7.0, 2.0)
 #: Patches in one call of the network on a GPU: 128 pictures of 14 x 14, 15 of 40 x 40.
 _MOST_PATCHES = 128 * 14 * 14
 
@@ -135,12 +141,12 @@ class Reconstructor:
         elapsed = [0.0] * len(jobs)
         for members in self._groups(jobs):
             began = time.perf_counter()
-            pictures = self._predict([(jobs[position], mask) for position, mask in members])
+            pred = self._predict([(jobs[position], mask) for position, mask in members])
             took = 1000 * (time.perf_counter() - began)
             for position in {position for position, _ in members}:
                 elapsed[position] += took
-            for (position, mask), picture in zip(members, pictures, strict=True):
-                merged[position].add(self._as_viewed(picture, jobs[position], mask), mask)
+            for (position, mask), patches in zip(members, pred, strict=True):
+                merged[position].add(self._shown(patches, jobs[position], mask), mask)
         return [
             self._prediction(job, one, took) for job, one, took in zip(jobs, merged, elapsed, strict=True)
         ]
@@ -164,27 +170,36 @@ class Reconstructor:
                 yield members[start : start + most]
 
     def _predict(self, items: list[tuple[Job, Mask]]) -> Floats:
-        """``[B, H, W, C]`` for items of one group: colours in 0..1, or standardised patches."""
-        grid = items[0][1].grid
-        pred = self._loaded.engine_for(grid).run(
+        """``[B, L, V]`` in target units for items of one group."""
+        return self._loaded.engine_for(items[0][1].grid).run(
             np.stack([job.pixels[..., : self._channels] for job, _ in items]),
             np.stack([mask.ids_keep for _, mask in items]),
             np.stack([mask.ids_restore for _, mask in items]),
             items[0][0].options.positions,
         )
-        picture = views.unpatchify(pred, grid, self.patch_size)
-        return self._colours.shown(picture) if self._config.target == "pixel" else picture
 
-    def _as_viewed(self, picture: Floats, job: Job, mask: Mask) -> Floats:
-        """The output of the network ``[H, W, C]`` as a picture in 0..1."""
+    def _shown(self, patches: Floats, job: Job, mask: Mask) -> Floats:
+        """The output of the network ``[L, V]`` as a picture ``[H, W, 3]`` in 0..1."""
+        values = self._config.patch_values
+        picture = views.unpatchify(patches[None, :, :values], mask.grid, self.patch_size)[0]
+        # Mean and logarithm of the deviation, where the model tells them.
+        told = patches[:, values:].reshape(*mask.grid, -1)
+        return self._as_viewed(picture, job, mask, told)
+
+    def _as_viewed(self, picture: Floats, job: Job, mask: Mask, told: Floats | None = None) -> Floats:
+        """Pixels or standardised patches ``[H, W, C]`` as a picture ``[H, W, 3]`` in 0..1."""
         if job.view == "pixels":
-            return _in_colour(picture)
+            return _in_colour(self._colours.shown(picture))
         if job.view == "normalised":
             return _in_colour(views.contrast(picture))
         true = self._colours.statistics(self._original(job), self.patch_size)
+        hidden = mask.hidden.reshape(mask.grid)
+        # What stands in the hidden places of ``true`` is overwritten unread.
         if job.view == "estimated":
-            # What stands in the hidden places of ``true`` is overwritten unread.
-            true = scores.interpolate(true, mask.hidden.reshape(mask.grid))
+            true = scores.interpolate(true, hidden)
+        elif job.view == "predicted" and told is not None:
+            deviation = np.exp(told[..., 1:].clip(*_LOG_DEVIATION))
+            true = np.where(hidden[..., None], np.concatenate([told[..., :1], deviation], axis=-1), true)
         return _in_colour(self._colours.denormalise(picture, true))
 
     def finish(self, job: Job, prediction: Prediction) -> Reconstruction:

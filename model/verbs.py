@@ -35,7 +35,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--drawing", type=Path, help="black and white picture, white = hidden")
     verb.add_argument(
         "--view",
-        help="of a model of normalised pixels: estimated (default), normalised or oracle",
+        help="of a model of normalised pixels: estimated (default), normalised, oracle; predicted where it can",
     )
     verb.add_argument("--fit", help="square (default) or whole: the whole picture at its aspect")
     verb.add_argument(

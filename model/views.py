@@ -23,10 +23,12 @@ UNCERTAINTY = "uncertainty"
 EVERY_PANEL = (*PANELS, UNCERTAINTY)
 
 #: How a prediction becomes a picture, and what that is worth. A pixel model has the first alone; a model of
-#: normalised pixels predicts every patch without its mean and deviation, and has the other three.
+#: normalised pixels predicts every patch without its mean and deviation, and has the others; ``predicted`` where it was
+#: trained to tell them beside (target ``norm_pixel_stats``).
 VIEWS = {
     "pixels": "The prediction is the picture.",
     "estimated": "Mean and deviation of each hidden patch are interpolated from the visible patches.",
+    "predicted": "Mean and deviation of each hidden patch are predicted by the model too, from the visible patches.",
     "normalised": "Contrast only: every patch at mean grey, as predicted; the figures compare the photo seen this way.",
     "oracle": "Uses the answer: mean and deviation of each hidden patch are taken from the hidden original.",
 }

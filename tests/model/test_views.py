@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model import Options
 from model.checkpoints import store
 from model.config import SIZES, MAEConfig
-from model.errors import MaskError
+from model.errors import CheckpointError, MaskError
 from model.network import MAE
 from model.reconstruct import Job, Prediction, Reconstruction, Reconstructor, load
 from model.views import Colours
@@ -125,3 +125,69 @@ def test_a_normalised_model_is_never_shown_as_pixels(normalised: Reconstructor) 
     with pytest.raises(MaskError, match="estimated, normalised, oracle"):
         normalised(PICTURE, Options(view="pixels"))
     assert normalised.describe()["views"] == ["estimated", "normalised", "oracle"]
+
+
+# --- a model that tells mean and deviation too ----------------------------------------------------------
+
+
+@pytest.fixture
+def telling(tmp_path: Path) -> Reconstructor:
+    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "target": "norm_pixel_stats"}))
+    network.init_weights(torch.Generator().manual_seed(0))
+    store.write(tmp_path / "telling.safetensors", network, name="telling", card={})
+    return load(tmp_path / "telling.safetensors", "cpu")
+
+
+def _all_told(reconstructor: Reconstructor, job: Job) -> NDArray[np.float32]:
+    """What a perfect network predicts: ``[L, P*P*3 + 2]``."""
+    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "target": "norm_pixel_stats"}))
+    image = network.normalise(torch.from_numpy(job.pixels.copy()).permute(2, 0, 1)[None] / 255)
+    target = network.target(image)
+    assert float(network.loss(image, target, torch.from_numpy(job.mask.hidden)[None])) == 0
+    told: NDArray[np.float32] = target[0].numpy()
+    return told
+
+
+def test_told_mean_and_deviation_make_the_photo_whole_without_a_look_at_it(telling: Reconstructor) -> None:
+    job = telling.prepare(PICTURE, Options(seed=1, view="predicted"))
+    told = _all_told(telling, job)
+    assert told.shape == (16, 16 * 16 * 3 + 2)
+    blind = replace(job, pixels=np.where(_hidden_pixels(job), 0, job.pixels).astype(np.uint8))
+    shown = telling._shown(told, blind, job.mask)
+    np.testing.assert_allclose(shown, job.pixels / 255, atol=1e-5)
+
+
+def _hidden_pixels(job: Job) -> NDArray[np.bool_]:
+    return job.mask.hidden.reshape(4, 4).repeat(16, 0).repeat(16, 1)[..., None]
+
+
+def test_the_predicted_view_never_looks_at_hidden_pixels(telling: Reconstructor) -> None:
+    job = telling.prepare(PICTURE, Options(seed=1, view="predicted"))
+    changed = replace(job, pixels=np.where(_hidden_pixels(job), 255 - job.pixels, job.pixels))
+    assert np.array_equal(telling.run([job])[0].pixels, telling.run([changed])[0].pixels)
+
+
+def test_a_statistics_error_counts_beside_the_pixels(telling: Reconstructor) -> None:
+    job = telling.prepare(PICTURE, Options(seed=1))
+    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "target": "norm_pixel_stats"}))
+    image = network.normalise(torch.from_numpy(job.pixels.copy()).permute(2, 0, 1)[None] / 255)
+    off = network.target(image)
+    off[..., -2] += 1
+    hidden = torch.from_numpy(job.mask.hidden)[None]
+    assert float(network.loss(image, off, hidden)) == pytest.approx(0.5)
+
+
+def test_only_a_model_that_tells_them_has_the_predicted_view(
+    telling: Reconstructor, normalised: Reconstructor
+) -> None:
+    assert telling.views == ("estimated", "predicted", "normalised", "oracle")
+    assert "predicted by the model" in telling(PICTURE, Options(view="predicted")).to_dict(())["view_note"]
+    with pytest.raises(MaskError, match="predicted"):
+        normalised(PICTURE, Options(view="predicted"))
+
+
+def test_a_model_of_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+    network = MAE(MAEConfig(**{**SIZES["debug"].to_dict(), "target": "pca"}))
+    store.write(tmp_path / "pca.safetensors", network, name="pca", card={})
+    with pytest.raises(CheckpointError, match="no picture to show"):
+        load(tmp_path / "pca.safetensors", "cpu")
