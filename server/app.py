@@ -10,14 +10,15 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__, openapi, problems
-from server.limits import BodyLimit
-from server.logs import AccessLog
-from server.metrics import Measure
+from server.compress import Compress
+from server.limits import BodyLimit, ClientLimit
+from server.logs import log_request
 from server.routes import build_router
 from server.samples import Sample
 from server.security import Gate, Keys, SecurityHeaders, body_limit
 from server.service import Service
 from server.settings import Settings
+from server.watch import Watch
 
 REQUEST_ID = "X-Request-ID"
 ALLOWED = ["Authorization", "Content-Type", "X-API-Key", REQUEST_ID]
@@ -57,16 +58,16 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
     )
     app.include_router(build_router(service, settings, samples or {}))
     problems.install(app)
-    openapi.install(app, keyed=bool(settings.api_keys))
+    openapi.install(app, keyed=bool(settings.api_keys), limited=bool(settings.client_rate))
     return app
 
 
 def _middleware(service: Service, settings: Settings) -> list[Middleware]:
     """From the outermost inwards; every answer, refusals included, passes the first four."""
     return [
-        Middleware(Measure, metrics=service.metrics),
         Middleware(CorrelationIdMiddleware, header_name=REQUEST_ID, validator=_is_request_id),
-        Middleware(AccessLog, crashed=problems.crashed),
+        Middleware(Watch, observers=(log_request, service.metrics.count), crashed=problems.crashed),
+        Middleware(Compress),  # outside of the next, which reads the page it sends
         Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
         # Always there, even without origins: where it is, gradio's own generous rules stay silent.
         Middleware(
@@ -77,6 +78,7 @@ def _middleware(service: Service, settings: Settings) -> list[Middleware]:
             expose_headers=EXPOSED,
         ),
         *([Middleware(Keys, digests=settings.api_keys)] if settings.api_keys else []),
+        *([Middleware(ClientLimit, rate=settings.client_rate)] if settings.client_rate else []),
         Middleware(BodyLimit, limit_of=body_limit(settings.max_body_bytes, settings.batch_bytes)),
         Middleware(Gate),
     ]

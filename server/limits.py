@@ -1,17 +1,27 @@
-"""What keeps one client from hurting the others: bytes per request, and no work for those who left."""
+"""What keeps one client from hurting the others: bytes, requests in a time, and no work for those who left."""
 
 import asyncio
+import ipaddress
+import math
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import limits
 from fastapi import Request
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import problems
 
 T = TypeVar("T")
+
+# Where `Keys` notes whose key a request has.
+KEY_SCOPE = "unmask.key"
+IPV6_BITS = 64  # that one customer is given
 
 # After a refusal the rest of the body is read and thrown away, so that the client sees the answer instead
 # of a reset connection; a client that goes on for longer is cut off.
@@ -72,6 +82,49 @@ class BodyLimit:
                 raise
         if total > limit and not answering:
             await _refuse(limit, scope, receive, send, drain=True)
+
+
+class ClientLimit:
+    """Refuses what one client sends beyond its share. Only what brings work counts: POST.
+
+    Args:
+        app: The next application.
+        rate: Such as `120/minute`.
+    """
+
+    def __init__(self, app: ASGIApp, rate: str) -> None:
+        self.app = app
+        self.rate = limits.parse(rate)
+        # Two counters a client, whatever the rate, and gone when its time is over.
+        self.windows = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or answer 429."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        client = _client(scope)
+        if self.windows.hit(self.rate, client):
+            await self.app(scope, receive, send)
+            return
+        wait_s = self.windows.get_window_stats(self.rate, client).reset_time - time.time()
+        refusal = problems.TooManyRequestsError(str(self.rate), max(1, math.ceil(wait_s)))
+        await problems.from_error(refusal)(scope, receive, send)
+
+
+def _client(scope: Scope) -> str:
+    """Who asks: the key, where keys are needed, else the address; of IPv6 the part that one customer gets."""
+    if (key := scope.get(KEY_SCOPE)) is not None:
+        return str(key)
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4:
+        return str(address)
+    mapped = address.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((address, IPV6_BITS), strict=False))
 
 
 async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send, *, drain: bool) -> None:

@@ -5,12 +5,11 @@ No file names, no picture bytes, no query text: a log may be read by people the 
 
 import logging
 import sys
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from asgi_correlation_id import correlation_id
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 logger = structlog.stdlib.get_logger("unmask.request")
 
@@ -55,39 +54,35 @@ def _add_request_id(_: object, __: str, event: structlog.typing.EventDict) -> st
     return event
 
 
-class AccessLog:
-    """Writes the line and is the last boundary: what nobody caught is logged once and answered.
+@dataclass(frozen=True)
+class Seen:
+    """A request that was answered.
 
-    Args:
-        app: The next application.
-        crashed: Makes the answer to a mistake of ours.
+    Attributes:
+        scope: As the application left it, with the route it found.
+        status: Of the answer, 0 where there was none.
+        seconds: From the first byte to the last.
+        surface: `page` for the service's own page in a browser, else `api`.
     """
 
-    def __init__(self, app: ASGIApp, crashed: Callable[[], ASGIApp]) -> None:
-        self.app = app
-        self.crashed = crashed
+    scope: Scope
+    status: int
+    seconds: float
+    surface: str
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = time.monotonic()
-        status = 0
 
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+def log_request(seen: Seen) -> None:
+    """Write the line of a request.
 
-        try:
-            await self.app(scope, receive, watch)
-        except Exception:
-            logger.exception("request failed", method=scope["method"], path=scope["path"])
-            if status == 0:
-                await self.crashed()(scope, receive, watch)
-        finally:
-            took_ms = round((time.monotonic() - started) * 1000, 1)
-            facts = {"method": scope["method"], "path": scope["path"], "status": status}
-            logger.info("request", **facts, duration_ms=took_ms)
+    Args:
+        seen: Which, and how it ended.
+    """
+    method, path = seen.scope["method"], seen.scope["path"]
+    logger.info(
+        "request", method=method, path=path, status=seen.status, duration_ms=round(1000 * seen.seconds, 1)
+    )
+
+
+def log_crash(scope: Scope) -> None:
+    """Write down the mistake of ours that is being handled."""
+    logger.exception("request failed", method=scope["method"], path=scope["path"])

@@ -3,13 +3,12 @@
 Labels are taken from closed sets only (route templates, problem types, surfaces): a stranger cannot make new ones.
 """
 
-import time
 from contextvars import ContextVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
+from server.logs import Seen
 from server.problems import SCOPE_KEY
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -52,50 +51,17 @@ class Metrics:
         """All counters in the text format of Prometheus."""
         return generate_latest(self.registry)
 
+    def count(self, seen: Seen) -> None:
+        """Count and time a request that is over."""
+        route = _template(seen.scope)
+        method = seen.scope["method"] if seen.scope["method"] in METHODS else "other"
+        self.requests.labels(method, str(seen.status), route, seen.surface).inc()
+        self.request.labels(route, seen.surface).observe(seen.seconds)
+        if reason := seen.scope.get(SCOPE_KEY):
+            self.rejects.labels(reason, route, seen.surface).inc()
+
     def _seconds(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
         return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
-
-
-class Measure:
-    """Counts and times requests.
-
-    Args:
-        app: The next application.
-        metrics: Where to.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self.metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began = time.monotonic()
-        status = 0
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        # Browsers say so of every request a page makes to its own service, and scripts of others cannot.
-        own_page = Headers(scope=scope).get("sec-fetch-site") == "same-origin"
-        who = "page" if own_page else "api"
-        token = surface.set(who)
-        try:
-            await self.app(scope, receive, watch)
-        finally:
-            surface.reset(token)
-            route = _template(scope)
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            self.metrics.requests.labels(method, str(status), route, who).inc()
-            self.metrics.request.labels(route, who).observe(time.monotonic() - began)
-            if reason := scope.get(SCOPE_KEY):
-                self.metrics.rejects.labels(reason, route, who).inc()
 
 
 def _template(scope: Scope) -> str:

@@ -35,6 +35,11 @@ PROBLEMS = {
     413: ("too-large", "'image' is larger than the allowed 16 MiB.", "image"),
     415: ("content-type", "The body is 'text/plain', which is not accepted.", "Content-Type"),
     422: ("invalid-fields", "'seed' is wrong: must be a whole number.", "seed"),
+    429: (
+        "too-many-requests",
+        "A client may send 120 per 1 minute here, and this one sent more. Send the same request again in 12 s.",
+        None,
+    ),
     500: ("internal", "Something went wrong on our side.", None),
     503: (
         "overloaded",
@@ -197,12 +202,13 @@ def _example(status: int) -> dict[str, Any]:
     }
 
 
-def install(app: FastAPI, *, keyed: bool) -> None:
+def install(app: FastAPI, *, keyed: bool, limited: bool) -> None:
     """Complete the description of `app` with what its routes share.
 
     Args:
         app: The API.
         keyed: Whether it asks for a key.
+        limited: Whether one client may send only so much.
     """
     plain = app.openapi
 
@@ -212,6 +218,10 @@ def install(app: FastAPI, *, keyed: bool) -> None:
             document.setdefault("components", {}).setdefault("schemas", {}).update(schemas.components())
             if keyed:
                 _add_keys(document)
+            if limited:
+                for operations in document["paths"].values():
+                    if "post" in operations:
+                        _add_refusal(operations["post"], 429)
         return plain()
 
     app.openapi = openapi  # type: ignore[method-assign] # the framework's own way to extend it
@@ -225,6 +235,8 @@ def _add_keys(document: dict[str, Any]) -> None:
             if path in HEALTH_PATHS:
                 operation["security"] = []
             else:
-                operation["responses"] |= {
-                    str(status): answer for status, answer in problem_responses(401).items()
-                }
+                _add_refusal(operation, 401)
+
+
+def _add_refusal(operation: dict[str, Any], status: int) -> None:
+    operation["responses"] |= {str(status): answer for status, answer in problem_responses(status).items()}

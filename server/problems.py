@@ -109,6 +109,20 @@ class OverloadedError(ServiceError):
         self.headers = {"Retry-After": str(retry_after_s)}
 
 
+class TooManyRequestsError(ServiceError):
+    """More requests than one client may send."""
+
+    status, title = 429, "Too many requests"
+
+    def __init__(self, rate: str, retry_after_s: int) -> None:
+        super().__init__(
+            f"A client may send {rate} here, and this one sent more.",
+            code="too-many-requests",
+            hint=f"Send the same request again in {retry_after_s} s.",
+        )
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
 class ShuttingDownError(ServiceError):
     """The service stops and takes no new work."""
 

@@ -122,6 +122,9 @@ class CommonFields(BaseModel):
     interpolation: bool = Field(
         default=False, description="Also score linear interpolation of the visible pixels."
     )
+    ssim: bool = Field(
+        default=True, description="Also score structural similarity; false answers a live page 10 ms sooner."
+    )
 
     def _checked(self, panels: tuple[str, ...], **further: Any) -> "Options":
         """Options with these and further values, refused before a model is loaded or a picture decoded for them."""

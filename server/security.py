@@ -17,6 +17,7 @@ from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import problems
+from server.limits import KEY_SCOPE
 
 API_PATHS = frozenset({"/reconstruct", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
@@ -133,13 +134,14 @@ class Keys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or answer 401."""
         open_to_all = scope["type"] != "http" or local_path(scope) in HEALTH_PATHS
-        if open_to_all or self._known(_given_key(Headers(scope=scope))):
+        digest = "" if open_to_all else hashlib.sha256(_given_key(Headers(scope=scope))).hexdigest()
+        if open_to_all or self._known(digest):
+            scope[KEY_SCOPE] = digest
             await self.app(scope, receive, send)
         else:
             await problems.from_error(problems.UnauthorisedError())(scope, receive, send)
 
-    def _known(self, key: bytes) -> bool:
-        digest = hashlib.sha256(key).hexdigest()
+    def _known(self, digest: str) -> bool:
         # All are compared, each in constant time: how long it takes tells nothing.
         return sum(hmac.compare_digest(digest, known) for known in self.digests) > 0
 

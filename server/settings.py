@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+import limits
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -50,6 +51,12 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[Sha256, ...], NoDecode] = Field(
         default=(),
         description="SHA-256 digests (hex, comma separated) of keys; with any, page and API need one.",
+    )
+
+    client_rate: str = Field(
+        default="",
+        description="Requests with pictures that one client may send, such as 120/minute; a client is a key, else "
+        "an address (see trusted_proxies), of IPv6 the first 64 bits. Empty: no limit.",
     )
 
     models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -134,6 +141,13 @@ class Settings(BaseSettings):
         """Lists are written `a,b` in the environment, which is easier to type right than JSON."""
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("client_rate")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        if value:
+            limits.parse(value)
         return value
 
     @property

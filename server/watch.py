@@ -1,0 +1,59 @@
+"""The one place that sees every request from its first byte to its last, for log and counters alike.
+
+It is the last boundary too: what nobody caught is logged once and answered.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.logs import Seen, log_crash
+from server.metrics import surface
+
+
+class Watch:
+    """Tells observers of every request.
+
+    Args:
+        app: The next application.
+        observers: Are told when a request is over.
+        crashed: Makes the answer to a mistake of ours.
+    """
+
+    def __init__(
+        self, app: ASGIApp, observers: Sequence[Callable[[Seen], None]], crashed: Callable[[], ASGIApp]
+    ) -> None:
+        self.app = app
+        self.observers = observers
+        self.crashed = crashed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status = 0
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        # Browsers say so of every request a page makes to its own service, and scripts of others cannot.
+        own_page = Headers(scope=scope).get("sec-fetch-site") == "same-origin"
+        token = surface.set("page" if own_page else "api")
+        try:
+            await self.app(scope, receive, note)
+        except Exception:  # noqa: BLE001 - the last boundary: logged and answered
+            log_crash(scope)
+            if status == 0:
+                await self.crashed()(scope, receive, note)
+        finally:
+            seen = Seen(scope, status, time.monotonic() - began, surface.get())
+            surface.reset(token)
+            for observe in self.observers:
+                observe(seen)
