@@ -85,6 +85,7 @@ function peak(list, [, columns]) {
   const at = list.reduce((best, value, i) => (value !== null && (best < 0 || value > list[best]) ? i : best), -1);
   return at < 0 ? null : { r: Math.floor(at / columns) + 1, c: (at % columns) + 1, e: percent(list[at]) };
 }
+const topOf = (scale) => percent(scale.high, 0);
 const whole = createRow('whole', {
   jobs() {
     const { ratio, ...rest } = base(); // without a share: each mask hides a quarter, every patch is hidden once
@@ -101,9 +102,9 @@ const whole = createRow('whole', {
     return [
       tile(complete && complete.images.original, title, words('explore.right_original')),
       tile(complete && complete.images.reconstruction, complete ? resultAlt(complete, title) : '', words('compare.whole_once', { r: complete ? complete.answer.samples : 4 }), complete ? errorOf(complete.answer) : ''),
-      tile(complete && complete.images.error, words('alt.error', { title }), words('compare.whole_anomaly'), most ? words('compare.whole_most', most) : ''),
+      tile(complete && complete.images.error, words('alt.error', { title }), words('compare.whole_anomaly'), most ? words('compare.whole_most', { ...most, top: topOf(complete.answer.error_scale) }) : ''),
       tile(several && several.images.reconstruction, several ? resultAlt(several, title) : '', words('compare.whole_mean', { s: several ? several.answer.samples : 8 }), several ? errorOf(several.answer) : ''),
-      tile(several && several.images.uncertainty, words('alt.uncertainty', { title }), words('compare.whole_spread', { s: several ? several.answer.samples : 8 }), spread ? words('compare.whole_most', spread) : ''),
+      tile(several && several.images.uncertainty, words('alt.uncertainty', { title }), words('compare.whole_spread', { s: several ? several.answer.samples : 8 }), spread ? words('compare.whole_most', { ...spread, top: topOf(several.answer.uncertainty_scale) }) : ''),
     ];
   },
 });
