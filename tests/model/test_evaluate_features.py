@@ -23,6 +23,7 @@ from model.evaluate import knn, linear, state
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import Encoder, extract, load_encoder
 from model.evaluate.labelled import Labelled
+from model.evaluate.task import Task
 from model.network import MAE
 from tests.pictures import encoded, photo
 
@@ -192,3 +193,14 @@ def test_a_classifier_is_no_encoder_to_probe(debug_file: Path, tmp_path: Path) -
 
 def test_an_encoder_can_be_made_of_a_network_in_memory(debug_network: MAE) -> None:
     assert Encoder(debug_network)(torch.rand(1, 3, 64, 64)).shape == (1, 17, 32)
+
+
+@pytest.mark.slow
+def test_a_probe_on_random_crops_learns_too(debug_file: Path, shapes: Path, tmp_path: Path) -> None:
+    train = Labelled.open([shapes / "train"])
+    test = Labelled.open([shapes / "test"], train.classes)
+    task = Task(load_encoder(debug_file), train, test, tmp_path / "out", CPU)
+    facts = linear.evaluate(task, linear.Protocol(form="augmented", epochs=40, lr=0.4, batch_size=24))
+    assert facts["mean"]["percent"] == 100
+    assert len(facts["curve"]) == 40
+    assert not list((tmp_path / "out").glob("*.state"))  # the run is done
