@@ -28,33 +28,34 @@ class Score:
             the paper's pixel loss. The picture is clamped to 0..1 first, as it is shown.
         psnr_db: 10 log10(1 / mse), decibels.
         ssim: Structural similarity (Wang et al. 2004): Gaussian window of deviation 1.5, mean over channels
-            and hidden pixels of the picture with its visible patches put back.
+            and hidden pixels of the picture with its visible patches put back; None where it was not asked for.
         colour_error_percent: Mean absolute error in percent of the full range.
     """
 
     mse: float
     nmse: float
     psnr_db: float
-    ssim: float
+    ssim: float | None
     colour_error_percent: float
 
     def to_dict(self) -> dict[str, float]:
         """Rounded to what is meaningful, for JSON."""
-        return {key: round(value, 6) for key, value in vars(self).items()}
+        return {key: round(value, 6) for key, value in vars(self).items() if value is not None}
 
 
-def score(original: Floats, candidates: list[Floats], hidden: Bools) -> list[Score]:
+def score(original: Floats, candidates: list[Floats], hidden: Bools, *, ssim: bool = True) -> list[Score]:
     """Score pictures against the original.
 
     Args:
         original: ``[H, W, 3]`` in 0..1.
         candidates: Each ``[H, W, 3]`` in 0..1, visible pixels equal to the original's.
         hidden: ``[H, W]``, True where hidden; at least one pixel.
+        ssim: Also the structural similarity, which costs more than all else together.
 
     Returns:
         One score for each candidate.
     """
-    similarity = _ssim(original, candidates)
+    similarity = _ssim(original, candidates) if ssim else [None] * len(candidates)
     scores = []
     for candidate, map_ in zip(candidates, similarity, strict=True):
         error = candidate[hidden] - original[hidden]  # [pixels, 3]
@@ -66,7 +67,7 @@ def score(original: Floats, candidates: list[Floats], hidden: Bools) -> list[Sco
                 nmse=float((square / np.square(IMAGE_STD)).mean()),
                 # A perfect fill has no error at all: 100 dB instead of infinity, which JSON cannot hold.
                 psnr_db=min(-10 * math.log10(mse), 100.0) if mse > 0 else 100.0,
-                ssim=float(map_[hidden].mean()),
+                ssim=None if map_ is None else float(map_[hidden].mean()),
                 colour_error_percent=100 * float(np.abs(error).mean(dtype=np.float64)),
             )
         )
