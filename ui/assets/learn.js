@@ -55,7 +55,7 @@ async function follow(state) {
     const [rows, columns] = answer.grid;
     const scene = createScene({ original: images.original, result: images.reconstruction, hidden: answer.hidden, rows, columns });
     view = { answer, images, scene, model: state.model, picture: state.picture, errors: patchErrors(images, rows, columns), positions: null, views: null };
-    status(''); paint();
+    clearTimeout(slow); status(''); paint();
     await answerQuestions(request, mine.signal);
   } catch {
     if (!mine.signal.aborted) { asked = {}; status('learn.failed', true); }
