@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -114,7 +115,7 @@ def _initial(recipe: Recipe, path: Path) -> MAE:
     return checkpoint.network
 
 
-def _fresh_store(size: int) -> dist.Store | None:
+def _fresh_store(size: int) -> Any:
     """Where the processes of one machine tell each other their addresses; None: torch's own way.
 
     torchrun keeps one store through all restarts, in which a fast process finds the address of a dead one and
@@ -124,8 +125,9 @@ def _fresh_store(size: int) -> dist.Store | None:
     told = os.environ  # noqa: TID251
     if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or int(told["LOCAL_WORLD_SIZE"]) != size:
         return None
-    agent = dist.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)
-    return dist.PrefixStore(f"restart-{told['TORCHELASTIC_RESTART_COUNT']}", agent)
+    address = told["MASTER_ADDR"], int(told["MASTER_PORT"])
+    agent = dist.TCPStore(*address, is_master=False)  # type: ignore[attr-defined] # torch has no types for stores
+    return dist.PrefixStore(f"restart-{told['TORCHELASTIC_RESTART_COUNT']}", agent)  # type: ignore[attr-defined]
 
 
 @contextmanager

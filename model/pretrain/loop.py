@@ -244,7 +244,7 @@ def _begin(
     resumed: bool,
     init: MAE | None,
     workers: int,
-    world: World,
+    world: World = ALONE,
 ) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)

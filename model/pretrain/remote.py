@@ -7,19 +7,18 @@ same bytes for every epoch and for a resumed run, and a host that may go away wh
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
+
+from filelock import FileLock
 
 from model.checkpoints.download import download
 from model.errors import CheckpointError, DataError
 
 #: Shards fetched side by side.
 AT_ONCE = 4
-#: Pause before looking again whether another process has fetched a shard.
-LOOK_AGAIN_S = 0.5
 
 
 def default_cache() -> Path:
@@ -53,17 +52,16 @@ def _fetch(address: str, cache: Path) -> Path:
         )
     # Two addresses may end in the same name.
     path = cache / hashlib.sha256(address.encode()).hexdigest()[:16] / name
-    while not path.is_file():
-        try:
-            download(address, path)
-        except CheckpointError as error:
-            if error.code.endswith("busy"):  # processes that train together share the copy
-                time.sleep(LOOK_AGAIN_S)
-                continue
-            raise DataError(
-                str(error),
-                code="data-remote",
-                hint="Check address and disk, then give the same command again: it goes on from what came.",
-                field="data",
-            ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path.with_name(name + ".wanted")):  # processes that train together share the copy
+            if not path.is_file():
+                download(address, path)
+    except CheckpointError as error:
+        raise DataError(
+            str(error),
+            code="data-remote",
+            hint="Check address and disk, then give the same command again: it goes on from what came.",
+            field="data",
+        ) from error
     return path

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -60,7 +61,7 @@ def whole(network: MAE) -> MAE:
 
 def save(folder: Path, network: MAE, optimisers: Optimisers) -> None:
     """Write this process's part of weights and optimisers; every process calls this."""
-    dcp.save(_state(network, optimisers), checkpoint_id=str(folder))
+    save_parts(_state(network, optimisers), checkpoint_id=str(folder))
 
 
 def load(folder: Path, network: MAE, optimisers: Optimisers) -> None:
@@ -69,7 +70,7 @@ def load(folder: Path, network: MAE, optimisers: Optimisers) -> None:
     with warnings.catch_warnings():
         # One process alone is what is wanted, where it is so.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(state, checkpoint_id=str(folder))
+        load_parts(state, checkpoint_id=str(folder))
     set_state_dict(
         network, optimisers, model_state_dict=state["network"], optim_state_dict=state["optimisers"]
     )

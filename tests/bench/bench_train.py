@@ -64,7 +64,8 @@ TINY = Scale(2, {"debug": 4}, "debug", 4, 8, 4)
 
 def in_turn(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Run all variants in random order, ``rounds`` times after one to warm up; each returns what it measured."""
-    order, results = list(variants), {name: [] for name in variants}  # type: dict[str, list[float]]
+    order = list(variants)
+    results: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         random.shuffle(order)
         for name in order:
@@ -304,12 +305,13 @@ def main() -> None:
     arithmetic = "bfloat16" if wants_bf16(_recipe("small", 1), CPU) else "float32"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arithmetic}, {len(photos)} photos")
     rows: list[Row] = []
-    for part in (
+    parts: tuple[Callable[[], list[Row]], ...] = (
         lambda: steps(scale, given.compile),
         lambda: data_path(photos, scale),
         lambda: stalls(photos, scale, given.workers),
         lambda: asymmetry(scale),
-    ):
+    )
+    for part in parts:
         rows += part()
         print(f"{len(rows)} rows", end=" ", flush=True)
     print("\n\n" + table(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,8 @@ from model.pretrain.samples import Sampler
 from tests.training import equal, run_until, toy
 
 
-def _index(out: Path) -> dict[str, list[dict[str, object]]]:
-    index: dict[str, list[dict[str, object]]] = json.loads((out / "pictures/index.json").read_text())
-    return index
+def _index(out: Path) -> Any:
+    return json.loads((out / "pictures/index.json").read_text())
 
 
 def test_sheets_are_drawn_from_step_0_on_and_listed_for_the_page(folder: Path, tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_masks_and_photos_stay_and_what_is_painted_changes(folder: Path, tmp_pat
     # Without the borders: WebP lets colours run over from one panel to the next.
     masked, pasted, original = np.abs(first - last).reshape(-1, 3, 64, 3)[:, :, 16:48].mean(axis=(0, 2, 3))
     assert masked < 0.5
-    assert original < 0.5
-    assert pasted > 2
+    assert original < 4  # WebP's own noise
+    assert pasted > 2 * original, (masked, pasted, original)
 
 
 def test_a_resumed_run_lists_every_sheet_once(folder: Path, tmp_path: Path) -> None:
