@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,53 @@ _IN_FOLDER = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+
+#: Records and settings that trainers store beside weights (OpenMMLab, Lightning, OmegaConf), and numpy's numbers.
+_LEFT_OUT = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.nodes.AnyNode",
+    "typing.Any",
+    *(f"builtins.{kind}" for kind in ("int", "float", "str", "list", "dict")),
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+_LEFT_OUT_DICTS = (
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "collections.defaultdict",
+)
+
+
+class _LeftOut:
+    """Stands for an object that has no part in the weights: whatever it is made of, it keeps and does nothing."""
+
+    def __new__(cls, *_: object) -> _LeftOut:
+        return object.__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _LeftOutDict:
+    """The same for a kind of dict; torch fills no other than its own kinds."""
+
+    def __new__(cls, *_: object) -> OrderedDict[str, object]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -252,9 +300,16 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
     import torch
 
     try:
-        # Reads tensors and plain values; the one class beyond them is the plain record of command-line options
-        # that the authors' training script stores.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Reads tensors and plain values. The one class beyond them is the plain record of command-line options
+        # that the authors' training script stores; of what other trainers store beside the weights, a stand-in
+        # takes the place, and nothing of it is kept.
+        with torch.serialization.safe_globals(
+            [
+                argparse.Namespace,
+                *((_LeftOut, name) for name in _LEFT_OUT),
+                *((_LeftOutDict, name) for name in _LEFT_OUT_DICTS),
+            ]
+        ):
             content = torch.load(  # noqa: TID251 (the one reader of weight files; weights_only runs no code)
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )

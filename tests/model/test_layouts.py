@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import sys
+import types
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +152,33 @@ def test_authors_files_are_read_however_wrapped(
     checkpoint = store.read(tmp_path / "a.pth", ODD_HEADS)
     assert checkpoint.layout == "authors"
     assert _equal(checkpoint.network, network)
+
+
+class Kept(dict[str, Any]):
+    """As a trainer keeps its settings: a class of its own, with a state."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.history = np.arange(3.0)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_trainers_store_beside_the_weights_is_passed_over(
+    tmp_path: Path, network: MAE, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = "pytorch_lightning.utilities.parsing"  # looks like that package, which is not here
+    for parent in ("pytorch_lightning", "pytorch_lightning.utilities", home):
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+    kept = type("AttributeDict", (Kept,), {"__module__": home})
+    setattr(sys.modules[home], "AttributeDict", kept)  # noqa: B010 (mypy knows that a module has no such name)
+    content = {
+        "hyper_parameters": kept({"lr": np.float64(0.1), "where": Path("runs")}),
+        "counts": defaultdict(int, {"epoch": 3}),
+        "state_dict": network.state_dict(),
+    }
+    torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    assert b"AttributeDict" in (tmp_path / "a.ckpt").read_bytes()
+    assert _equal(store.read(tmp_path / "a.ckpt", ODD_HEADS).network, network)
 
 
 def test_old_pickles_are_read_too(tmp_path: Path, network: MAE) -> None:
