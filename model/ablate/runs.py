@@ -158,19 +158,17 @@ def _of_training(folder: Path) -> tuple[dict[str, float], dict[str, list[float]]
 
 
 def _finetuned(row: Row, task: Task, table: Table, setting: Setting) -> dict[str, Any]:
-    """Accuracy after fine-tuning: as long for every row as the first one could in its minutes."""
+    """Accuracy after fine-tuning: as long for every row as the dearest one can in its share of the budget."""
     plan = setting.out / "finetune.json"
-    given: dict[str, Any] = {**finetune.SHORT, "blocks": row.blocks}
     kind = "finetune" if row.blocks is None else "partial"
-    if plan.is_file():
-        given["epochs"] = json.loads(plan.read_text())["epochs"]
-    else:
-        # A table about blocks is as long for all of them as full fine-tuning would be.
-        given["minutes"] = setting.budget_min * _FINETUNING / len(table.rows)
-    facts = finetune.evaluate(task, finetune.load_settings(kind, given))
     if not plan.is_file():
-        _write(plan, {"epochs": facts["epochs"], "steps": facts["steps"], "row": row.name})
-    answer: dict[str, Any] = facts["answer"]
+        blocks = None if row.blocks is None else max(of.blocks or 0.0 for of in table.rows)
+        minutes = setting.budget_min * _FINETUNING / len(table.rows)
+        dearest = finetune.load_settings(kind, {**finetune.SHORT, "blocks": blocks, "minutes": minutes})
+        _write(plan, {"epochs": finetune.epochs_in(task, dearest)})
+    epochs = json.loads(plan.read_text())["epochs"]
+    given = {**finetune.SHORT, "blocks": row.blocks, "epochs": epochs}
+    answer: dict[str, Any] = finetune.evaluate(task, finetune.load_settings(kind, given))["answer"]
     return answer
 
 

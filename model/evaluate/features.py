@@ -31,15 +31,8 @@ from model.pretrain.data import Photos
 CROP_SHARE = 0.875
 #: Photos whose features lie in one file.
 PART = 1024
-#: What the decoder is made of.
-_DECODER = (
-    "decoder_embed",
-    "decoder_blocks",
-    "decoder_norm",
-    "decoder_pred",
-    "mask_token",
-    "decoder_pos_embed",
-)
+#: What an encoder is made of; all else of an MAE is decoder, target or mask token.
+_ENCODER = {"patch_embed", "cls_token", "pos_embed", "blocks", "norm", "image_mean", "image_std"}
 
 
 class Encoder(nn.Module):
@@ -53,9 +46,9 @@ class Encoder(nn.Module):
 
     def __init__(self, network: MAE, name: str = "", digest: str = "") -> None:
         super().__init__()
-        for part in _DECODER:
-            if hasattr(network, part):
-                delattr(network, part)
+        for kind in (network._modules, network._parameters, network._buffers):
+            for name_of_part in set(kind) - _ENCODER:
+                delattr(network, name_of_part)
         self.network = network
         self.config = network.config
         self.name = name

@@ -186,23 +186,15 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
         DataError: The loss is not finite, or a photo cannot be decoded.
     """
     name = name_of(task, settings)
-    size = min(settings.batch_size, len(task.train)) // 2 * 2  # mixup pairs photos
-    if size < 2:
-        raise DataError(
-            f"batch_size {settings.batch_size} with {len(task.train)} photos leaves no pair to mix.",
-            code="batch-size",
-            hint="Give at least two photos and a batch of at least two.",
-            field="batch_size",
-        )
+    size = _batch_size(task, settings)
     keep = state.Keeper(task.out / f"{name}.state", {**task.facts(), **asdict(settings)})
     run = _Run(task, settings, size)
     if saved := keep.load():
         run.restore(saved)
     side = task.encoder.config.image_size
-    data = Augmented(task.train, side, settings.auto_augment, settings.erasing)
-    samples = Samples(len(task.train), size, settings.seed)
+    data, samples = _feed(task, settings, size)
     if run.steps == 0:
-        run.steps = _planned(run, data, samples, len(task.train))
+        run.steps = _planned(run, data, samples, task)
     began = time.monotonic()
     _train(run, data, samples, keep, task.workers, save_every_s)
     minutes = (time.monotonic() - began) / 60
@@ -230,19 +222,47 @@ def name_of(task: Task, settings: Settings) -> str:
     return f"{settings.kind}{blocks}-{task.tag}"
 
 
-def _planned(run: _Run, data: Augmented, samples: Samples, photos: int) -> int:
+def epochs_in(task: Task, settings: Settings) -> float:
+    """Epochs that fit into ``settings.minutes`` here, without training anything."""
+    size = _batch_size(task, settings)
+    data, samples = _feed(task, settings, size)
+    return _planned(_Run(task, settings, size), data, samples, task) * size / len(task.train)
+
+
+def _planned(run: _Run, data: Augmented, samples: Samples, task: Task) -> int:
     """Steps in all: from the epochs, or from the time a few of them take (their gradients are thrown away)."""
     settings = run.settings
     if settings.minutes is None:
-        return max(math.ceil(settings.epochs * photos / run.batch_size - 1e-9), 1)
-    for number, (images, labels) in enumerate(batches(data, samples, 0, 1 + _TIMED, 0)):
-        if number == 1:
+        return max(math.ceil(settings.epochs * len(task.train) / run.batch_size - 1e-9), 1)
+    # Other processes have made some batches before the clock starts: those are not typical.
+    ahead = 1 + 2 * task.workers
+    timed = _TIMED + 4 * task.workers
+    for number, (images, labels) in enumerate(batches(data, samples, 0, ahead + timed, task.workers)):
+        if number == ahead:
             began = time.monotonic()
         run.backward(images, labels, number)
         run.optimiser.zero_grad(set_to_none=True)
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
-    return max(int(settings.minutes * 60 * _TIMED / (time.monotonic() - began)), 1)
+    return max(int(settings.minutes * 60 * timed / (time.monotonic() - began)), 1)
+
+
+def _batch_size(task: Task, settings: Settings) -> int:
+    size = min(settings.batch_size, len(task.train)) // 2 * 2  # mixup pairs photos
+    if size < 2:
+        raise DataError(
+            f"batch_size {settings.batch_size} with {len(task.train)} photos leaves no pair to mix.",
+            code="batch-size",
+            hint="Give at least two photos and a batch of at least two.",
+            field="batch_size",
+        )
+    return size
+
+
+def _feed(task: Task, settings: Settings, size: int) -> tuple[Augmented, Samples]:
+    side = task.encoder.config.image_size
+    data = Augmented(task.train, side, settings.auto_augment, settings.erasing)
+    return data, Samples(len(task.train), size, settings.seed)
 
 
 def _train(

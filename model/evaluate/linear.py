@@ -32,7 +32,7 @@ from model.pretrain.augment import crop_boxes
 
 POOLS = ("cls", "mean")
 #: Learning rates tried on held-out photos, and the one taken where there are too few to hold any out.
-RATES, PLAIN_RATE = (0.4, 1.6, 6.4, 25.6), 6.4
+RATES, PLAIN_RATE = (0.4, 1.6, 6.4, 25.6, 102.4), 6.4
 HELD_OUT = 0.1
 #: Photos of the rarest class below which none are held out.
 _FEWEST = 5

@@ -18,8 +18,9 @@ from torch import nn
 from model.__main__ import main
 from model.checkpoints import store
 from model.checkpoints.convert import convert
+from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError, DataError
-from model.evaluate import knn, linear, state
+from model.evaluate import classifier, knn, linear, state
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import Encoder, extract, load_encoder
 from model.evaluate.labelled import Labelled
@@ -67,10 +68,24 @@ def test_features_equal_those_of_timms_vit_with_the_exported_weights(
     torch.testing.assert_close(again, theirs, atol=1e-5, rtol=0)
 
 
-def test_an_encoder_has_no_decoder(debug_file: Path) -> None:
-    names = [name for name, _ in load_encoder(debug_file).named_parameters()]
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"mask_tokens": "encoder"}, {"target": "norm_pixel"}, {"target": "pca"}, {"target": "tokens"}],
+    ids=str,
+)
+def test_an_encoder_has_no_decoder_whatever_it_was_trained_with(
+    change: dict[str, str], tmp_path: Path
+) -> None:
+    network = MAE(MAEConfig.from_dict({**SIZES["debug"].to_dict(), **change}))
+    store.write(tmp_path / "model.safetensors", network, name="model", card={})
+    encoder = load_encoder(tmp_path / "model.safetensors")
+    names = [name for name, _ in encoder.named_parameters()]
     assert names
     assert not any("decoder" in name or "mask_token" in name for name in names)
+    assert encoder(torch.rand(1, 3, 64, 64)).shape == (1, 17, 32)
+    assert torch.equal(encoder.weights()["cls_token"], network.cls_token)
+    vit = classifier.build(encoder, 2, drop_path=0.0, seed=0)
+    assert vit(torch.rand(1, 3, 64, 64)).shape == (1, 2)
 
 
 def test_features_are_kept_and_another_models_are_not_taken_for_them(
