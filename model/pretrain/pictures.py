@@ -32,7 +32,7 @@ SHOWN = 6
 SAMPLES = Path(__file__).parents[2] / "ui" / "assets" / "samples"
 PANELS = ("masked", "pasted", "original")
 #: Targets whose predictions are pictures.
-DRAWN = ("pixel", "norm_pixel")
+DRAWN = ("pixel", "norm_pixel", "norm_pixel_stats")
 
 
 class Pictures:
