@@ -13,6 +13,7 @@ from playwright.sync_api import Locator, Route
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
+from tests.e2e.test_pictures import quarters
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -107,6 +108,23 @@ def test_the_sheet_holds_every_example_and_is_a_png(compare: ExplorePage) -> Non
     assert sheet.width >= 6 * 224
     assert sheet.height >= 4 * 224
     compare.screenshot("compare-gallery", full=True)
+
+
+def test_own_pictures_make_a_sheet_and_a_broken_one_is_told(compare: ExplorePage) -> None:
+    compare.expected = ("Failed to load resource",)
+    hostile = "<img src=x onerror=document.title='owned'>.png"
+    compare.one(".um-files .um-file").set_input_files(
+        [
+            {"name": hostile, "mimeType": "image/png", "buffer": quarters()},
+            {"name": "broken.png", "mimeType": "image/png", "buffer": b"this is no picture"},
+        ]
+    )
+    pictures(compare, "gallery", 3)
+    captions = row(compare, "gallery").locator(".um-triptych > figcaption").all_inner_texts()
+    assert captions[0].startswith(hostile)
+    assert captions[1] == "broken.png could not be read"
+    assert compare.page.title() == "Unmask"
+    compare.one(".um-samples-again").wait_for()
 
 
 def test_the_walk_can_be_kept_as_one_moving_picture(compare: ExplorePage) -> None:

@@ -44,8 +44,18 @@ $('.um-preset-same').addEventListener('click', () => { shares = { random: 75, bl
 
 // --- two models -------------------------------------------------------------------------------------------------------
 const [modelA, modelB] = ['.um-model-a', '.um-model-b'].map($);
+/** The lists of models, as far as they are known by now. */
+function fillModels() {
+  const { models: served } = store.state;
+  for (const [list, i] of [[modelA, 0], [modelB, 1]]) {
+    if (list.options.length === served.length) continue;
+    list.replaceChildren(...served.map(({ name }) => new Option(name, name)));
+    list.selectedIndex = Math.min(i, served.length - 1);
+  }
+}
 /** The drawn or drawn-by-rule mask of Explore; where the models' grids differ, the rule draws on each. */
 function modelJobs() {
+  fillModels();
   const { mask, fields } = store.state;
   if (store.state.models.length < 2 || !mask) return [];
   return [modelA.value, modelB.value].filter(Boolean).map((name) => {
@@ -70,11 +80,6 @@ const models = createRow('models', {
   after() {
     const { models: served } = store.state, alone = served.length < 2;
     $('.um-alone').hidden = !alone; $('.um-row-models .um-two').hidden = $('.um-row-models .um-run-row').hidden = alone;
-    for (const [list, i] of [[modelA, 0], [modelB, 1]]) {
-      if (list.options.length === served.length) continue;
-      list.replaceChildren(...served.map(({ name }) => new Option(name, name)));
-      list.selectedIndex = Math.min(i, served.length - 1);
-    }
   },
 });
 for (const list of [modelA, modelB]) list.addEventListener('change', () => models.draw());
