@@ -2,7 +2,7 @@
 
 /**
  * Multiply-adds and learned numbers of the seven stages.
- * @param model   width, depth, decoder_width, decoder_depth, patch_size, channels, mlp_ratio, mask_tokens.
+ * @param model   width, depth, decoder_width, decoder_depth, patch_size, channels, mlp_ratio, mask_tokens, target.
  * @param patches How many the picture has (L); visible: how many of them the model sees (K).
  * @return {stages: {name: {work, learned, share}}, work, everywhere}
  *         everywhere: the work if mask tokens went through the encoder as well.
@@ -10,6 +10,7 @@
 function stageCosts(model, patches, visible) {
   const { width, depth, decoder_width: narrow, decoder_depth: shallow, mlp_ratio: mlp } = model;
   const values = (model.channels || 3) * model.patch_size ** 2;
+  const out = values + (model.target === 'norm_pixel_stats' ? 2 : 0); // with mean and deviation of each patch
   // One block: queries, keys, values and their projection 4, the two layers of the MLP 2 * mlp; attention compares all with all.
   const block = (tokens, side) => (4 + 2 * mlp) * tokens * side ** 2 + 2 * tokens ** 2 * side;
   const learnedBlock = (side) => (4 + 2 * mlp) * side ** 2 + (9 + mlp) * side; // weights, biases, two norms
@@ -22,7 +23,7 @@ function stageCosts(model, patches, visible) {
     encoder: { work: depth * block(seen, width), learned: depth * learnedBlock(width) + (inside ? 3 : 2) * width },
     mask_tokens: { work: seen * width * narrow, learned: width * narrow + 2 * narrow },
     decoder: { work: shallow * block(all, narrow), learned: shallow * learnedBlock(narrow) + 2 * narrow },
-    pixels: { work: patches * narrow * values, learned: narrow * values + values },
+    pixels: { work: patches * narrow * out, learned: narrow * out + out },
   };
   const work = Object.values(stages).reduce((sum, stage) => sum + stage.work, 0);
   for (const stage of Object.values(stages)) stage.share = stage.work / work;

@@ -54,7 +54,7 @@ async function follow(state) {
     const { answer, images } = await reconstruct(request, {}, 'original,reconstruction', mine.signal);
     const [rows, columns] = answer.grid;
     const scene = createScene({ original: images.original, result: images.reconstruction, hidden: answer.hidden, rows, columns });
-    view = { answer, images, scene, model: state.model, picture: state.picture, errors: patchErrors(images, rows, columns), positions: null, views: null };
+    view = { answer, images, scene, model: state.model, picture: state.picture, errors: patchErrors(images, rows, columns), positions: undefined, views: null };
     clearTimeout(slow); status(''); paint();
     await answerQuestions(request, mine.signal);
   } catch {
@@ -65,7 +65,7 @@ async function follow(state) {
 async function answerQuestions(request, signal) {
   const mine = view, drop = () => null;
   mine.positions = await reconstruct(request, { positions: 'hidden_only' }, 'reconstruction', signal).catch(drop);
-  if (mine.model.target === 'norm_pixel') {
+  if (isNormalised(mine.model)) {
     mine.views = [];
     for (const name of mine.model.views) mine.views.push([name, await reconstruct(request, { view: name }, 'pasted', signal).catch(drop)]);
   }
@@ -90,6 +90,7 @@ function patchErrors({ original, reconstruction }, rows, columns) {
   }
   return sums.map((sum) => (sum / 3 / 255 / (side * side)) * 100);
 }
+const isNormalised = (model) => model.target.startsWith('norm_pixel');
 const mean = (list) => (list.length ? list.reduce((sum, value) => sum + value, 0) / list.length : 0);
 
 // --- the seven steps -----------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ function open(cost, shapes, values) {
   const [name, title, , text, before, after] = STEPS.find(([step]) => step === selected), { work, learned, share } = cost.stages[name];
   const canvas = make('canvas', 'um-step-large'), side = make('div', 'um-step-words'), list = make('dl', 'um-sizes');
   canvas.setAttribute('aria-hidden', 'true');
-  const normalised = name === 'pixels' && view.model.target === 'norm_pixel';
+  const normalised = name === 'pixels' && isNormalised(view.model);
   side.append(make('h2', '', words(title, values)), make('p', 'um-prose', words(normalised ? 'learn.pixels_text_normalised' : text, values)));
   if (TOKENS.includes(name)) side.append(make('p', 'um-hint', words('learn.stripes')));
   const rows = [['learn.before', shapes[before]], ['learn.after', shapes[after]], ['learn.learned', learned ? number(learned) : words('learn.none')], ['learn.work', work ? words('learn.work_share', { m: large(work), x: number(share * 100) }) : words('learn.none')]];
@@ -181,16 +182,16 @@ function questions() {
   const { positions, answer, images, model } = view, title = words.title(view.picture);
   const error = (found) => words('learn.off_by', { e: percent(found.answer.metrics.colour_error_percent) });
   $('.um-pair-of-tiles').hidden = !positions;
-  $('.um-positions-fact').textContent = words(positions ? 'learn.positions_fact' : 'learn.no_picture');
+  $('.um-positions-fact').textContent = positions ? words('learn.positions_fact') : positions === null ? words('learn.no_picture') : ''; // not asked yet
   if (positions) {
     show($('.um-positions-both'), images.reconstruction); show($('.um-positions-hidden'), positions.images.reconstruction);
     $('.um-positions-both-fact').textContent = error({ answer }); $('.um-positions-hidden-fact').textContent = error(positions);
     $('.um-positions-both').setAttribute('aria-label', words('learn.positions_both_alt', { title }));
     $('.um-positions-hidden').setAttribute('aria-label', words('learn.positions_hidden_alt', { title }));
   }
-  const normalised = model.target === 'norm_pixel';
+  const normalised = isNormalised(model);
   $('.um-normalised-answer').textContent = words(normalised ? 'learn.normalised_answer' : 'learn.normalised_answer_pixels');
-  const views = { estimated: 'learn.view_estimated', normalised: 'learn.view_normalised', oracle: 'learn.view_oracle' };
+  const views = { estimated: 'learn.view_estimated', predicted: 'learn.view_predicted', normalised: 'learn.view_normalised', oracle: 'learn.view_oracle' };
   const tiles = normalised
     ? (view.views || []).filter(([, found]) => found).map(([name, found]) => [found.images.pasted, words(views[name] || 'learn.normalised_other', { name }), error(found)])
     : Object.entries(parts()).map(([key, canvas]) => [canvas, words(key), '']);

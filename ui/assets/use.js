@@ -41,7 +41,7 @@ function card(model) {
     ['use.sees', words('use.sees_value', { s: model.image_size, r: rows, c: columns, p: model.patch_size })],
     ['use.encoder', words('use.blocks', { w: model.width, d: model.depth, h: model.heads })],
     ['use.decoder', words('use.blocks', { w: model.decoder_width, d: model.decoder_depth, h: model.decoder_heads })],
-    ['use.target', words(model.target === 'norm_pixel' ? 'use.target_normalised' : 'use.target_pixels')],
+    ['use.target', words(model.target.startsWith('norm_pixel') ? 'use.target_normalised' : 'use.target_pixels')],
     ['use.masks', model.strategy, true], ['use.steps', model.steps && words('use.steps_value', { s: number(model.steps), n: number(model.samples || 0) })],
     ['use.data', model.trained_on, true], ['use.licence', model.licence, true], ['use.digest', model.digest, true],
   ]);
