@@ -16,7 +16,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,18 +29,15 @@ from model.pretrain import feed, resume, sharded, targets
 from model.pretrain.adversarial import Adversary
 from model.pretrain.data import Photos
 from model.pretrain.muon import Muon
+from model.pretrain.pace import Pace
 from model.pretrain.recipe import Recipe
 from model.pretrain.resume import Training
 from model.pretrain.samples import Batch, batch_record, refuse_too_many_broken
 from model.pretrain.watch import Progress
 from model.pretrain.world import ALONE, World
 
-#: Steps after which a run limited by minutes knows its speed, and those before that do not count (compilation).
-MEASURED, UNTYPICAL = 50, 10
 #: Steps after which several processes ask each other whether to stop: torchrun kills those that take 30 seconds.
 ASK_EVERY = 10
-#: Share of the time left that goes into steps; the rest is for pictures, states and the end.
-STEPPING_SHARE = 0.97
 
 
 class Objective(nn.Module):
@@ -200,7 +196,7 @@ def run(
     objective = _objective(training, device, world)
     if begin:
         begin(training.step, training.result)
-    pace = _Pace(training.step, began)
+    pace = Pace(training.step, began)
     stream = feed.batches(photos, training.recipe, training.step, device=device, workers=workers, world=world)
     since_state: list[Tensor] = []
     stopped = False
@@ -282,7 +278,7 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def _progress(training: Training, scale: float, pace: _Pace) -> Progress:
+def _progress(training: Training, scale: float, pace: Pace) -> Progress:
     """What there is to say since the last report; the host waits for the device here."""
     return Progress(
         training.step,
@@ -312,45 +308,6 @@ def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: Wor
         code="loss",
         hint="Look at these photos; resume from the last state with a lower learning rate, or set clip_norm.",
     )
-
-
-class _Pace:
-    """Speed of this process: for the log, and to turn minutes into steps.
-
-    Args:
-        first: Steps made before this process began.
-        began: When it began, monotonic seconds.
-    """
-
-    def __init__(self, first: int, began: float) -> None:
-        self._first = first
-        self._began = began
-        self._settled = began
-        self._last = time.monotonic()
-
-    def since_report(self) -> float:
-        """Seconds since the last report was done."""
-        return time.monotonic() - self._last
-
-    def reported(self) -> None:
-        """Remember that a report is done: drawing it is not the network's time."""
-        self._last = time.monotonic()
-
-    def plan(self, training: Training, device: torch.device, world: World) -> Recipe:
-        """The recipe, with a number of steps instead of minutes once the speed is known."""
-        made = training.step - self._first
-        if made not in (UNTYPICAL, MEASURED) or training.recipe.minutes is None:
-            return training.recipe
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        now = time.monotonic()
-        if made == UNTYPICAL:
-            self._settled = now
-            return training.recipe
-        step_s = (now - self._settled) / (MEASURED - UNTYPICAL)
-        left_s = training.recipe.minutes * 60 - (now - self._began)
-        more = max(round(STEPPING_SHARE * left_s / step_s), 1)
-        return replace(training.recipe, minutes=None, steps=world.told_by_first(training.step + more))
 
 
 def _stop_signals() -> list[int]:

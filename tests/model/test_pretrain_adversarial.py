@@ -42,7 +42,7 @@ def _batch(recipe: Recipe, number: int) -> Batch:
 
 
 def _fresh(recipe: Recipe, out: Path, *, resumed: bool = False) -> Training:
-    return _begin(recipe, Photos([]), out, CPU, resumed, None, 1)
+    return _begin(recipe, Photos(()), out, CPU, resumed, None, 1)
 
 
 def _train(training: Training, steps: int) -> list[float]:
