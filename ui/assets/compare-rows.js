@@ -56,14 +56,15 @@ function fillModels() {
 /** The drawn or drawn-by-rule mask of Explore; where the models' grids differ, the rule draws on each. */
 function modelJobs() {
   fillModels();
-  const { mask, fields } = store.state;
+  const { mask, fields, picture } = store.state;
   if (store.state.models.length < 2 || !mask) return [];
+  const crop = fields.crop ? { crop: fields.crop } : {}; // each model makes its own crop of the file
   return [modelA.value, modelB.value].filter(Boolean).map((name) => {
     const { view, ...rest } = base(), model = store.state.models.find((one) => one.name === name);
     const same = model?.grid?.join() === [mask.rows, mask.columns].join() || rest.fit === 'whole';
     const hidden = fields.strategy === 'indices' && same ? { strategy: 'indices', indices: JSON.stringify(mask.hidden) } : rest;
     const { ratio, ...drawn } = { ...rest, ...hidden };
-    return { fields: { ...drawn, ...(hidden.strategy === 'indices' ? {} : { ratio }), model: name, panels: 'masked,pasted,error,original' }, model: name };
+    return { blob: picture.source, fields: { ...drawn, ...crop, ...(hidden.strategy === 'indices' ? {} : { ratio }), model: name, panels: 'masked,pasted,error,original' }, model: name };
   });
 }
 const models = createRow('models', {

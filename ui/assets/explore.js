@@ -19,7 +19,7 @@ const state = {
   fit: 'square', crop: '', // or 'whole'; left,top,side of the square where it is not the middle one
   placement: null,   // where the crop lies in the file
   source: null,      // {blob, title, sample}: the file as it was given, for another crop or another model
-  picture: null,     // {blob, image, title, sample}: the model's own crop, sent with every request
+  picture: null,     // {blob, image, title, sample, source}: the model's own crop, sent with every request; source: the file
   incoming: null,    // a source that is chosen and not yet accepted by the server
   samples: 8,        // masks of the uncertainty; fewer where the server is slow
   spread: '',        // '', 'wanted' or 'asked': the uncertainty is computed once after a change, not while drawing
@@ -169,7 +169,7 @@ async function adopt(incoming, answer, original) {
   const blob = fetchable(original);
   const sharp = await sharpened(incoming, answer.placement).catch(() => original);
   state.source = incoming;
-  state.picture = { blob, image: original, title: incoming.title, sample: incoming.sample };
+  state.picture = { blob, image: original, title: incoming.title, sample: incoming.sample, source: incoming.blob };
   if (state.incoming === incoming) state.incoming = null;
   const before = state.edition;
   reshape(answer.grid, original.naturalWidth, original.naturalHeight);

@@ -1,6 +1,8 @@
 // What the tabs share, in the browser: window.unmask.store. Explore fills it, the other tabs read it.
 //
-//   state.picture  null or {blob, image, title, sample}   what is sent, decoded, its name, '' or the sample's name
+//   state.picture  null or {blob, image, title, sample, source}
+//                                                         what is sent, decoded, its name, '' or the sample's name, the
+//                                                         file as it was given (with fields.crop and fields.fit)
 //   state.fields   {strategy, ratio, seed, ...}           form fields of the result on screen, as strings, without
 //                                                         image and panels; post them and you get it again
 //   state.mask     null or {rows, columns, hidden}        hidden: list of patches, row by row from 0
