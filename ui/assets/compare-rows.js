@@ -71,10 +71,14 @@ const models = createRow('models', {
   jobs: modelJobs,
   paint(results, asked) {
     if (!asked.length) return [];
-    const title = titleOf(store.state.picture), first = results.find(Boolean);
+    const title = titleOf(store.state.picture), first = results.find(Boolean), drawn = ({ answer }) => answer.grid.join('x') + answer.hidden.join();
+    const model = ({ model: name }, found) => tile(found && found.images.pasted, found ? resultAlt(found, title) : '', name, found ? errorOf(found.answer) : '');
+    if (results.filter(Boolean).length === 2 && drawn(results[0]) !== drawn(results[1])) { // grids differ: to each its own
+      return asked.flatMap((job, i) => [tile(results[i].images.masked, maskedAlt(results[i], title), words('compare.seen_by', { model: job.model })), model(job, results[i])]);
+    }
     return [
       tile(first && first.images.masked, first ? maskedAlt(first, title) : '', words('compare.seen')),
-      ...asked.map(({ model }, i) => tile(results[i] && results[i].images.pasted, results[i] ? resultAlt(results[i], title) : '', model, results[i] ? errorOf(results[i].answer) : '')),
+      ...asked.map((job, i) => model(job, results[i])),
       tile(first && first.images.original, title, words('explore.right_original')),
     ];
   },
