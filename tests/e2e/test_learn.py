@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.checkpoints import store
 from model.config import SIZES, MAEConfig
 from model.network import MAE
 from tests.conftest import started_server
@@ -35,9 +39,15 @@ def costs(browser: Browser, config: MAEConfig, visible: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["debug", "small", "vit_base", "ablation"])
+SHAPES = SIZES | {
+    "ablation": replace(SIZES["debug"], mask_tokens="encoder"),
+    "statistics": replace(SIZES["debug"], target="norm_pixel_stats"),
+}
+
+
+@pytest.mark.parametrize("name", ["debug", "small", "vit_base", "ablation", "statistics"])
 def test_the_shares_of_work_are_what_torch_counts(browser: Browser, name: str) -> None:
-    config = replace(SIZES["debug"], mask_tokens="encoder") if name == "ablation" else SIZES[name]
+    config = SHAPES[name]
     visible = config.patches // 4
     network = MAE(config).to("meta")  # counted, never computed
     with torch.device("meta"):
@@ -162,7 +172,7 @@ def test_it_fits_and_axe_finds_nothing(new_page: OpenPage, width: int, scheme: s
 
 @pytest.fixture(scope="module")
 def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that watches a training run of three photos and two pictures so far."""
+    """A server that watches a run of three photos and two pictures so far, and has a model of normalised pixels."""
     run = tmp_path_factory.mktemp("runs") / "going-on"
     (run / "pictures").mkdir(parents=True)
     points = [{"step": s, "samples": 32 * s, "loss": 2 - s / 100, "lr": 0.5} for s in (10, 20, 30, 40)]
@@ -174,10 +184,27 @@ def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         listed.append({"step": step, "samples": 32 * step, "file": name})
     index = {"photos": ["one", "two", "three"], "pictures": listed}
     (run / "pictures" / "index.json").write_text(json.dumps(index))
+    weights = tmp_path_factory.mktemp("weights") / "contrast.safetensors"
+    store.write(weights, MAE(replace(SIZES["debug"], target="norm_pixel")), name="contrast", card={})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNMASK_RUN", str(run))
+        patch.setenv("UNMASK_MODELS", f"small,contrast={weights}")
         with started_server(tmp_path_factory.mktemp("log") / "server.log") as url:
+            _load(f"{url}/v1/models/contrast")
             yield url
+
+
+def _load(url: str) -> None:
+    """Ask until the model is there: only the first one is loaded at start."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=60):
+                return
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def test_a_slider_walks_through_the_pictures_of_a_run(new_page: OpenPage, run_url: str) -> None:
@@ -195,3 +222,20 @@ def test_a_slider_walks_through_the_pictures_of_a_run(new_page: OpenPage, run_ur
     assert "one" in (learn.one(".um-training-sheet canvas").first.get_attribute("aria-label") or "")
     assert axe_findings(learn) == set()
     learn.screenshot("learn-training", full=True)
+
+
+def test_a_model_of_normalised_pixels_answers_the_second_question_itself(
+    new_page: OpenPage, run_url: str
+) -> None:
+    page = new_page(url=run_url)
+    page.url += "?model=contrast"
+    learn = open_tab(page, "learn")
+    learn.one(".um-normalised-tiles figcaption span:not(:empty)").first.wait_for()
+    assert learn.one(".um-normalised-tiles b").all_inner_texts() == [
+        "Estimated from visible patches",
+        "Left out: contrast alone",
+        "Taken from the original: uses the answer",
+    ]
+    assert "uses the answer" in learn.one(".um-normalised-answer").inner_text()
+    assert learn.one(".um-step-title").all_inner_texts()[1] == "2 Hide 75%"
+    assert "no training record" in learn.one(".um-training-lead").inner_text()
