@@ -11,7 +11,7 @@ Functions of a sample's key alone: both data paths and any number of processes s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from model.masking import Bools, Ints, noise
 from model.pretrain.recipe import Recipe
 
 Keys = NDArray[np.uint64]
+Reals = NDArray[np.float64]
 Sides = Sequence[int] | Ints
 
 #: Share of the short side in a crop of fixed size.
@@ -43,17 +44,25 @@ class Boxes(NamedTuple):
     flip: Bools
 
 
+class Box(NamedTuple):
+    """One of ``Boxes``."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+
 def crop_boxes(keys: Keys, heights: Sides, widths: Sides, scale: tuple[float, float]) -> Boxes:
     """Random resized crops and flips, one a key.
 
     Area share uniform in ``scale``, aspect log-uniform in 3/4..4/3; ten tries, then the largest centre square.
     Source: the crop of torchvision's RandomResizedCrop, as in the paper's table 8.
     """
-    draws = noise(keys, 41) / np.float64(2**64)
-    area, aspect, top, left = np.moveaxis(draws[:, :40].reshape(-1, 10, 4), 2, 0)  # [N, 10] each
+    share, aspect, top, left, flip = _draw(keys, scale)
     whole_h, whole_w = (np.asarray(sides, dtype=np.int64)[:, None] for sides in (heights, widths))
-    area = whole_h * whole_w * (scale[0] + (scale[1] - scale[0]) * area)
-    aspect = np.exp((2 * aspect - 1) * math.log(4 / 3))
+    area = whole_h * whole_w * share
     h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
     fits = (h > 0) & (h <= whole_h) & (w > 0) & (w <= whole_w)
     tries = np.stack([top * (whole_h - h + 1), left * (whole_w - w + 1), h, w]).astype(np.int64)
@@ -61,7 +70,39 @@ def crop_boxes(keys: Keys, heights: Sides, widths: Sides, scale: tuple[float, fl
     side = np.minimum(whole_h, whole_w)
     centre = np.concatenate([(whole_h - side) // 2, (whole_w - side) // 2, side, side], axis=1).T
     box = np.where(fits.any(axis=1), chosen, centre)
-    return Boxes(box[0], box[1], box[2], box[3], draws[:, 40] < 0.5)
+    return Boxes(box[0], box[1], box[2], box[3], flip)
+
+
+def _draw(keys: Keys, scale: tuple[float, float]) -> tuple[Reals, Reals, Reals, Reals, Bools]:
+    """Ten tries a key: area share, aspect, place from above and from the left, ``[N, 10]``; and whether mirrored."""
+    draws = noise(keys, 41) / np.float64(2**64)
+    area, aspect, top, left = np.moveaxis(draws[:, :40].reshape(-1, 10, 4), 2, 0)
+    share = scale[0] + (scale[1] - scale[0]) * area
+    return share, np.exp((2 * aspect - 1) * math.log(4 / 3)), top, left, draws[:, 40] < 0.5
+
+
+def one_by_one(keys: Keys, recipe: Recipe) -> Callable[[int, int, int], Box]:
+    """The same as ``boxes`` for photos whose sizes come one after the other, without numpy's cost for each.
+
+    Returns:
+        A function of a key's place, height and width.
+    """
+    if recipe.augment not in ("random", "colour"):
+        return lambda n, height, width: Box(
+            *(int(of[0]) for of in boxes(keys[n : n + 1], [height], [width], recipe))
+        )
+    *tries, flips = (of.tolist() for of in _draw(keys, recipe.crop_scale))
+
+    def box(n: int, height: int, width: int) -> Box:
+        for share, aspect, top, left in zip(*(of[n] for of in tries), strict=True):
+            area = height * width * share
+            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < h <= height and 0 < w <= width:
+                return Box(int(top * (height - h + 1)), int(left * (width - w + 1)), h, w, flips[n])
+        side = min(height, width)
+        return Box((height - side) // 2, (width - side) // 2, side, side, flips[n])
+
+    return box
 
 
 def boxes(keys: Keys, heights: Sides, widths: Sides, recipe: Recipe) -> Boxes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
 from model.errors import DataError
-from model.pretrain.augment import boxes, jitter
+from model.pretrain.augment import Box, jitter, one_by_one
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
 from model.pretrain.samples import Batch, Sample, Sampler, masks, stand_ins
@@ -40,27 +41,28 @@ def batches(
     parts = Sampler(photos, recipe).batches(recipe.batch_size, start_step, part)
     side = recipe.config.image_size
 
-    def cut(photo: Tensor, sample: Sample) -> Tensor:
-        keys = np.array([sample.key])
-        box = [int(of[0]) for of in boxes(keys, [photo.shape[1]], [photo.shape[2]], recipe)]
-        crop = resized_crop(photo, *box[:4], [side, side], InterpolationMode.BICUBIC, antialias=True)
-        crop = crop.flip(-1) if box[4] else crop
-        return jitter(crop[None], keys)[0] if recipe.augment == "colour" else crop
-
-    def load(crops: list[Sample]) -> list[tuple[Tensor, list[int]]]:
+    def load(crops: list[tuple[Sample, Callable[[int, int], Box]]]) -> list[tuple[Tensor, list[int]]]:
         """Samples of one photo, decoded once; each has a stand-in of its own if it is broken."""
-        first = decode_or_stand_in(photos, crops[0])
-        whole = [
-            first if n == 0 or not first[1] else decode_or_stand_in(photos, of) for n, of in enumerate(crops)
-        ]
-        return [(cut(photo, of), broken) for of, (photo, broken) in zip(crops, whole, strict=True)]
+        first = decode_or_stand_in(photos, crops[0][0])
+        loaded = []
+        for place, (sample, box_in) in enumerate(crops):
+            photo, broken = first if place == 0 or not first[1] else decode_or_stand_in(photos, sample)
+            box = box_in(photo.shape[1], photo.shape[2])
+            crop = resized_crop(photo, *box[:4], [side, side], InterpolationMode.BICUBIC, antialias=True)
+            crop = crop.flip(-1) if box.flip else crop
+            if recipe.augment == "colour":
+                crop = jitter(crop[None], np.array([sample.key]))[0]
+            loaded.append((crop, broken))
+        return loaded
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
 
         def submit() -> tuple[list[Future[list[tuple[Tensor, list[int]]]]], Tensor]:
             step, samples = next(parts)
             hidden = torch.from_numpy(masks(samples, recipe, step))
-            photo_by_photo = groupby(samples, key=lambda sample: sample.number)
+            box = one_by_one(np.array([sample.key for sample in samples], dtype=np.uint64), recipe)
+            boxed = [(sample, partial(box, n)) for n, sample in enumerate(samples)]
+            photo_by_photo = groupby(boxed, key=lambda of: of[0].number)
             return [pool.submit(load, list(crops)) for _, crops in photo_by_photo], hidden
 
         ahead = [submit() for _ in range(AHEAD)]

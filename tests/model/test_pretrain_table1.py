@@ -15,7 +15,7 @@ from model.config import VOCABULARY
 from model.errors import CheckpointError, RecipeError
 from model.network import MAE
 from model.pretrain import feed, targets
-from model.pretrain.augment import boxes, jitter
+from model.pretrain.augment import boxes, jitter, one_by_one
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import Objective, mask_orders
@@ -217,6 +217,18 @@ def test_colours_change_by_the_key_alone_and_shapes_stay() -> None:
     assert 0.55 < brightness.min() < 0.7
     assert 1.3 < brightness.max() < 1.45
     assert changed.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("augment", ["none", "fixed", "random"])
+def test_boxes_are_the_same_one_by_one(augment: str) -> None:
+    recipe, sizes = (
+        toy(augment=augment, crop_scale=(0.3, 1.0)),
+        np.random.default_rng(0).integers(9, 400, (200, 2)),
+    )
+    sizes[:20] = (10, 390)  # where most tries fit nowhere
+    together = np.stack(boxes(KEYS, sizes[:, 0], sizes[:, 1], recipe), axis=1)
+    box = one_by_one(KEYS, recipe)
+    assert [list(box(n, *map(int, size))) for n, size in enumerate(sizes)] == together.tolist()
 
 
 @pytest.mark.parametrize("augment", ["none", "fixed", "random", "colour"])
