@@ -51,6 +51,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--lr", type=float, help="instead of one chosen on held-out training photos")
 
     _add_training(questions)
+    _add_transfer(questions)
 
 
 def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -93,6 +94,30 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
         help="of the first fine-tuning; all others see as many photos (default 10)",
     )
     verb.add_argument("--base-lr", type=float, help="of every fine-tuning, at 256 photos a step")
+
+
+def _add_transfer(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = questions.add_parser(
+        "transfer", help="train the encoder to find or segment things, on folders as COCO has them"
+    )
+    verb.set_defaults(verb=_transfer)
+    verb.add_argument("checkpoint", type=Path, help="weight file that holds an encoder")
+    verb.add_argument("--heads", type=int, help="attention heads of the encoder, where the file does not say")
+    verb.add_argument(
+        "--task", choices=("detect", "segment"), default="detect", help="Mask R-CNN, or a class a pixel"
+    )
+    verb.add_argument("--data", type=Path, required=True, help="folder with annotations.json and pictures")
+    verb.add_argument("--test", type=Path, required=True, help="folder to judge by, of the same classes")
+    verb.add_argument("--out", type=Path, required=True, help="folder for report and curve")
+    verb.add_argument("--steps", type=int, default=1000, help="(default 1000)")
+    verb.add_argument("--batch-size", type=int, default=8, help="photos a step (default 8)")
+    verb.add_argument(
+        "--side", type=int, help="of the square a photo is laid into (default: the model's own)"
+    )
+    verb.add_argument("--lr", type=float, default=1e-3, help="top learning rate (default 1e-3)")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    verb.add_argument("--json", action="store_true")
 
 
 def _labelled(verb: argparse.ArgumentParser, checkpoint: bool = True, workers: int = 1) -> None:
@@ -214,6 +239,35 @@ def _judge(given: argparse.Namespace) -> str:
         for row in facts["rows"]
     ]
     return "\n".join([*lines, f"Report: {given.out}"])
+
+
+def _transfer(given: argparse.Namespace) -> str:
+    from model.checkpoints.shapes import Given
+    from model.evaluate import transfer
+    from model.evaluate.coco import Scenes
+    from model.evaluate.features import load_encoder
+    from model.evaluate.task import find_device
+
+    settings = transfer.Settings(
+        task=given.task,
+        steps=given.steps,
+        batch_size=given.batch_size,
+        side=given.side,
+        lr=given.lr,
+        seed=given.seed,
+    )
+    facts = transfer.evaluate(
+        load_encoder(given.checkpoint, Given(heads=given.heads)),
+        Scenes.open(given.data),
+        Scenes.open(given.test),
+        given.out,
+        settings,
+        find_device(given.device),
+    )
+    if given.json:
+        return json.dumps(facts)
+    scores = ", ".join(f"{name} {value:.2f} %" for name, value in facts["scores"].items())
+    return f"{facts['model']}, {facts['question']}: {scores}\nReport: {given.out}"
 
 
 def _said(facts: dict[str, Any], given: argparse.Namespace) -> str:

@@ -1,0 +1,300 @@
+"""The encoder under other tasks: instances by Mask R-CNN on a simple feature pyramid, and a segmentation head.
+
+Source: arXiv 2111.06377, section 5; the pyramid as in arXiv 2203.16527: all levels from the encoder's last map.
+At a size anyone can run: photos in a square of one side, no window attention, plain AdamW with layer-wise decay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import masks_to_boxes
+from tqdm import tqdm
+
+from model.config import IMAGE_MEAN, IMAGE_STD
+from model.evaluate import pages, plots, state
+from model.evaluate.classifier import layer_of
+from model.evaluate.coco import Scenes, average_precision
+from model.evaluate.features import Encoder
+from model.masking import noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a head is trained.
+
+    Attributes:
+        task: ``detect`` (boxes and masks of things) or ``segment`` (a class for every pixel).
+        steps: In all.
+        batch_size: Photos a step.
+        side: Of the square a photo is laid into, pixels; None for the model's own.
+        lr: Top rate.
+        layer_decay: Rate of an encoder's layer over that of the next one.
+        weight_decay: AdamW's.
+        width: Channels of the pyramid and of the heads.
+        proposals: Places a photo that the box head learns from, for ``detect``.
+        seed: Of order and first weights.
+    """
+
+    task: Literal["detect", "segment"] = "detect"
+    steps: int = 1000
+    batch_size: int = 8
+    side: int | None = None
+    lr: float = 1e-3
+    layer_decay: float = 0.75
+    weight_decay: float = 0.05
+    width: int = 128
+    proposals: int = 128
+    seed: int = 0
+
+
+class Pyramid(nn.Module):
+    """Maps at 1/4, 1/8, 1/16 and 1/32 of a picture (for patches of 16), all from the encoder's last one."""
+
+    def __init__(self, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        self.network = encoder.network
+        self.out_channels = width
+        inner = encoder.config.width
+
+        def up(times: int) -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for _ in range(times):
+                layers += [nn.ConvTranspose2d(inner, inner, 2, stride=2), nn.GELU()]
+            return layers
+
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                *before,
+                nn.Conv2d(inner, width, 1), nn.GroupNorm(1, width),
+                nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(1, width),
+            )
+            for before in (up(2), up(1), [], [nn.MaxPool2d(2)])
+        )  # fmt: skip
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Maps ``[B, W, h, w]`` by level, of ImageNet-normalised pictures in whole patches."""
+        rows, columns = self.network.grid_of(image)
+        everything = torch.arange(rows * columns, device=image.device).expand(len(image), -1)
+        tokens = self.network.encode(image, everything)[:, 1:]
+        last = tokens.transpose(1, 2).reshape(len(image), -1, rows, columns)
+        return OrderedDict((str(number), level(last)) for number, level in enumerate(self.levels))
+
+
+class Segmenter(nn.Module):
+    """A class for every pixel, from the finest map of a pyramid."""
+
+    def __init__(self, pyramid: Pyramid, classes: int) -> None:
+        super().__init__()
+        self.backbone = pyramid
+        self.head = nn.Conv2d(pyramid.out_channels, classes + 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores ``[B, 1 + C, S, S]`` of pictures in 0..1."""
+        mean, std = (
+            torch.tensor(of, device=images.device).view(1, 3, 1, 1) for of in (IMAGE_MEAN, IMAGE_STD)
+        )
+        finest = self.backbone((images - mean) / std)["0"]
+        return nn.functional.interpolate(self.head(finest), size=images.shape[-2:], mode="bilinear")
+
+
+def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
+    """The encoder with a fresh head."""
+    side = settings.side or encoder.config.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # noqa: TID251 (fresh weights only, and the caller's generator is kept)
+        pyramid = Pyramid(encoder, settings.width)
+        if settings.task == "segment":
+            return Segmenter(pyramid, classes)
+        width = settings.width
+        sizes = tuple((side // share,) for share in (16, 8, 4, 2))
+        return MaskRCNN(
+            pyramid, min_size=side, max_size=side, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
+            size_divisible=side, box_batch_size_per_image=settings.proposals,
+            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 4),
+            box_head=TwoMLPHead(width * 49, 4 * width), box_predictor=FastRCNNPredictor(4 * width, classes + 1),
+            mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
+            mask_predictor=MaskRCNNPredictor(width, width, classes + 1),
+        )  # fmt: skip
+
+
+def evaluate(
+    encoder: Encoder, train: Scenes, test: Scenes, out: Path, settings: Settings, device: torch.device,
+    save_every: int = 100,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the encoder with a fresh head on some scenes, judge it on others; the report goes to ``out``.
+
+    Args:
+        encoder: Trained or random.
+        train: To learn from.
+        test: To judge by; of the same classes.
+        out: The folder.
+        settings: How.
+        device: Where.
+        save_every: Steps between two states; the same call goes on from the last one.
+
+    Raises:
+        DataError: The two parts have other classes.
+
+    Returns:
+        JSON-ready: ``scores`` (``ap`` and ``ap50`` of masks in percent, or ``miou``), and the curve.
+    """
+    side = settings.side or encoder.config.image_size
+    facts = {
+        "model": encoder.name,
+        "digest": encoder.digest,
+        "train_photos": len(train),
+        "test_photos": len(test),
+    }
+    name = f"transfer-{settings.task}-{encoder.name}"
+    keep = state.Keeper(out / f"{name}.state", {**facts, **asdict(settings)})
+    model = build(encoder, len(train.classes), settings).to(device)
+    curve = _train(model, train, side, settings, device, keep, save_every)
+    judged = _detected if settings.task == "detect" else _segmented
+    scores = {key: round(value, 3) for key, value in judged(model, test, side, device).items()}
+    whole = {
+        **facts,
+        "question": settings.task,
+        "settings": asdict(settings),
+        "scores": scores,
+        "curve": curve,
+    }
+    steps, losses = ([line[key] for line in curve] for key in ("step", "loss"))
+    blocks: list[pages.Block] = [
+        f"{encoder.name}: {len(train)} photos to learn from, {len(test)} to judge by, {len(train.classes)} classes, "
+        f"{settings.steps} steps of {settings.batch_size}, side {side}. Not the paper's setting.",
+        pages.Table(("score", "percent"), list(scores.items())),
+        pages.Figure(
+            f"{name}-curve", plots.lines("Training loss", "step", "loss", {"loss": (steps, losses)}), "Loss"
+        ),
+    ]
+    pages.write(
+        out, name, f"Transfer, {settings.task}: {encoder.name}", json.loads(json.dumps(whole)), blocks
+    )
+    keep.forget()
+    return whole
+
+
+def _train(
+    model: nn.Module, scenes: Scenes, side: int, settings: Settings, device: torch.device, keep: state.Keeper,
+    save_every: int,
+) -> list[dict[str, float]]:  # fmt: skip
+    optimiser = torch.optim.AdamW(
+        _groups(model, settings), lr=settings.lr, weight_decay=settings.weight_decay
+    )
+    warmup = settings.steps // 20
+    schedule = CosineLRScheduler(
+        optimiser,
+        t_initial=max(settings.steps - warmup, 2),
+        warmup_t=warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+    curve: list[dict[str, float]] = []
+    first = 0
+    if saved := keep.load():
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        curve, first = saved["curve"], saved["step"]
+    model.train()
+    for step in tqdm(range(first, settings.steps), desc=settings.task, unit="step"):
+        schedule.step_update(step)
+        keys = noise(np.array([(settings.seed << 32) + step], dtype=np.uint64), settings.batch_size)[0]
+        batch = [scenes.scene(int(key % np.uint64(len(scenes))), side) for key in keys]
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(step)  # noqa: TID251 (Mask R-CNN samples its proposals; the caller's generator is kept)
+            loss: Any = _loss(model, batch, device)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        curve.append({"step": step + 1, "loss": round(float(loss.detach()), 5)})
+        if (step + 1) % save_every == 0:
+            keep.save(
+                {
+                    "model": model.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "curve": curve,
+                    "step": step + 1,
+                }
+            )
+    return curve
+
+
+def _groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """Parameters by layer: the encoder's fall towards the input, the head has the full rate."""
+    network: Any = model.backbone.network  # type: ignore[union-attr]
+    depth = len(network.blocks)
+    groups: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        inner = name.removeprefix("backbone.network.")
+        layer = layer_of(inner, depth) if inner != name else depth + 1
+        groups.setdefault(layer, []).append(parameter)
+    return [
+        {"params": parameters, "lr_scale": settings.layer_decay ** (depth + 1 - layer)}
+        for layer, parameters in sorted(groups.items())
+    ]
+
+
+def _loss(model: nn.Module, batch: list[tuple[Tensor, Tensor, Tensor]], device: torch.device) -> Tensor:
+    images = torch.stack([image for image, _, _ in batch]).to(device)
+    if isinstance(model, Segmenter):
+        wanted = torch.stack([_semantic(classes, masks) for _, classes, masks in batch]).to(device)
+        return nn.functional.cross_entropy(model(images), wanted)
+    targets = [
+        {
+            "boxes": masks_to_boxes(masks).to(device) if len(masks) else torch.zeros(0, 4, device=device),
+            "labels": classes.to(device),
+            "masks": masks.to(device),
+        }
+        for _, classes, masks in batch
+    ]
+    losses: dict[str, Tensor] = model(list(images), targets)
+    return torch.stack(list(losses.values())).sum()
+
+
+def _semantic(classes: Tensor, masks: Tensor) -> Tensor:
+    """Class of every pixel ``[S, S] int64``, 0 where there is nothing; a later thing lies above an earlier one."""
+    whole = torch.zeros(masks.shape[-2:], dtype=torch.int64)
+    for class_, mask in zip(classes.tolist(), masks, strict=True):
+        whole[mask > 0] = class_
+    return whole
+
+
+@torch.inference_mode()
+def _detected(model: nn.Module, test: Scenes, side: int, device: torch.device) -> dict[str, float]:
+    model.eval()
+    found, truth = [], []
+    for number in tqdm(range(len(test)), desc="judge", unit="photo"):
+        image, classes, masks = test.scene(number, side)
+        answer = {key: value.cpu() for key, value in model([image.to(device)])[0].items()}
+        found.append((answer["scores"], answer["labels"], (answer["masks"][:, 0] > 0.5).to(torch.uint8)))
+        truth.append((classes, masks))
+    return average_precision(found, truth, len(test.classes))
+
+
+@torch.inference_mode()
+def _segmented(model: nn.Module, test: Scenes, side: int, device: torch.device) -> dict[str, float]:
+    model.eval()
+    size = len(test.classes) + 1
+    counts = torch.zeros(size, size)
+    for number in tqdm(range(len(test)), desc="judge", unit="photo"):
+        image, classes, masks = test.scene(number, side)
+        answer = model(image[None].to(device))[0].argmax(dim=0).cpu()
+        pairs = _semantic(classes, masks).flatten() * size + answer.flatten()
+        counts += pairs.bincount(minlength=size * size).reshape(size, size)
+    shared = counts.diag()
+    union = counts.sum(dim=0) + counts.sum(dim=1) - shared
+    return {"miou": 100 * float((shared / union.clamp(min=1))[counts.sum(dim=1) > 0].mean())}
