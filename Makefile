@@ -21,7 +21,7 @@ OWN_UV := $(filter .uv/%,$(UV))
 ENV := .venv/.installed-$(firstword $(shell cksum < requirements.lock))
 PY := .venv/bin/python
 
-.PHONY: help setup serve test test-fast check fix browser lock train evaluate judge bench-train image clean
+.PHONY: help setup serve test test-fast check fix browser lock train evaluate judge bench bench-train image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,10 @@ evaluate: $(ENV) ## score WEIGHTS= on DATA= beside classical inpainting
 
 judge: $(ENV) ## neighbours, probe, fine-tuning and scratch: WEIGHTS= on DATA= and TEST= with labels, MINUTES= each, into OUT=
 	$(PY) -m model evaluate judge $(WEIGHTS) --data $(DATA) --test $(TEST) --minutes $(MINUTES) --out $(OUT)
+
+bench: $(ENV) ## speed beside transformers, LitServe and BentoML; writes docs/benchmarks.md (a quarter of an hour, on a quiet machine)
+	@$(PY) -m tests.bench.bench_forward --write
+	@$(PY) -m tests.bench.bench_service --write --peers
 
 bench-train: $(ENV) ## what training costs here, beside the reference recipe, on photos of DATA=
 	@$(PY) -m tests.bench.bench_train --data $(DATA)

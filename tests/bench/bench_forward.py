@@ -13,7 +13,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def _measure(size: str, batch: int, rounds: int, peaks: dict[str, float], thread
             engine = OpenVINOEngine(config, weights, threads=threads, precision=precision)
         except CheckpointError:
             continue  # the processor does not have it
-        variants[f"OpenVINO {precision}"] = lambda engine=engine: engine.run(pixels, ids_keep, ids_restore)
+        variants[f"OpenVINO {precision}"] = partial(engine.run, pixels, ids_keep, ids_restore)
     expected = torch_engine.run(pixels, ids_keep, ids_restore)
     errors = {
         name: float(np.abs(run() - expected).max() / np.abs(expected).max()) for name, run in variants.items()
@@ -102,7 +103,7 @@ def gflop(config: MAEConfig, visible: int) -> float:
         return depth * (tokens * width * width * (4 + 2 * config.mlp_ratio) + 2 * tokens * tokens * width)
 
     encoder = visible * config.patch_values * config.width + blocks(visible + 1, config.width, config.depth)
-    decoder = (visible + 1) * config.width * config.decoder_width
+    decoder: float = (visible + 1) * config.width * config.decoder_width
     decoder += blocks(config.patches + 1, config.decoder_width, config.decoder_depth)
     decoder += config.patches * config.decoder_width * config.patch_values
     return 2 * (encoder + decoder) / 1e9
@@ -146,7 +147,8 @@ def _transformers(network: MAE, pixels: np.ndarray, ids_keep: np.ndarray) -> Cal
         own, theirs = Path(folder) / "own.safetensors", Path(folder) / "theirs"
         store.write(own, network, name="bench", card={})
         convert(own, theirs, to="huggingface")
-        other = ViTMAEForPreTraining.from_pretrained(theirs, attn_implementation="eager").eval()
+        other = ViTMAEForPreTraining.from_pretrained(theirs, attn_implementation="eager")
+        other.train(False)
     image = torch.from_numpy(normalise(pixels, config.image_mean, config.image_std))
     noise = torch.ones(len(pixels), config.patches)  # the least noise stays visible
     noise.scatter_(
@@ -163,7 +165,7 @@ def _transformers(network: MAE, pixels: np.ndarray, ids_keep: np.ndarray) -> Cal
     return run
 
 
-def _interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def _interleaved(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in variants}
     names, shuffled = list(variants), random.Random(0)
     for _ in range(rounds):
