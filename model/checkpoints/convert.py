@@ -54,6 +54,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
             "Convert --to unmask, or --to timm, which takes the encoder alone.",
             "target",
         )
+    _check_common(checkpoint.name, config, to)
     tensors = {key: value.detach().contiguous() for key, value in checkpoint.network.state_dict().items()}
     facts = {"config": config.to_dict(), "name": checkpoint.name, "card": checkpoint.card}
     if to == "authors":
@@ -66,6 +67,17 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     with replacing(out / "model.safetensors") as part:
         save_file(layouts.to_huggingface(tensors), part, metadata=header)
     return out
+
+
+def _check_common(name: str, config: MAEConfig, to: str) -> None:
+    """Other layouts know two targets, and mask tokens in the decoder: the rest of ours would be misread there."""
+    if config.target in ("pixel", "norm_pixel") and config.mask_tokens == "decoder":
+        return
+    raise refuse(
+        f"{name} predicts {config.target} with mask tokens in the {config.mask_tokens}, which {to} cannot say",
+        "Convert to unmask, or the encoder alone to timm.",
+        "target",
+    )
 
 
 def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:

@@ -115,6 +115,16 @@ def test_a_file_comes_back_to_the_bit(tmp_path: Path, to: Any, name: str, target
     assert load_file(back).keys() == load_file(tmp_path / "ours.safetensors").keys()
 
 
+@pytest.mark.parametrize("to", ["authors", "huggingface"])
+@pytest.mark.parametrize("own", [{"target": "pca"}, {"mask_tokens": "encoder"}])
+def test_what_another_layout_cannot_say_is_not_written_in_it(tmp_path: Path, to: Any, own: Any) -> None:
+    path = tmp_path / "ours.safetensors"
+    store.write(path, _network(MAEConfig(**{**ODD.to_dict(), **own})), name="odd", card={})
+    with pytest.raises(CheckpointError, match="cannot say"):
+        convert(path, tmp_path / "out", to=to)
+    convert(path, tmp_path / "e.safetensors", to="timm")
+
+
 def test_positions_that_are_not_the_formula_survive_and_are_said(tmp_path: Path) -> None:
     network = _network()
     network.pos_embed[0, 3] += 0.5
