@@ -91,16 +91,16 @@ on('.um-ranges-form', 'submit', (event) => {
 // --- models and the ways to show what they predict ------------------------------------------------------------------
 /** Radio buttons for the model's honest views; a pixel model has one and needs none. */
 function offerViews() {
-  const names = (model.views || []).filter((name) => words('view.honest_' + name) !== 'view.honest_' + name);
+  const names = (model.views || []).filter((name) => words(`view.honest_${name}`) !== `view.honest_${name}`);
   $('.um-honest').hidden = names.length < 2;
   $('.um-honest > div').replaceChildren(...names.map((name) => {
     const label = document.createElement('label'), input = document.createElement('input'), text = document.createElement('span');
     input.type = 'radio'; input.name = 'um-honest'; input.value = name; input.checked = name === (state.honest || names[0]);
-    text.textContent = words('view.honest_' + name);
+    text.textContent = words(`view.honest_${name}`);
     label.append(input, text);
     return label;
   }));
-  $('.um-honest-hint').textContent = names.length < 2 ? '' : words('view.note_' + (state.honest || names[0]));
+  $('.um-honest-hint').textContent = names.length < 2 ? '' : words(`view.note_${state.honest || names[0]}`);
 }
 on('.um-honest', 'change', (event) => {
   state.honest = event.target.value === model.views[0] ? '' : event.target.value;

@@ -43,7 +43,8 @@ function firstShown() {
 on('.um-link', 'click', async () => {
   history.replaceState(history.state, '', store.link());
   const own = state.picture && !state.picture.sample;
-  const copied = await navigator.clipboard.writeText(store.link()).then(() => true, () => false);
+  const board = navigator.clipboard; // only on a secure address; without it the address line has the link
+  const copied = board ? await board.writeText(store.link()).then(() => true, () => false) : false;
   status(!copied ? 'status.link_address' : own ? 'status.link_own' : 'status.link');
 });
 

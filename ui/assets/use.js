@@ -67,7 +67,7 @@ async function reports(model) {
 }
 
 // --- copying ---------------------------------------------------------------------------------------------------------
-/** Without the clipboard of secure addresses, which a classroom's http:// is not, by the old way. */
+/** Without the clipboard of secure addresses, which a classroom's plain one is not, by the old way. */
 async function copy(text, button) {
   let done = false;
   if (navigator.clipboard) done = await navigator.clipboard.writeText(text).then(() => true, () => false);
