@@ -14,7 +14,7 @@ ARTIFACTS = Path(__file__).parent / "artifacts"
 # The result on the right belongs to the mask on the left, and nothing is under way.
 SETTLED = """() => {
   const u = window.unmask;
-  return u && u.shown() && u.state.known && !u.state.incoming && u.client.idle
+  return u && u.shown && u.shown() && u.state.known && !u.state.incoming && u.client.idle
     && u.shown().hidden.join() === u.grid.indices.join();
 }"""
 
@@ -58,7 +58,7 @@ class ExplorePage:
         return self.settle()
 
     def settle(self) -> ExplorePage:
-        self.page.wait_for_function(SETTLED, timeout=30_000)
+        self.page.wait_for_function(SETTLED, timeout=90_000)
         return self
 
     # --- what is shown -----------------------------------------------------------------------------------
