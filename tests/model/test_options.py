@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from model import PANELS, Options, Reconstructor, UnmaskError
 from model.cover import Merged, complementary, ensemble
@@ -86,17 +87,22 @@ def test_a_box_lies_inside_the_picture_and_has_the_grids_aspect(
 # --- several masks ----------------------------------------------------------------------------------------
 
 
+def _times(masks: tuple[Mask, ...]) -> NDArray[np.int64]:
+    """How often each patch is hidden."""
+    return np.stack([mask.hidden for mask in masks]).astype(np.int64).sum(axis=0)
+
+
 @pytest.mark.parametrize("strategy", ["random", "block", "grid"])
 @pytest.mark.parametrize("grid", [(14, 14), (9, 17), (4, 5)])
 def test_complementary_masks_hide_every_patch_exactly_once(strategy: str, grid: tuple[int, int]) -> None:
-    times = sum(mask.hidden.astype(int) for mask in complementary(strategy, grid, None, seed=3))
+    times = _times(complementary(strategy, grid, None, seed=3))
     assert (times == 1).all()
 
 
 @given(count=st.integers(7, 195), seed=st.integers(0, 2**32 - 1))
 def test_complementary_masks_of_any_count_leave_no_patch_out(count: int, seed: int) -> None:
     masks = complementary("random", (14, 14), count, seed)
-    times = sum(mask.hidden.astype(int) for mask in masks)
+    times = _times(masks)
     assert all(mask.hidden_count == count for mask in masks)
     assert times.min() >= 1
     assert times.max() <= 2
@@ -190,7 +196,7 @@ def test_uncertainty_needs_an_ensemble_and_says_so(reconstructor: Reconstructor,
 
 
 def test_merging_equal_predictions_changes_nothing_and_spreads_nothing() -> None:
-    picture = photo(32, 32).astype(np.float32) / 255
+    picture = photo(32, 32).astype(np.float32) / np.float32(255)
     merged = Merged()
     for _ in range(3):
         merged.add(picture, Mask((2, 2), np.array([True, True, False, True])))
