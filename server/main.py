@@ -4,8 +4,10 @@ The only module that sees all three rooms. `build` gives the application to a se
 string for one that reads the environment: `uvicorn --factory server.main:create`.
 """
 
+import re
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from server import problems
 from server.app import create_app
 from server.models import Models, find_sources
 from server.samples import read_samples
-from server.security import PageMount
+from server.security import PAGE_FOLDERS, PAGE_PATHS, PageMount, is_api, is_served
 from server.service import Service, warm_up
 from server.settings import Settings, prepare_environment
 
@@ -125,4 +127,40 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
     inside: FastAPI = app.router.routes.pop().app  # type: ignore[attr-defined]
     app.router.routes.append(PageMount("/", app=inside))
     problems.install(inside)
+    check_closed(page, inside)
     return inside
+
+
+def check_closed(page: "gradio.Blocks", inside: FastAPI) -> None:
+    """Refuse to start where the page's library would answer more than it was found to answer safely.
+
+    Args:
+        page: The mounted page.
+        inside: Gradio's application.
+
+    Raises:
+        RuntimeError: A path is open that was not known, or posted file paths would be read.
+    """
+    known = {*PAGE_PATHS, *(folder + "{path:path}" for folder in PAGE_FOLDERS)}
+    # What belongs to the API never reaches the page.
+    reached = {
+        path for path in paths(inside.routes) if is_served(example := filled(path)) and not is_api(example)
+    }
+    if unknown := sorted(reached - known):
+        raise RuntimeError(f"Gradio answers at {', '.join(unknown)}, which nobody has looked at.")
+    if not getattr(page, "has_launched", False):
+        raise RuntimeError("Gradio would read files whose path is posted.")
+
+
+def paths(routes: Iterable[object]) -> Iterator[str]:
+    """The paths of routes and of routers inside them, as written in the code."""
+    for route in routes:
+        if path := getattr(route, "path", ""):
+            yield path
+        inner = getattr(route, "original_router", route)
+        yield from paths(getattr(inner, "routes", None) or ())
+
+
+def filled(path: str, text: str = "x") -> str:
+    """A path of a route with its variables replaced."""
+    return re.sub(r"{[^}]*}", lambda _: text, path)

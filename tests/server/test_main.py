@@ -5,13 +5,15 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from server.main import mount_page
+from server.main import check_closed, filled, mount_page, paths
+from server.security import PAGE_PATHS, is_api
 from server.settings import Settings
 from tests.server.conftest import FakeEngine, build_app, post, problem_of, running
 
@@ -161,6 +163,51 @@ def test_paths_the_page_does_not_need_are_not_there(mounted: tuple[TestClient, F
     for path in CLOSED:
         problem_of(client.get(path), 404)
         problem_of(client.post(path, json={"data": []}), 404)
+
+
+def test_no_route_of_gradio_reads_a_file_or_fetches_an_address(
+    mounted: tuple[TestClient, FastAPI], secret: Path
+) -> None:
+    client, inside = mounted
+    routes = sorted(set(paths(inside.routes)))
+    assert len(routes) > 60, "gradio's routes are found"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(0.1)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        for route in routes:
+            if is_api(filled(route)):
+                continue
+            for aim in (str(secret), f"..%2f..%2f..%2f..{secret}", address, quote(address, safe="")):
+                for answer in (
+                    client.get(filled(route, aim)),
+                    client.post(filled(route, aim), json={"data": [file_data(aim)], "fn_index": 0}),
+                ):
+                    assert SECRET not in answer.text
+                    assert answer.status_code in (200, 400, 403, 404, 405), (route, answer.status_code)
+                    assert answer.status_code != 200 or filled(route) in PAGE_PATHS, route
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_start_is_refused_where_gradio_answers_more_than_was_looked_at(
+    mounted: tuple[TestClient, FastAPI], bare: tuple[TestClient, gr.Blocks]
+) -> None:
+    _, inside = mounted
+    _, page = bare
+    check_closed(page, inside)
+
+    @inside.get("/static/upload/{name}")
+    def upload(name: str) -> str:
+        return name
+
+    with pytest.raises(RuntimeError, match="/static/upload"):
+        check_closed(page, inside)
+    inside.router.routes.pop()
+    page.has_launched = False
+    with pytest.raises(RuntimeError, match="posted"):
+        check_closed(page, inside)
 
 
 def test_refusals_inside_the_page_are_problems(mounted: tuple[TestClient, FastAPI]) -> None:
