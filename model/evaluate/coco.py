@@ -146,8 +146,9 @@ def _precision(
         own = [number for number in scores.argsort(descending=True).tolist() if int(labels[number]) == class_]
         for number in own:
             best = max(free, key=lambda place, row=number: overlap[row, place], default=None)  # type: ignore[misc]
-            hit = best is not None and overlap[number, best] >= at
-            if hit:
+            hit = False
+            if best is not None and overlap[number, best] >= at:
+                hit = True
                 free.remove(best)
             hits.append((float(scores[number]), hit))
     hits.sort(key=lambda pair: -pair[0])
