@@ -88,9 +88,13 @@ def one_by_one(keys: Keys, recipe: Recipe) -> Callable[[int, int, int], Box]:
         A function of a key's place, height and width.
     """
     if recipe.augment not in ("random", "colour"):
-        return lambda n, height, width: Box(
-            *(int(of[0]) for of in boxes(keys[n : n + 1], [height], [width], recipe))
-        )
+
+        def square(n: int, height: int, width: int) -> Box:
+            *box, flip = boxes(keys[n : n + 1], [height], [width], recipe)
+            top, left, h, w = (int(of[0]) for of in box)
+            return Box(top, left, h, w, bool(flip[0]))
+
+        return square
     *tries, flips = (of.tolist() for of in _draw(keys, recipe.crop_scale))
 
     def box(n: int, height: int, width: int) -> Box:
