@@ -167,7 +167,7 @@ def test_crops_shrink_enlarge_and_mirror_as_torchvision_does(tmp_path: Path, siz
         box = [int(of[n]) for of in boxes]
         theirs = resized_crop(photos.decode(0), *box[:4], [64, 64], InterpolationMode.BICUBIC, antialias=True)
         theirs = theirs.flip(-1) if box[4] else theirs
-        on_host = host.scaled(photos.decode(0), Box(*box[:4], flip=bool(box[4])), 64)
+        on_host = host.scaled(photos.decode(0), Box(box[0], box[1], box[2], box[3], bool(box[4])), 64)
         assert (on_host.int() - theirs.int()).abs().max() <= 1  # 0 where torch has its fast kernel
         apart = (ours[n].int() - theirs.int()).abs().float()
         assert apart.max() <= 3
