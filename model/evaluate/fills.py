@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import scores
-from model.config import IMAGE_STD
+from model.config import IMAGE_MEAN, IMAGE_STD
 from model.masking import Bools
 from model.scores import Floats
 
@@ -71,7 +71,8 @@ def norm_pixel_agreement(original: Floats, candidate: Floats, hidden: Bools, pat
     """Mean correlation r of the hidden patches with the true ones, over all values of a patch together.
 
     A patch standardised as in the paper's normalised target and scaled by one best factor has the loss 1 - r * r
-    over many patches (r below 0 counts as 0): 1 for any flat fill, 0 for the truth; so all models compare.
+    over many patches (r below 0 counts as 0): 1 for grey, 0 for the truth; so all models compare. A flat colour has
+    a little less than 1, because the paper's target standardises the three colours of a patch together.
     """
     true, other = (_standardised(image, patch_size) for image in (original, candidate))
     corners = hidden[::patch_size, ::patch_size].reshape(-1)
@@ -97,7 +98,7 @@ def sharpness(original: Floats, candidate: Floats, hidden: Bools, patch_size: in
 def _standardised(image: Floats, side: int) -> Floats:
     """Patches ``[L, P*P*3]`` of mean 0 and deviation 1; a flat patch becomes zeros."""
     height, width, channels = image.shape
-    normalised = image / np.asarray(IMAGE_STD, dtype=np.float32)
+    normalised = (image - np.asarray(IMAGE_MEAN)) / np.asarray(IMAGE_STD)
     cut = normalised.reshape(height // side, side, width // side, side, channels).transpose(0, 2, 1, 3, 4)
     patches = cut.reshape(-1, side * side * channels).astype(np.float32)
     patches = patches - patches.mean(axis=1, keepdims=True)

@@ -8,11 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from model.__main__ import main
+from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_agreement, resampled, sharpness
 from model.images import load_square
-from model.scores import Floats, plain_fill
+from model.network import MAE
+from model.scores import Floats
 from tests.pictures import encoded, photo
 
 
@@ -23,15 +26,31 @@ def _picture() -> tuple[Floats, np.ndarray]:
     return original, hidden
 
 
-def test_the_truth_has_no_normalised_loss_and_a_flat_fill_has_all_of_it() -> None:
+def test_the_truth_has_no_normalised_loss_and_grey_has_all_of_it() -> None:
     original, hidden = _picture()
     assert norm_pixel_agreement(original, original, hidden, 16) == pytest.approx(1, abs=1e-5)
-    dimmed = original * np.float32(0.5)  # mean and contrast of a patch do not count
+    mean, std = np.float32(IMAGE_MEAN), np.float32(IMAGE_STD)
+    dimmed = (
+        mean + (original - mean) * np.float32(0.5) + 0.1 * std
+    )  # mean and contrast of a patch do not count
     assert norm_pixel_agreement(original, dimmed, hidden, 16) == pytest.approx(1, abs=1e-4)
-    grey = np.full_like(original, 0.5)
-    grey[..., :] *= np.array([0.229, 0.224, 0.225], dtype=np.float32)  # equal in normalised units: flat
+    grey = np.broadcast_to(mean + 0.3 * std, original.shape).astype(np.float32)
     assert norm_pixel_agreement(original, grey, hidden, 16) == 0
-    assert abs(norm_pixel_agreement(original, plain_fill(original, hidden), hidden, 16)) < 0.9
+
+
+def test_the_agreement_gives_the_loss_of_the_papers_target_at_the_best_scale() -> None:
+    original, hidden = _picture()
+    candidate = cv2.GaussianBlur(original, (0, 0), 4).astype(np.float32)
+    network = MAE(MAEConfig.from_dict({**SIZES["debug"].to_dict(), "target": "norm_pixel"}))
+    places = torch.from_numpy(hidden[::16, ::16].reshape(-1))
+
+    def patches(image: Floats) -> torch.Tensor:
+        return network.target(network.normalise(torch.from_numpy(image).permute(2, 0, 1)[None]))[0, places]
+
+    true, other = patches(original), patches(candidate)
+    losses = [float((scale * other - true).square().mean()) for scale in np.linspace(0, 1, 201)]
+    r = norm_pixel_agreement(original, candidate, hidden, 16)
+    assert 1 - r * r == pytest.approx(min(losses), abs=5e-3)
 
 
 def test_the_true_means_are_the_means_of_the_hidden_patches() -> None:
