@@ -132,7 +132,7 @@ def others(environment: Path, weights: Path | None) -> list[Peer]:
             "--port",
             str(port),
         ]
-        return ["env", f"PEER_WEIGHTS={chosen}", "-C", str(environment), *serve]
+        return ["env", "-C", str(environment), f"PEER_WEIGHTS={chosen}", *serve]
 
     def post(path: str, wrap: Callable[[dict[str, object]], object]) -> Callable[[int, bytes, int], Request]:
         def make(port: int, picture: bytes, number: int) -> Request:
