@@ -89,7 +89,8 @@ def test_a_box_lies_inside_the_picture_and_has_the_grids_aspect(
 
 def _times(masks: tuple[Mask, ...]) -> NDArray[np.int64]:
     """How often each patch is hidden."""
-    return np.stack([mask.hidden for mask in masks]).astype(np.int64).sum(axis=0)
+    times: NDArray[np.int64] = np.stack([mask.hidden for mask in masks]).astype(np.int64).sum(axis=0)
+    return times
 
 
 @pytest.mark.parametrize("strategy", ["random", "block", "grid"])
