@@ -113,7 +113,8 @@ async def soak(address: str, pid: int, requests: int, folder: Path) -> dict[str,
     began = time.monotonic()
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
     late = [(number, memory) for number, memory in samples if number > requests / 2]
-    slope = float(np.polyfit(*zip(*late, strict=True), 1)[0]) * 1000 if len(late) > 1 else 0.0
+    table = np.array(late)
+    slope = float(np.polyfit(table[:, 0], table[:, 1], 1)[0]) * 1000 if len(late) > 1 else 0.0
     return {
         "requests": requests,
         "seconds": round(time.monotonic() - began, 1),

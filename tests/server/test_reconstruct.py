@@ -4,7 +4,6 @@ import asyncio
 import base64
 import io
 import json
-import random
 import time
 from base64 import b64decode
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -175,73 +172,6 @@ def test_concurrent_pictures_are_answered_as_alone(reconstructor: Reconstructor)
             assert len({json.dumps(answer["images"]) for answer in alone}) == 12
 
     asyncio.run(scene())
-
-
-SOURCES = [encode(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")]
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> bytes:
-    """A picture file, cut short or with some bytes changed."""
-    content = bytearray(draw(st.sampled_from(SOURCES)))
-    chance = random.Random(draw(st.integers(0, 2**32)))
-    for _ in range(draw(st.integers(0, 8))):
-        content[chance.randrange(len(content))] = chance.randrange(256)
-    return bytes(content[: chance.randrange(len(content))] if draw(st.booleans()) else content)
-
-
-numbers = st.one_of(
-    st.integers(-3, 20).map(str), st.floats().map(str), st.decimals().map(str), st.text(max_size=8)
-)
-lists = st.lists(st.integers(-1, 17), max_size=17).map(json.dumps)
-fields = st.fixed_dictionaries(
-    {},
-    optional={
-        "strategy": st.sampled_from(["random", "block", "grid", "indices", "drawing", "", "RANDOM"]),
-        "ratio": st.one_of(st.sampled_from(["0.75", "0.5", "0.999", ".1"]), numbers),
-        "hidden_count": numbers,
-        "seed": st.one_of(st.integers(0, 2**32).map(str), numbers),
-        "indices": st.one_of(lists, st.text(max_size=8)),
-        "panels": st.one_of(st.sampled_from([*PANELS, "masked,error"]), st.text(max_size=8)),
-        "interpolation": st.one_of(st.booleans().map(str), st.text(max_size=4)),
-        "other": st.text(max_size=4),
-    },
-)
-
-
-bounded = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
-)
-
-
-def check_not_our_failure(answer: Any) -> None:
-    assert answer.status_code == 200 or 400 <= answer.status_code < 500, answer.text
-    if answer.status_code != 200:
-        assert problem_of(answer, answer.status_code)["errors"]
-
-
-# Pillow warns of broken metadata and reads on; the tests' own rule would make a failure of it.
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@bounded
-@given(fields=fields, drawing=st.one_of(st.none(), mutated()), accept=st.sampled_from(["*/*", "image/png"]))
-def test_no_set_of_options_is_answered_with_our_failure(
-    fields: dict[str, str], drawing: bytes | None, accept: str, client: TestClient
-) -> None:
-    files = {"image": ("a", SOURCES[0])} | ({"drawing": ("d", drawing)} if drawing is not None else {})
-    check_not_our_failure(client.post("/reconstruct", files=files, data=fields, headers={"accept": accept}))
-
-
-# Pillow warns of broken metadata and reads on; the tests' own rule would make a failure of it.
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@bounded
-@given(image=mutated(), drawing=st.one_of(st.none(), mutated()))
-def test_no_picture_is_answered_with_our_failure(
-    image: bytes, drawing: bytes | None, client: TestClient
-) -> None:
-    files, fields = {"image": ("a", image)}, {}
-    if drawing is not None:
-        files, fields = files | {"drawing": ("d", drawing)}, {"strategy": "drawing"}
-    check_not_our_failure(client.post("/reconstruct", files=files, data=fields))
 
 
 def test_a_whole_picture_and_several_masks_are_to_be_had_through_the_service(client: TestClient) -> None:
