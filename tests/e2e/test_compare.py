@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Route
+from playwright.sync_api import FilePayload, Locator, Route
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
@@ -113,12 +113,11 @@ def test_the_sheet_holds_every_example_and_is_a_png(compare: ExplorePage) -> Non
 def test_own_pictures_make_a_sheet_and_a_broken_one_is_told(compare: ExplorePage) -> None:
     compare.expected = ("Failed to load resource",)
     hostile = "<img src=x onerror=document.title='owned'>.png"
-    compare.one(".um-files .um-file").set_input_files(
-        [
-            {"name": hostile, "mimeType": "image/png", "buffer": quarters()},
-            {"name": "broken.png", "mimeType": "image/png", "buffer": b"this is no picture"},
-        ]
-    )
+    files: list[FilePayload] = [
+        {"name": hostile, "mimeType": "image/png", "buffer": quarters()},
+        {"name": "broken.png", "mimeType": "image/png", "buffer": b"this is no picture"},
+    ]
+    compare.one(".um-files .um-file").set_input_files(files)
     pictures(compare, "gallery", 3)
     captions = row(compare, "gallery").locator(".um-triptych > figcaption").all_inner_texts()
     assert captions[0].startswith(hostile)
