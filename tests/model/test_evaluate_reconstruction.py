@@ -29,7 +29,7 @@ def _picture() -> tuple[Floats, np.ndarray]:
 def test_the_truth_has_no_normalised_loss_and_grey_has_all_of_it() -> None:
     original, hidden = _picture()
     assert norm_pixel_agreement(original, original, hidden, 16) == pytest.approx(1, abs=1e-5)
-    mean, std = np.float32(IMAGE_MEAN), np.float32(IMAGE_STD)
+    mean, std = (np.array(of, dtype=np.float32) for of in (IMAGE_MEAN, IMAGE_STD))
     dimmed = (
         mean + (original - mean) * np.float32(0.5) + 0.1 * std
     )  # mean and contrast of a patch do not count
