@@ -351,7 +351,7 @@ class ReconstructAnswer(BaseModel):
     strategy: str
     ratio: float = Field(description="True share hidden.")
     seed: int | None = Field(description="Send it again to hide the same patches.")
-    grid: tuple[int, int] = Field(description="Rows, columns.")
+    grid: list[int] = Field(description="Rows, columns.", min_length=2, max_length=2)
     hidden: list[int] = Field(
         description="Hidden patches, row by row from 0; of several masks those of the first."
     )
