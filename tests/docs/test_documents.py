@@ -135,7 +135,12 @@ def test_every_relative_link_leads_to_a_file(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+# The change log also names settings that are gone.
+@pytest.mark.parametrize(
+    "path",
+    [one for one in DOCUMENTS if one.name != "CHANGELOG.md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_every_named_setting_exists(path: Path) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     assert set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", path.read_text())) <= known
