@@ -101,7 +101,8 @@ function createTraining(element, words) {
       cx.drawImage(sheet, middle, top(row), TILE, TILE, 0, 0, TILE, TILE);
       cx.drawImage(sheet, 0, top(row), TILE, TILE, 0, TILE + 8, half, half);
       cx.drawImage(sheet, w - TILE, top(row), TILE, TILE, TILE - half, TILE + 8, half, half);
-      canvas.setAttribute('aria-label', words('learn.training_alt', { i: (record.photos || [])[row] || row + 1, s: number(record.pictures[at].step) }));
+      const photo = (record.photos || [])[row]; // a sample of the page has a title in its language
+      canvas.setAttribute('aria-label', words('learn.training_alt', { i: photo ? words.title({ sample: photo, title: photo }) : row + 1, s: number(record.pictures[at].step) }));
     });
   }
   $('.um-training-step').addEventListener('input', (event) => pick(Number(event.target.value)));
