@@ -82,17 +82,7 @@ def _check_common(name: str, config: MAEConfig, to: str) -> None:
 
 def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
     """The encoder of anything that has one: a file of timm's names, positions included."""
-    kind = layouts.content(house)
-    if kind == "classifier":
-        raise refuse(
-            f"{raw.path.name} is a fine-tuned classifier without the encoder's last norm",
-            "Convert the pre-trained file that it was made from.",
-            "classifier",
-        )
-    target, _ = shapes.find_target(raw, given)
-    config = shapes.infer_config(raw, house, given, target or "pixel")
-    skeleton = store.skeleton(config)
-    store.check(skeleton, house, raw.path.name, kind)
+    config = store.encoder_config(raw, house, given, "Convert the pre-trained file that it was made from.")
     encoder = {
         key: value.float().contiguous()
         for key, value in house.items()

@@ -205,6 +205,31 @@ def fill(network: MAE, tensors: dict[str, Tensor], file_name: str) -> tuple[str,
     return notes
 
 
+def encoder_config(raw: RawFile, house: dict[str, Tensor], given: Given, advice: str) -> MAEConfig:
+    """The shape of a file's encoder, with or without a decoder beside it, all its tensors checked.
+
+    Args:
+        raw: The file.
+        house: Its tensors by the house's names.
+        given: What it may not say.
+        advice: What to do instead where it is a classifier.
+
+    Raises:
+        CheckpointError: It is a classifier without the encoder's last norm, or its tensors do not fit.
+    """
+    kind = layouts.content(house)
+    if kind == "classifier":
+        raise refuse(
+            f"{raw.path.name} is a fine-tuned classifier without the encoder's last norm",
+            advice,
+            "classifier",
+        )
+    target, _ = shapes.find_target(raw, given)
+    config = shapes.infer_config(raw, house, given, target or "pixel")
+    check(skeleton(config), house, raw.path.name, kind)
+    return config
+
+
 def check(
     network: MAE, tensors: dict[str, Tensor], file_name: str, kind: layouts.Content = "full"
 ) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 from tqdm import tqdm
 
 from model.checkpoints import layouts, shapes, store
-from model.checkpoints.files import open_raw, refuse, replacing
+from model.checkpoints.files import open_raw, replacing
 from model.checkpoints.shapes import Given
 from model.network import MAE
 from model.pretrain.data import Photos
@@ -79,17 +79,9 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
     """
     raw = open_raw(path)
     house = layouts.recognise(raw).to_house(raw.tensors)
-    kind = layouts.content(house)
-    if kind == "classifier":
-        raise refuse(
-            f"{path.name} is a fine-tuned classifier without the encoder's last norm",
-            "Give the pre-trained file that it was made from.",
-            "classifier",
-        )
-    given = given or Given()
-    target, _ = shapes.find_target(raw, given)
-    config = shapes.infer_config(raw, house, given, target or "pixel")
-    store.check(store.skeleton(config), house, path.name, kind)
+    config = store.encoder_config(
+        raw, house, given or Given(), "Give the pre-trained file that it was made from."
+    )
     network = MAE(config)
     own = network.state_dict()
     for key, value in house.items():

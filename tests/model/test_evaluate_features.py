@@ -26,7 +26,7 @@ from model.evaluate.features import Encoder, extract, load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 from model.network import MAE
-from tests.pictures import encoded, photo
+from tests.pictures import encoded, photo, two_classes
 
 CPU = torch.device("cpu")
 
@@ -34,14 +34,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     """Two folders, train and test, of photos of two classes that differ in colour."""
-    for part, count in (("train", 12), ("test", 4)):
-        for name, colour in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
-            folder = tmp_path / "photos" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = photo(72, 68, 100 * number + len(name)) // 3 + np.array(colour, dtype=np.uint8)
-                (folder / f"{number}.png").write_bytes(encoded(pixels.astype(np.uint8)))
-    return tmp_path / "photos"
+    return two_classes(tmp_path / "photos", train=12, test=4)
 
 
 def _timm(file: Path) -> VisionTransformer:

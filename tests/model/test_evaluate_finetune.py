@@ -18,20 +18,13 @@ from model.evaluate.augment import Augmented, Samples, batches, seeded
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
-from tests.pictures import encoded, photo
+from tests.pictures import two_classes
 
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     """Photos of two classes that differ in colour, 8 to learn from and 4 to judge by."""
-    for part, count in (("train", 4), ("test", 2)):
-        for name, colour in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
-            folder = tmp_path / "photos" / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = photo(72, 68, 100 * number + len(name)) // 3 + np.array(colour, dtype=np.uint8)
-                (folder / f"{number}.png").write_bytes(encoded(pixels.astype(np.uint8)))
-    return tmp_path / "photos"
+    return two_classes(tmp_path / "photos", train=4, test=2)
 
 
 def _task(file: Path, shapes: Path, out: Path) -> Task:

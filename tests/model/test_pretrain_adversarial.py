@@ -14,7 +14,7 @@ from model.network import MAE
 from model.pretrain import resume
 from model.pretrain.adversarial import Adversary, Discriminator
 from model.pretrain.data import Photos
-from model.pretrain.loop import _begin, _objective, step
+from model.pretrain.loop import _begin, _objective, mask_orders, step
 from model.pretrain.recipe import Adversarial, Recipe
 from model.pretrain.resume import Training
 from model.pretrain.samples import Batch
@@ -119,11 +119,10 @@ def test_the_stage_sharpens_what_squared_error_blurs(tmp_path: Path) -> None:
 
 def _hidden_spread(network: MAE, recipe: Recipe) -> float:
     batch = _batch(recipe, 9999)
-    order = batch.hidden.int().argsort(dim=1, stable=True)
-    keep = order[:, : int((~batch.hidden[0]).sum())]
+    keep, restore = mask_orders(batch.hidden, int((~batch.hidden[0]).sum()))
     with torch.inference_mode():
         image = network.normalise(batch.images.float() / 255)
-        pred = network(image, keep, order.argsort(dim=1))
+        pred = network(image, keep, restore)
     return float(pred.std(dim=-1)[batch.hidden].mean())
 
 
