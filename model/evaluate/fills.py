@@ -17,8 +17,12 @@ from model.config import IMAGE_MEAN, IMAGE_STD
 from model.masking import Bools
 from model.scores import Floats
 
-#: What is measured of each photo. ``agreement`` becomes the normalised-pixel loss, see ``norm_pixel_agreement``.
-METRICS = ("nmse", "psnr_db", "ssim", "colour_error_percent", "sharpness", "agreement")
+#: What is measured of each photo. The last three are halves of figures that only many photos together give:
+#: ``agreement`` see ``norm_pixel_agreement``, ``steps`` see ``border_steps``, ``detail`` see ``fine_detail``.
+METRICS = (
+    "nmse", "psnr_db", "ssim", "colour_error_percent", "sharpness",
+    "agreement", "steps", "true_steps", "detail", "true_detail",
+)  # fmt: skip
 
 
 def _inpainted(method: int) -> Callable[[Floats, Bools, int], Floats]:
@@ -59,11 +63,15 @@ def figures(original: Floats, picture: Floats, hidden: Bools, patch_size: int) -
     """
     candidates = [np.where(hidden[..., None], picture, original)]
     candidates += [fill(original, hidden, patch_size) for fill in FILLS.values()]
+    true = (border_steps(original, hidden, patch_size), fine_detail(original, hidden, patch_size))
     rows = []
     for candidate, score in zip(candidates, scores.score(original, candidates, hidden), strict=True):
         agreement = norm_pixel_agreement(original, candidate, hidden, patch_size)
         sharp = sharpness(original, candidate, hidden, patch_size)
-        rows.append([score.nmse, score.psnr_db, score.ssim, score.colour_error_percent, sharp, agreement])
+        steps = border_steps(candidate, hidden, patch_size)
+        detail = fine_detail(candidate, hidden, patch_size)
+        errors = (score.nmse, score.psnr_db, score.ssim, score.colour_error_percent)
+        rows.append([*errors, sharp, agreement, steps, true[0], detail, true[1]])
     return np.array(rows)
 
 
@@ -93,6 +101,50 @@ def sharpness(original: Floats, candidate: Floats, hidden: Bools, patch_size: in
         return float(np.sqrt(np.square(down).mean() + np.square(across).mean()))
 
     return steps(candidate) / max(steps(original), 1e-6)
+
+
+def border_steps(image: Floats, hidden: Bools, patch_size: int) -> float:
+    """Mean absolute step between the two pixels on either side of a border of hidden and visible patches.
+
+    Over that of the photo at the same borders it tells of seams: 1 is none, above 1 the patches stand out, below 1
+    one side is smoother than a photo is. 0 where nothing or everything is hidden.
+
+    Args:
+        image: ``[H, W, C]``, painted and visible patches put together.
+        hidden: ``[H, W]``.
+        patch_size: Side of a patch.
+    """
+    found = [
+        np.abs(np.diff(turned, axis=0))[patch_size - 1 :: patch_size][
+            (where[1:] != where[:-1])[patch_size - 1 :: patch_size]
+        ]
+        for turned, where in ((image, hidden), (image.swapaxes(0, 1), hidden.T))
+    ]
+    steps = np.concatenate(found)
+    return float(steps.mean()) if len(steps) else 0.0
+
+
+def fine_detail(image: Floats, hidden: Bools, patch_size: int) -> float:
+    """Power above half the Nyquist frequency in the hidden patches' grey values, mean per pixel.
+
+    Each patch on its own under a Hann window, so seams do not count; over that of the photo 1 is as much fine detail
+    as it has (not: the same), 0 none.
+
+    Args:
+        image: ``[H, W, C]``.
+        hidden: ``[H, W]``.
+        patch_size: Side of a patch.
+    """
+    height, width, _ = image.shape
+    rows, columns = height // patch_size, width // patch_size
+    grey = image.mean(axis=2).reshape(rows, patch_size, columns, patch_size).swapaxes(1, 2)
+    patches = grey[hidden[::patch_size, ::patch_size]]
+    window = np.hanning(patch_size + 2)[1:-1]
+    window = np.outer(window, window) / np.sqrt(np.square(np.outer(window, window)).sum())
+    power = np.square(np.abs(np.fft.fft2((patches - patches.mean(axis=(1, 2), keepdims=True)) * window)))
+    frequency = np.abs(np.fft.fftfreq(patch_size))
+    fine = np.hypot(frequency[:, None], frequency) > 0.25  # cycles a pixel; Nyquist's is 0.5
+    return float(power[:, fine].sum() / max(len(patches), 1) / patch_size**2)
 
 
 def _standardised(image: Floats, side: int) -> Floats:

@@ -22,7 +22,20 @@ from model.reconstruct import Options, Reconstructor
 from model.views import VIEWS
 
 SOURCES = ("model", *FILLS)
-_PSNR, _SSIM, _AGREEMENT = METRICS.index("psnr_db"), METRICS.index("ssim"), METRICS.index("agreement")
+_COLUMN = {name: place for place, name in enumerate(METRICS)}
+_PSNR, _SSIM = _COLUMN["psnr_db"], _COLUMN["ssim"]
+_PLAIN = ("nmse", "psnr_db", "ssim", "colour_error_percent", "sharpness")
+#: Figures of a report, with their names for people.
+_WORDS = {
+    "nmse": "nmse",
+    "norm_pixel_loss": "norm-pixel loss",
+    "psnr_db": "PSNR dB",
+    "ssim": "SSIM",
+    "colour_error_percent": "colour error %",
+    "sharpness": "sharpness",
+    "seam_ratio": "seam ratio",
+    "fine_detail": "fine detail",
+}
 #: Photos of each kind (best, median, worst) on the contact sheet.
 _SHOWN = 3
 
@@ -112,18 +125,12 @@ def _measure(
 def _summary(setting: Setting, table: NDArray[np.float64]) -> dict[str, Any]:
     """Means, intervals and shares of one table ``[N, sources, metrics]``."""
     draws, chosen = resampled(table)
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    means = table.mean(axis=0)
-    scores: dict[str, Any] = {}
-    for place, source in enumerate(SOURCES):
-        scores[source] = {
-            metric: _interval(means[place, column], low[place, column], high[place, column])
-            for column, metric in enumerate(METRICS)
-            if metric != "agreement"
-        }
-        # A standardised patch is scaled by one factor, never turned over: no agreement counts as none.
-        r, least, most = (max(of[place, _AGREEMENT], 0.0) for of in (means, low, high))
-        scores[source]["norm_pixel_loss"] = _interval(1 - r**2, 1 - most**2, 1 - least**2)
+    drawn, means = _reported(draws), _reported(table.mean(axis=0))
+    scores: dict[str, Any] = {source: {} for source in SOURCES}
+    for metric in _WORDS:
+        low, high = np.percentile(drawn[metric], [2.5, 97.5], axis=0)
+        for place, source in enumerate(SOURCES):
+            scores[source][metric] = _interval(means[metric][place], low[place], high[place])
     model, other = table[:, 0], table[:, SOURCES.index("interpolation")]
     gain = model[:, _PSNR] - other[:, _PSNR]
     shares = {
@@ -136,6 +143,18 @@ def _summary(setting: Setting, table: NDArray[np.float64]) -> dict[str, Any]:
         "scores": scores,
         "psnr_db_above_interpolation": _resampled_interval(gain, chosen),
         **{name: _resampled_interval(flags.astype(float), chosen) for name, flags in shares.items()},
+    }
+
+
+def _reported(means: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Figures from means over photos ``[..., metrics]``; ratios of means, so that plain photos do not outweigh."""
+    of = {name: means[..., column] for name, column in _COLUMN.items()}
+    return {
+        **{name: of[name] for name in _PLAIN},
+        # A standardised patch is scaled by one factor, never turned over: no agreement counts as none.
+        "norm_pixel_loss": 1 - np.square(np.maximum(of["agreement"], 0)),
+        "seam_ratio": of["steps"] / np.maximum(of["true_steps"], 1e-9),
+        "fine_detail": of["detail"] / np.maximum(of["true_detail"], 1e-12),
     }
 
 
@@ -153,7 +172,7 @@ def _contact_sheet(
     table: NDArray[np.float64],
 ) -> bytes:  # fmt: skip
     """Columns of best, median and worst photos by the model's nmse; each as masked, pasted, original, at half size."""
-    order = np.argsort(table[:, 0, METRICS.index("nmse")], kind="stable")
+    order = np.argsort(table[:, 0, _COLUMN["nmse"]], kind="stable")
     count = min(_SHOWN, len(order))
     middle = (len(order) - count) // 2
     columns = [order[:count], order[middle : middle + count], order[::-1][:count]]
@@ -179,13 +198,11 @@ def _blocks(
         "is no model: it reads the mean colour of every hidden patch from the answer, which any picture "
         "un-normalised with the truth has too."
     )
-    header = ("", "nmse", "norm-pixel loss", "PSNR dB", "SSIM", "colour error %", "sharpness")
-    metrics = ("nmse", "norm_pixel_loss", "psnr_db", "ssim", "colour_error_percent", "sharpness")
     for setting, row in zip(settings, facts["settings"], strict=True):
         yield pages.Heading(f"{setting.words()} hidden")
         yield pages.Table(
-            header,
-            [(of, *(_cell(scores[metric]) for metric in metrics)) for of, scores in row["scores"].items()],
+            ("", *_WORDS.values()),
+            [(of, *(_cell(scores[metric]) for metric in _WORDS)) for of, scores in row["scores"].items()],
         )
         yield (
             f"At least 1 dB above linear interpolation on {_percent(row['share_psnr_1db_above_interpolation'])} of the "

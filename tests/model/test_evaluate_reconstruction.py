@@ -12,7 +12,16 @@ import torch
 
 from model.__main__ import main
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
-from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_agreement, resampled, sharpness
+from model.evaluate.fills import (
+    FILLS,
+    METRICS,
+    border_steps,
+    figures,
+    fine_detail,
+    norm_pixel_agreement,
+    resampled,
+    sharpness,
+)
 from model.images import load_square
 from model.network import MAE
 from model.scores import Floats
@@ -68,6 +77,33 @@ def test_a_blurred_picture_is_less_sharp_than_the_photo_and_a_flat_one_not_at_al
     assert sharpness(original, np.full_like(original, 0.5), hidden, 16) == 0
 
 
+def test_steps_at_borders_are_counted_there_and_nowhere_else() -> None:
+    original, hidden = _picture()
+    flat = np.full_like(original, 0.5)
+    assert border_steps(flat, hidden, 16) == 0
+    raised = np.where(hidden[..., None], flat + np.float32(0.25), flat)
+    assert border_steps(raised, hidden, 16) == pytest.approx(0.25)
+    lined = flat.copy()
+    lined[:, 40] = 1  # inside visible patches
+    lined[32] = 1  # at a border of two hidden patches, and of two visible ones
+    assert border_steps(lined, hidden, 16) == 0
+    assert border_steps(flat, np.zeros_like(hidden), 16) == 0
+
+
+def test_fine_detail_is_power_above_half_nyquist_in_hidden_patches() -> None:
+    _, hidden = _picture()
+    x = np.arange(64)
+
+    def waves(cycles: float) -> Floats:
+        wave = 0.5 + 0.25 * np.sin(2 * np.pi * cycles * x)
+        return np.broadcast_to(wave[None, :, None], (64, 64, 3)).astype(np.float32)
+
+    assert fine_detail(waves(0.4), hidden, 16) == pytest.approx(0.25**2 / 2, rel=0.1)  # all of its variance
+    assert fine_detail(waves(0.06), hidden, 16) < 1e-3 * fine_detail(waves(0.4), hidden, 16)
+    painted = np.where(hidden[..., None], np.float32(0.5), waves(0.4))
+    assert fine_detail(painted, hidden, 16) == pytest.approx(0, abs=1e-9)
+
+
 def test_a_perfect_model_scores_perfectly_and_every_fill_has_a_row() -> None:
     original, hidden = _picture()
     rows = figures(original, original, hidden, 16)
@@ -104,6 +140,7 @@ def test_one_command_measures_several_masks_and_writes_a_report(
     for row in facts["settings"]:
         for scores in row["scores"].values():
             assert all(value["low"] <= value["mean"] <= value["high"] for value in scores.values())
+            assert scores.keys() >= {"seam_ratio", "fine_detail"}
     assert facts == json.loads((out / "reconstruct-debug.json").read_text())
     sheet = load_square((out / "reconstruct-debug-sheet.png").read_bytes(), 32)
     assert sheet.std() > 0
