@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 from PIL import Image
 
-from server.batcher import Batcher
+from server.batcher import Batcher, Run
+from server.line import Line
 from server.metrics import Metrics, surface
 from server.models import Models
 from server.problems import (
@@ -38,6 +39,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Features: TypeAlias = "NDArray[np.float32]"
+Work: TypeAlias = "Job | Look"
+Done: TypeAlias = "Prediction | Features"
+
+
+class Worker(Protocol):
+    """Runs the network: a thread of this process, or other processes."""
+
+    def start(self) -> None:
+        """Begin to take work."""
+
+    def stop(self) -> None:
+        """Finish what runs, drop what waits."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether work is taken."""
+
+    async def submit(self, job: Work, run: Run[Work, Done], network: str, weight: int = 1) -> Done:
+        """The prediction for a job; see `Batcher.submit`."""
+
+
+Connect = Callable[[Line], Worker]
 
 EMBED_PASSES = 2  # the encoder sees four times as many patches as usual, and no decoder follows
 
@@ -58,9 +81,10 @@ class Service:
     Args:
         models: The first is loaded.
         settings: Limits and thread counts.
+        connect: Makes what runs the network where that is not a thread of this process.
     """
 
-    def __init__(self, models: Models, settings: Settings) -> None:
+    def __init__(self, models: Models, settings: Settings, connect: Connect | None = None) -> None:
         self.models = models
         self._max_loading = settings.max_waiting
         self._awaiting_model = 0  # touched by the event loop only
@@ -68,11 +92,13 @@ class Service:
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="unmask-picture")
         self.metrics = Metrics()
         self.max_batch = settings.max_batch or (CPU_BATCH if models.default.device == "cpu" else GPU_BATCH)
-        self._batcher: Batcher[Job | Look, Prediction | Features] = Batcher(
-            max_batch=self.max_batch,
-            max_waiting=settings.max_waiting,
-            max_queue_s=settings.max_queue_s,
-            metrics=self.metrics,
+        self._line = Line(
+            max_waiting=settings.max_waiting, max_queue_s=settings.max_queue_s, metrics=self.metrics
+        )
+        self._worker: Worker = (
+            connect(self._line)
+            if connect
+            else Batcher(self._line, max_batch=self.max_batch, metrics=self.metrics)
         )
         self._batches = 0  # touched by the event loop only
         # One network call's worth for all of them together: single requests never wait behind more than that.
@@ -81,7 +107,7 @@ class Service:
 
     def start(self) -> None:
         """Start the worker; the service is ready afterwards."""
-        self._batcher.start()
+        self._worker.start()
 
     def drain(self) -> None:
         """Take no new work; what was admitted is finished."""
@@ -90,14 +116,14 @@ class Service:
     def stop(self) -> None:
         """Drain and end the threads."""
         self.drain()
-        self._batcher.stop()
+        self._worker.stop()
         self.models.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def ready(self) -> bool:
         """Whether new work is taken."""
-        return self._batcher.alive and not self._draining
+        return self._worker.alive and not self._draining
 
     def describe(self) -> dict[str, Any]:
         """Facts about the default model, ready for JSON."""
@@ -145,7 +171,7 @@ class Service:
         """
         if self._draining:
             raise ShuttingDownError
-        self._batcher.check_room()
+        self._line.check_room()
 
     async def reconstruct(
         self, model: Reconstructor, image: bytes, options: Options, render: Callable[[Reconstruction], T]
@@ -164,17 +190,17 @@ class Service:
                 passed.
         """
         # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
-        with self._batcher.admit(model.digest) as place:
+        with self._line.admit(model.digest) as place:
             try:
                 # Leaving this block early cancels what has not started, in the pool and in the queue.
                 async with asyncio.timeout(self._deadline_s):
                     decode, encode = self.metrics.decode, self.metrics.encode
                     job = await self._in_pool(decode, lambda: model.prepare(image, options))
                     place.passes = count_passes(job, model)
-                    expected_s = self._batcher.expected_s(model.digest, place.passes)
+                    expected_s = self._line.expected_s(model.digest, place.passes)
                     if place.passes > 1 and expected_s > self._deadline_s:
                         raise TooMuchWorkError(expected_s, self._deadline_s)
-                    submitted = self._batcher.submit(job, model.work, model.digest, place.passes)
+                    submitted = self._worker.submit(job, model.work, model.digest, place.passes)
                     prediction = cast("Prediction", await submitted)
                     return await self._in_pool(encode, lambda: render(model.finish(job, prediction)))
             except TimeoutError:
@@ -194,13 +220,13 @@ class Service:
         Raises:
             UnmaskError: As `reconstruct`.
         """
-        with self._batcher.admit(model.digest) as place:
+        with self._line.admit(model.digest) as place:
             place.passes = EMBED_PASSES
             try:
                 async with asyncio.timeout(self._deadline_s):
                     decode, encode = self.metrics.decode, self.metrics.encode
                     look = await self._in_pool(decode, lambda: model.prepare_embedding(image, kind))
-                    submitted = self._batcher.submit(look, model.work, model.digest, EMBED_PASSES)
+                    submitted = self._worker.submit(look, model.work, model.digest, EMBED_PASSES)
                     features = cast("Features", await submitted)
                     return await self._in_pool(encode, lambda: render(features))
             except TimeoutError:

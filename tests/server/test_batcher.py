@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from server.batcher import Batcher
+from server.line import Line
 from server.metrics import Metrics
 from server.problems import OverloadedError, ShuttingDownError
 
@@ -34,20 +35,19 @@ class Recorder:
 
 @contextmanager
 def started(
-    network: Recorder, *, max_batch: int = 4, max_waiting: int = 8, max_queue_s: float = 2.0
+    network: Recorder, line: Line | None = None, *, max_batch: int = 4
 ) -> Iterator[Batcher[str, str]]:
-    batcher: Batcher[str, str] = Batcher(
-        max_batch=max_batch,
-        max_waiting=max_waiting,
-        max_queue_s=max_queue_s,
-        metrics=Metrics(),
-    )
+    batcher: Batcher[str, str] = Batcher(line or a_line(), max_batch=max_batch, metrics=Metrics())
     batcher.start()
     try:
         yield batcher
     finally:
         network.gate.set()
         batcher.stop()
+
+
+def a_line(max_waiting: int = 8, max_queue_s: float = 2.0) -> Line:
+    return Line(max_waiting=max_waiting, max_queue_s=max_queue_s, metrics=Metrics())
 
 
 async def behind_a_busy_worker(batcher: Batcher[str, str], network: Recorder) -> asyncio.Task[str]:
@@ -111,42 +111,42 @@ def test_a_bad_job_fails_alone() -> None:
 
 
 def test_predictions_that_do_not_fit_the_jobs_are_an_error() -> None:
-    batcher: Batcher[str, str] = Batcher(max_batch=1, max_waiting=1, max_queue_s=1, metrics=Metrics())
+    batcher: Batcher[str, str] = Batcher(a_line(), max_batch=1, metrics=Metrics())
     batcher.start()
     with pytest.raises(RuntimeError, match="0 predictions for 1 jobs"):
         asyncio.run(batcher.submit("a", lambda _: [], "n"))
     batcher.stop()
 
 
-def test_a_full_queue_refuses_and_an_idle_one_never_does() -> None:
-    with started(Recorder(), max_waiting=2) as batcher:
-        with batcher.admit("n"), batcher.admit("n"), pytest.raises(OverloadedError) as refused:
-            batcher.check_room()
-        assert int(refused.value.headers["Retry-After"]) >= 1
-        batcher.check_room()
+def test_a_full_line_refuses_and_an_empty_one_never_does() -> None:
+    line = a_line(max_waiting=2)
+    with line.admit("n"), line.admit("n"), pytest.raises(OverloadedError) as refused:
+        line.check_room()
+    assert int(refused.value.headers["Retry-After"]) >= 1
+    line.check_room()
 
 
-def test_the_queue_is_bounded_by_predicted_time() -> None:
-    network = Recorder()
+def test_the_line_is_bounded_by_predicted_time() -> None:
+    network, line = Recorder(), a_line(max_waiting=100, max_queue_s=0.5)
     network.slow_s = 0.2
-    with started(network, max_waiting=100, max_queue_s=0.5) as batcher:
+    with started(network, line) as batcher:
         asyncio.run(batcher.submit("a", network, "n"))  # now the pace is known: 0.2 s a job
-        with batcher.admit("n"), batcher.admit("n"), batcher.admit("n"), pytest.raises(OverloadedError):
-            batcher.check_room()
+    with line.admit("n"), line.admit("n"), line.admit("n"), pytest.raises(OverloadedError):
+        line.check_room()
 
 
 def test_the_predicted_time_counts_each_network_at_its_own_pace_and_every_pass() -> None:
-    quick, slow = Recorder(), Recorder()
+    quick, slow, line = Recorder(), Recorder(), a_line(max_waiting=100)
     slow.slow_s = 1.0
-    with started(quick, max_waiting=100, max_queue_s=2.0) as batcher:
+    with started(quick, line) as batcher:
         asyncio.run(batcher.submit("a", quick, "quick"))
         asyncio.run(batcher.submit("a", slow, "slow", 4))  # a quarter of a second a pass
-        with batcher.admit("quick") as one, batcher.admit("slow") as other:
-            one.passes = other.passes = 4
-            batcher.check_room()
-            other.passes = 10
-            with pytest.raises(OverloadedError):
-                batcher.check_room()
+    with line.admit("quick") as one, line.admit("slow") as other:
+        one.passes = other.passes = 4
+        line.check_room()
+        other.passes = 10
+        with pytest.raises(OverloadedError):
+            line.check_room()
 
 
 def test_a_batch_is_of_one_network_and_counts_passes() -> None:

@@ -1,0 +1,97 @@
+"""Who is let in: a line bounded by count and by the time it is expected to take.
+
+Knows nothing of threads or machines: whoever computes tells it how long a forward pass takes.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from server.metrics import Metrics
+from server.problems import OverloadedError
+
+# Weight of the newest batch in the running mean of seconds per pass: follows a change within some ten batches.
+NEWEST = 0.2
+
+
+@dataclass(eq=False)
+class Place:
+    """A request's place in the line.
+
+    Attributes:
+        passes: Forward passes it takes.
+    """
+
+    passes: int = 1
+
+
+class Line:
+    """Requests in work or waiting. All methods but `learn` belong to the event loop.
+
+    Args:
+        max_waiting: Most requests admitted at a time.
+        max_queue_s: Seconds of predicted wait from which no more requests are admitted.
+        metrics: Where they are counted.
+    """
+
+    def __init__(self, *, max_waiting: int, max_queue_s: float, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._max_waiting = max_waiting
+        self._max_queue_s = max_queue_s
+        self._places: dict[str, list[Place]] = {}  # by network
+        self._pass_s: dict[str, float] = {}  # running mean of one, by network
+
+    def check_room(self) -> None:
+        """Refuse early, before a body is read.
+
+        Raises:
+            OverloadedError: When the line is full by count or by predicted time; where nobody waits, nobody
+                is refused.
+        """
+        wait_s = sum(
+            self.expected_s(network, sum(place.passes for place in places))
+            for network, places in self._places.items()
+        )
+        if self._admitted and (self._admitted >= self._max_waiting or wait_s > self._max_queue_s):
+            raise OverloadedError(retry_after_s=max(1, math.ceil(wait_s)))
+
+    @contextmanager
+    def admit(self, network: str) -> Iterator[Place]:
+        """Hold a place for as long as the request is in work.
+
+        Args:
+            network: Which one it will need.
+
+        Yields:
+            The place, which counts as one forward pass until more is known.
+
+        Raises:
+            OverloadedError: As `check_room`.
+        """
+        self.check_room()
+        place = Place()
+        self._places.setdefault(network, []).append(place)
+        self._tell()
+        try:
+            yield place
+        finally:
+            self._places[network].remove(place)
+            self._tell()
+
+    def expected_s(self, network: str, passes: int) -> float:
+        """How long so many forward passes will run, 0 where it is not known yet."""
+        return passes * self._pass_s.get(network, 0.0)
+
+    def learn(self, network: str, pass_s: float) -> None:
+        """Take note of how long a forward pass took; from any one thread."""
+        before = self._pass_s.get(network, pass_s)
+        # A new dict instead of a change: the event loop may be reading the old one.
+        self._pass_s = {**self._pass_s, network: (1 - NEWEST) * before + NEWEST * pass_s}
+
+    @property
+    def _admitted(self) -> int:
+        return sum(map(len, self._places.values()))
+
+    def _tell(self) -> None:
+        self._metrics.admitted.set(self._admitted)
