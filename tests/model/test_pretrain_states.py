@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.checkpoints import store
 from model.errors import CheckpointError, DataError
 from model.network import MAE
 from model.pretrain import resume
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
-from model.pretrain.loop import Objective, build_optimisers, learning_rate, mask_orders, run
+from model.pretrain.loop import ASK_EVERY, Objective, build_optimisers, learning_rate, mask_orders, run
 from model.pretrain.muon import Muon, orthogonalise
 from model.pretrain.recipe import load_recipe
 from model.pretrain.resume import Training
@@ -220,6 +221,10 @@ def test_a_gpu_run_compiles_fits_the_clock_and_goes_on(folder: Path, tmp_path: P
 
 # --- real processes ---------------------------------------------------------------------------------------
 
+_TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
+]  # fmt: skip
+
 
 def _write_recipe(path: Path, **changes: object) -> Path:
     values = {
@@ -256,6 +261,11 @@ def _command(recipe: Path, folder: Path, out: Path, *more: str) -> list[str]:
     ]
 
 
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    """Process numbers of the ranks that torchrun started."""
+    return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # three processes start one after the other, each loading torch
 def test_a_run_killed_again_and_again_ends_bit_equal(root: Path, folder: Path, tmp_path: Path) -> None:
@@ -283,10 +293,7 @@ def test_two_processes_train_as_one_and_recover_a_killed_rank(
     root: Path, folder: Path, tmp_path: Path
 ) -> None:
     recipe = _write_recipe(tmp_path / "toy.toml", steps=60, accumulate=2, clip_norm=1.0)
-    torchrun = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "--max-restarts", "3",
-    ]  # fmt: skip
+    torchrun = [*_TORCHRUN, "--max-restarts", "3"]
     left = []
     for name in ("whole", "killed"):
         out = tmp_path / name
@@ -297,8 +304,7 @@ def test_two_processes_train_as_one_and_recover_a_killed_rank(
             try:
                 if name == "killed":
                     _wait_for_step(process, out, random.Random().randint(10, 40))
-                    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-                    os.kill(int(children[-1]), signal.SIGKILL)
+                    os.kill(_children(process)[-1], signal.SIGKILL)
                 said = process.communicate(timeout=400)[0].decode()
             finally:
                 process.terminate()
@@ -314,3 +320,33 @@ def test_two_processes_train_as_one_and_recover_a_killed_rank(
     for two, one in zip(ours[:6], alone[:6], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert ours[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_of_two_processes_one_that_is_told_to_stop_stops_both_with_the_same_step_saved(
+    root: Path, folder: Path, tmp_path: Path
+) -> None:
+    recipe, out = (
+        _write_recipe(tmp_path / "toy.toml", steps=100_000, checkpoint_every=50_000),
+        tmp_path / "run",
+    )
+    with subprocess.Popen(
+        [*_TORCHRUN, *_command(recipe, folder, out)],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            _wait_for_step(process, out, 3)
+            os.kill(_children(process)[-1], signal.SIGTERM)
+            said = process.communicate(timeout=240)[0].decode()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert said.count("Weights:") == 1
+    step = resume.latest_step(out)
+    assert 0 < step < 50_000
+    assert step % ASK_EVERY == 0
+    assert store.read(out / "toy.safetensors").card["steps"] == step
