@@ -134,7 +134,7 @@ def open_raw(path: Path) -> RawFile:
         tensors |= more
     return RawFile(
         path=path,
-        tensors=_without_prefixes(tensors),
+        tensors=without_prefixes(tensors),
         digest=_digest(parts),
         size_bytes=sum(part.stat().st_size for part in parts),
         header=header,
@@ -388,7 +388,7 @@ def _pickled_object(path: Path, error: str) -> CheckpointError:
     )
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Remove what a wrapper put in front of every name, as often as it was wrapped."""
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
         if not tensors:

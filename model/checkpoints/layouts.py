@@ -234,7 +234,8 @@ def _joined(house: Tensors) -> Tensors:
             if len(present) == 3:
                 joined[f"{stem}qkv.{kind}"] = torch.cat(present)
             elif kind == "bias" and not present and f"{stem}qkv.weight" in joined:
-                joined[f"{stem}qkv.bias"] = torch.zeros(len(joined[f"{stem}qkv.weight"]))
+                weight = joined[f"{stem}qkv.weight"]
+                joined[f"{stem}qkv.bias"] = weight.new_zeros(len(weight))
             else:  # leave the fragments in, so that they are named as missing and left over
                 joined |= {
                     f"{stem}{part}.{kind}": piece

@@ -11,6 +11,8 @@ import torch
 
 from model import images
 from model.checkpoints import layouts, shapes, store
+from model.checkpoints.files import RawFile, refuse
+from model.checkpoints.header import read_header
 from model.checkpoints.layouts import Content, Tensors
 from model.checkpoints.shapes import Given
 from model.config import SIZES, MAEConfig, Target
@@ -22,6 +24,12 @@ from model.network import MAE
 _PHOTOS = 4
 #: A target is only named when the prediction explains a tenth of it.
 _CONVINCING = 0.9
+_HEAD_ONLY = "Only names and shapes were looked at, none of the numbers."
+_ASK_THERE = "Look at the whole file where it is: python -m model inspect FILE."
+#: Of one tensor, in a stranger's head: the largest of ViT-22B's have a third of it.
+_MOST_NUMBERS = 2**30
+#: Numbers in a table of positions, and blocks, of a network that is made only to name what is missing.
+_MOST_POSITIONS, _MOST_BLOCKS = 2**23, 256
 _FULL = "mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth"
 
 
@@ -32,7 +40,7 @@ class Report:
     Attributes:
         path: As given.
         size_bytes: Of all parts.
-        digest: SHA-256 hex, as in ``Checkpoint``.
+        digest: SHA-256 hex, as in ``Checkpoint``; empty where only the head was looked at.
         layout: Title of the layout.
         proved_against: What its map was proved against; None where it was only read in its origin's code.
         content: ``full``, ``encoder`` or ``classifier``.
@@ -104,6 +112,32 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
         CheckpointError: The file cannot be opened or belongs to another family of model.
     """
     raw, given, _ = store.open_known(path, given)
+    return _look(raw, given, str(path), photos)
+
+
+def inspect_header(data: bytes, name: str, size_bytes: int | None = None) -> Report:
+    """The same from the head of a safetensors file alone, whoever sent it: no weight is looked at.
+
+    Args:
+        data: The first bytes of the file, the whole head among them.
+        name: The file's.
+        size_bytes: The file's, where it is known.
+
+    Raises:
+        CheckpointError: It is no such head, contradicts itself, or belongs to another family of model.
+    """
+    raw = read_header(data, name, size_bytes)
+    if absurd := next((key for key, value in raw.tensors.items() if value.numel() > _MOST_NUMBERS), None):
+        raise refuse(f"{name}: {absurd:.80} is larger than any part of a known model", _ASK_THERE, "shape")
+    try:
+        report = _look(raw, Given(), name)
+    except (IndexError, TypeError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+        # Readers trust that a tensor has the axes which its name promises; a head may promise anything.
+        raise refuse(f"{name}: its names and shapes contradict each other", _ASK_THERE, "shape") from error
+    return replace(report, notes=(*report.notes, _HEAD_ONLY))
+
+
+def _look(raw: RawFile, given: Given, path: str, photos: Path | None = None) -> Report:
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
     kind = layouts.content(house)
@@ -117,18 +151,21 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
     sound = False
     try:
         config = shapes.infer_config(raw, house, given, target or "pixel")
+        positions = config.patches * max(config.width, config.decoder_width)
+        if positions > _MOST_POSITIONS or config.depth + config.decoder_depth > _MOST_BLOCKS:
+            raise refuse(f"{raw.path.name} is larger than any known model", "Give another file.", "shape")
         skeleton = store.skeleton(config)
         missing, left_over = store.misfits(skeleton, house, kind)
         notes += store.check_config(raw)
         if not missing and not left_over:
-            notes += store.check(skeleton, house, path.name, kind)
+            notes += store.check(skeleton, house, raw.path.name, kind)
             sound = True
         if sound and kind == "full" and target is None and photos is not None:
-            target, source = _measure(house, config, photos, path.name)
+            target, source = _measure(house, config, photos, raw.path.name)
     except CheckpointError as error:
         notes = (*notes, f"{error} {error.hint}")
     return Report(
-        path=str(path),
+        path=path,
         size_bytes=raw.size_bytes,
         digest=raw.digest,
         layout=layout.title,

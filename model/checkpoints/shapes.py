@@ -16,7 +16,7 @@ from model.checkpoints.layouts import Tensors, content
 from model.config import SIZES, MAEConfig, Target
 from model.errors import CheckpointError
 
-#: Patches a side at most, where only a number in a config decides how large a table is made.
+#: Patches a side at most: a number in a config, or in a file's head, decides how large a table is made.
 _MOST_CELLS = 128
 
 #: Encoder heads by width: ViT's family (arXiv 2010.11929) and DeiT's small ones; huge has heads of 80.
@@ -186,17 +186,23 @@ def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> int:
                 "Only square grids are read.",
                 "shape",
             )
+        if side > _MOST_CELLS:
+            raise _too_many_cells(raw, side * patch_size)
         return side * patch_size
     stored = stored_config(raw) or SIZES.get(raw.arguments.get("size", ""))
     size = stored.image_size if stored else raw.config.get("image_size", 224)
     size = int(size[0] if isinstance(size, list | tuple) else size)
     if not 0 < size <= _MOST_CELLS * patch_size:
-        raise refuse(
-            f"{raw.path.name} asks for pictures of {size} pixels a side",
-            f"At most {_MOST_CELLS} patches a side are read.",
-            "shape",
-        )
+        raise _too_many_cells(raw, size)
     return size
+
+
+def _too_many_cells(raw: RawFile, size: int) -> CheckpointError:
+    return refuse(
+        f"{raw.path.name} asks for pictures of {size} pixels a side",
+        f"At most {_MOST_CELLS} patches a side are read.",
+        "shape",
+    )
 
 
 def _heads(raw: RawFile, values: dict[str, Any], given: Given, *, decoder: bool) -> int:
