@@ -1,10 +1,10 @@
 """What there is to look at: models, how they were trained, and sample photos. Nothing here computes."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from server import schemas
 from server.openapi import problem_responses
@@ -72,6 +72,26 @@ def add_models(router: APIRouter, service: Service, records: Mapping[str, Record
         if found is None:
             raise _absent("picture", file, [])
         return Response(found[0], media_type=found[1], headers={"Cache-Control": SHEET_CACHE})
+
+
+def add_queue(router: APIRouter, service: Service) -> None:
+    """The route on the line of waiting requests.
+
+    Args:
+        router: Takes it.
+        service: Has the line.
+    """
+
+    @router.get("/v1/queue", operation_id="queue", responses=problem_responses(422))
+    async def queue(
+        request: Annotated[
+            str, Query(max_length=64, description="The X-Request-ID that was sent with it.")
+        ] = "",
+    ) -> schemas.Queue:
+        """How many requests are in work or waiting, how many before a given one, and about how long that takes."""
+        turn = service.turn(request)
+        estimate_ms = round(1000 * turn.wait_s)
+        return schemas.Queue(admitted=turn.admitted, before=turn.before, estimate_ms=estimate_ms)
 
 
 def add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 
 from server.metrics import Metrics
 from server.problems import OverloadedError
@@ -20,10 +21,29 @@ class Place:
     """A request's place in the line.
 
     Attributes:
+        number: Places are counted as they are taken.
+        owner: The request's id.
         passes: Forward passes it takes.
     """
 
+    number: int
+    owner: str | None
     passes: int = 1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How it stands with the line for one request.
+
+    Attributes:
+        admitted: Requests in work or waiting, its own included.
+        before: Of these, how many were there first; None where it has no place, or not yet.
+        wait_s: How long those and its own are expected to compute; all of them where it has no place.
+    """
+
+    admitted: int
+    before: int | None
+    wait_s: float
 
 
 class Line:
@@ -41,6 +61,7 @@ class Line:
         self._max_queue_s = max_queue_s
         self._places: dict[str, list[Place]] = {}  # by network
         self._pass_s: dict[str, float] = {}  # running mean of one, by network
+        self._numbers = count()
 
     def check_room(self) -> None:
         """Refuse early, before a body is read.
@@ -49,19 +70,17 @@ class Line:
             OverloadedError: When the line is full by count or by predicted time; where nobody waits, nobody
                 is refused.
         """
-        wait_s = sum(
-            self.expected_s(network, sum(place.passes for place in places))
-            for network, places in self._places.items()
-        )
+        wait_s = self._wait_s()
         if self._admitted and (self._admitted >= self._max_waiting or wait_s > self._max_queue_s):
             raise OverloadedError(retry_after_s=max(1, math.ceil(wait_s)))
 
     @contextmanager
-    def admit(self, network: str) -> Iterator[Place]:
+    def admit(self, network: str, owner: str | None = None) -> Iterator[Place]:
         """Hold a place for as long as the request is in work.
 
         Args:
             network: Which one it will need.
+            owner: Id by which `turn` finds it.
 
         Yields:
             The place, which counts as one forward pass until more is known.
@@ -70,7 +89,7 @@ class Line:
             OverloadedError: As `check_room`.
         """
         self.check_room()
-        place = Place()
+        place = Place(next(self._numbers), owner)
         self._places.setdefault(network, []).append(place)
         self._tell()
         try:
@@ -78,6 +97,22 @@ class Line:
         finally:
             self._places[network].remove(place)
             self._tell()
+
+    def turn(self, owner: str | None) -> Turn:
+        """How many requests and how much time are before a request, by the id it was admitted with."""
+        found = (place.number for place in chain(*self._places.values()) if owner and place.owner == owner)
+        mine = min(found, default=None)
+        if mine is None:
+            return Turn(self._admitted, None, self._wait_s())
+        before = sum(place.number < mine for place in chain(*self._places.values()))
+        return Turn(self._admitted, before, self._wait_s(mine))
+
+    def _wait_s(self, last: float = math.inf) -> float:
+        """How long the places up to a number will compute."""
+        return sum(
+            self.expected_s(network, sum(place.passes for place in places if place.number <= last))
+            for network, places in self._places.items()
+        )
 
     def expected_s(self, network: str, passes: int) -> float:
         """How long so many forward passes will run, 0 where it is not known yet."""

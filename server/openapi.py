@@ -41,6 +41,7 @@ PROBLEMS = {
         None,
     ),
     500: ("internal", "Something went wrong on our side.", None),
+    501: ("no-torch", "Reports on weight files need torch, which this service comes without.", None),
     503: (
         "overloaded",
         "The service is busy and its queue is full. Send the same request again in 2 s.",
@@ -128,6 +129,10 @@ BATCH = body(
 )
 EMBED = body(EmbedFields, _photo, {"mean": ("Mean over the patches", {"image": TINY, "kind": "mean"})})
 SETTINGS = body(NoFields, _photo, {"picture": ("A picture as it was answered", {"image": LABELLED})})
+
+INSPECT: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": BINARY}}}
+}
 
 
 def answer(schema: str) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class TooLargeError(ServiceError):
         super().__init__(
             f"'{field}' is larger than the allowed {_size(max_bytes)}.",
             code="too-large",
-            hint=f"Send at most {max_bytes} bytes; a smaller or stronger compressed picture gives the same result.",
+            hint=f"Send at most {max_bytes} bytes; a smaller or stronger compressed picture gives the same result, "
+            "and of a weight file its head is enough.",
             field=field,
         )
 

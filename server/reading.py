@@ -1,13 +1,14 @@
-"""What else can be read out of a picture: what the encoder makes of it, and how a labelled one was made."""
+"""What else can be read: what the encoder makes of a picture, how a labelled one was made, what a weight file is."""
 
+import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from asgi_correlation_id import correlation_id
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from model import labels
+from model import CheckpointError, labels
 from server import openapi
 from server.answers import JSON, dump
 from server.inputs import Shape, read
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from model import Reconstructor
 
+OCTETS = "application/octet-stream"
 REFUSALS = (400, 413, 415, 422, 500)
 DIGITS = 7  # of a float32 that mean something
 
@@ -39,6 +41,7 @@ def add_reading(router: APIRouter, service: Service, settings: Settings) -> None
     """
     _add_embed(router, service, settings.max_bytes)
     _add_settings(router, service, settings.max_bytes)
+    _add_inspect(router, service)
 
 
 def _add_embed(router: APIRouter, service: Service, max_bytes: int) -> None:
@@ -120,6 +123,70 @@ def _replay(image: bytes, served: list[str]) -> bytes:
     if found.get("model") in served:
         fields["model"] = found["model"]
     return dump({"settings": found, "fields": fields})
+
+
+def _add_inspect(router: APIRouter, service: Service) -> None:
+    one_at_a_time = asyncio.Semaphore(1)  # it holds the interpreter for a moment, which pictures need too
+
+    @router.post(
+        "/v1/inspect",
+        operation_id="inspect",
+        response_class=Response,
+        responses=openapi.problem_responses(413, 415, 422, 500, 501, 503)
+        | {200: openapi.answer("WeightReport")},
+        openapi_extra=openapi.INSPECT,
+    )
+    async def inspect(
+        request: Request,
+        name: Annotated[
+            str, Query(max_length=200, description="The file's name, for messages.")
+        ] = "the file",
+        size: Annotated[
+            int | None, Query(ge=0, le=2**53, description="The file's bytes; with them a cut one is noticed.")
+        ] = None,
+    ) -> Response:
+        """What a weight file is, by its head: layout, shape, target, what it is good for, what is missing.
+
+        The body is the beginning of a safetensors file: eight bytes that tell the length of its head, and the
+        head. The weights stay where they are. Other files are looked at with `python -m model inspect FILE`.
+        """
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind != OCTETS:
+            raise BadRequestError(
+                f"The body is '{kind[:60]}'; accepted is {OCTETS}.",
+                status=415,
+                code="content-type",
+                hint="Send the first 8 + n bytes of the file, n being the number in the first 8, little-endian.",
+                field="Content-Type",
+            )
+        service.check_room()
+        head = await request.body()
+
+        async def work() -> bytes:
+            async with one_at_a_time:
+                return await run_in_threadpool(_report, head, name, size)
+
+        return _json(await unless_gone(request, work()))
+
+
+def _report(head: bytes, name: str, size: int | None) -> bytes:
+    try:
+        from model.checkpoints.report import inspect_header  # pulls torch, which must not delay the start
+    except ImportError:
+        raise BadRequestError(
+            "Reports on weight files need torch, which this service comes without.",
+            status=501,
+            code="no-torch",
+            hint="Look at the file with python -m model inspect FILE.",
+        ) from None
+    try:
+        report = inspect_header(head, name, size).to_dict()
+    except CheckpointError as error:  # the file is the client's
+        raise BadRequestError(
+            str(error), status=422, code=error.code, hint=error.hint, field="body"
+        ) from error
+    del report["path"], report["digest"]
+    return dump({"name": name, **report})
 
 
 def _json(content: bytes) -> Response:

@@ -11,7 +11,7 @@ from model.views import VIEWS
 from server import __version__, openapi, problems, schemas
 from server.answers import FORMS, JSON, SHEET, Form, etag, negotiate
 from server.batch import add_batch
-from server.catalogue import add_models, add_samples
+from server.catalogue import add_models, add_queue, add_samples
 from server.inputs import ACCEPTED, Files, Shape, read
 from server.limits import unless_gone
 from server.metrics import MEDIA_TYPE
@@ -39,6 +39,7 @@ def build_router(service: Service, settings: Settings, samples: Mapping[str, Sam
     add_reading(router, service, settings)
     records = find_records(service.models.sources, settings.run)
     add_models(router, service, records)
+    add_queue(router, service)
     add_samples(router, samples)
     _add_facts(router, service, settings, records)
     return router

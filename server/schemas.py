@@ -423,6 +423,40 @@ class Models(BaseModel):
     models: list[dict[str, Any]]
 
 
+class Queue(BaseModel):
+    """The line of requests for the network."""
+
+    admitted: int = Field(description="Requests in work or waiting.")
+    before: int | None = Field(
+        description="How many of them came before the one that was asked for; null where it has no place, or not yet."
+    )
+    estimate_ms: int = Field(
+        description="How long those before it and its own are expected to compute; of all where none was asked for."
+    )
+
+
+class WeightReport(BaseModel):
+    """What a weight file is, by its head."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="As it was sent.")
+    size_bytes: int = Field(description="Of the whole file, as its head has it.")
+    layout: str = Field(description="Whose format it is.")
+    proved_against: str | None = Field(description="What our reading of this format was proved against.")
+    content: Literal["full", "encoder", "classifier"]
+    size: str | None = Field(description="The named size of this shape.")
+    config: dict[str, Any] | None = Field(description="The shape of the network.")
+    target: str | None = Field(description="What the decoder predicts; null where nobody says.")
+    target_source: str | None = Field(description="Who says so.")
+    parameters: int
+    usable_for: list[str]
+    missing: list[str] = Field(description="Names that the network needs and the file lacks.")
+    left_over: list[str] = Field(description="Names that the network does not have.")
+    notes: list[str]
+    advice: str = Field(description="One sentence.")
+
+
 class Point(BaseModel):
     """One report of a training."""
 
@@ -489,4 +523,4 @@ class Health(BaseModel):
 
 
 # Answers that routes describe by hand.
-ANSWERS = (Problem, ReconstructAnswer, BatchAnswer, EmbedAnswer, SettingsAnswer)
+ANSWERS = (Problem, ReconstructAnswer, BatchAnswer, EmbedAnswer, SettingsAnswer, WeightReport)

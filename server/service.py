@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
+from asgi_correlation_id import correlation_id
 from PIL import Image
 
 from server.batcher import Batcher, Run
-from server.line import Line
+from server.line import Line, Turn
 from server.metrics import Metrics, surface
 from server.models import Models
 from server.problems import (
@@ -162,6 +163,10 @@ class Service:
         finally:
             self._awaiting_model -= 1
 
+    def turn(self, request: str) -> Turn:
+        """How it stands with the line for the request of this id."""
+        return self._line.turn(request)
+
     def check_room(self) -> None:
         """Refuse before the body is read.
 
@@ -190,7 +195,7 @@ class Service:
                 passed.
         """
         # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
-        with self._line.admit(model.digest) as place:
+        with self._line.admit(model.digest, correlation_id.get()) as place:
             try:
                 # Leaving this block early cancels what has not started, in the pool and in the queue.
                 async with asyncio.timeout(self._deadline_s):
@@ -220,7 +225,7 @@ class Service:
         Raises:
             UnmaskError: As `reconstruct`.
         """
-        with self._line.admit(model.digest) as place:
+        with self._line.admit(model.digest, correlation_id.get()) as place:
             place.passes = EMBED_PASSES
             try:
                 async with asyncio.timeout(self._deadline_s):
