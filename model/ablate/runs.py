@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from model.ablate.tables import Row, Table
 from model.checkpoints import shapes
-from model.checkpoints.files import open_raw, replacing
+from model.checkpoints.containers import open_raw
+from model.checkpoints.files import replacing
 from model.errors import DataError, UnmaskError
 from model.evaluate import finetune, knn, linear, reconstruction
 from model.evaluate.features import load_encoder

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints import layouts, registry, shapes
-from model.checkpoints.files import FORMAT, RawFile, open_raw, refuse, replacing
+from model.checkpoints.containers import open_raw
+from model.checkpoints.files import FORMAT, RawFile, refuse, replacing
 from model.checkpoints.layouts import POSITIONS, Layout
 from model.checkpoints.registry import Entry
 from model.checkpoints.registry import shipped as shipped  # where every other weight file is asked for

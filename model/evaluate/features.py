@@ -22,7 +22,8 @@ from torchvision.transforms.v2.functional import center_crop, resize
 from tqdm import tqdm
 
 from model.checkpoints import layouts, shapes, store
-from model.checkpoints.files import open_raw, replacing
+from model.checkpoints.containers import open_raw
+from model.checkpoints.files import replacing
 from model.checkpoints.shapes import Given
 from model.network import MAE
 from model.pretrain.data import Photos

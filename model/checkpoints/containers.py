@@ -1,0 +1,211 @@
+"""From a path to named tensors, without running anything that a file brings along.
+
+Knows safetensors and pickles of tensors, not what the tensors mean: that is ``layouts``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from model.checkpoints import files
+from model.checkpoints.files import RawFile, refuse
+from model.errors import CheckpointError
+
+if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
+    from torch import Tensor
+
+#: Where training programs put the weights inside what they save.
+_NESTED = ("model", "state_dict", "model_state_dict", "network")
+#: Records and settings that trainers store beside weights (OpenMMLab, Lightning, OmegaConf), and numpy's numbers.
+_LEFT_OUT = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.nodes.AnyNode",
+    "typing.Any",
+    *(f"builtins.{kind}" for kind in ("int", "float", "str", "list", "dict")),
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+_LEFT_OUT_DICTS = (
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "collections.defaultdict",
+)
+
+
+class _LeftOut:
+    """Stands for an object that has no part in the weights: whatever it is made of, it keeps and does nothing."""
+
+    def __new__(cls, *_: object) -> _LeftOut:
+        return object.__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _LeftOutDict:
+    """The same for a kind of dict; torch fills no other than its own kinds."""
+
+    def __new__(cls, *_: object) -> OrderedDict[str, object]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+def open_raw(path: Path) -> RawFile:
+    """Read a weight file or a folder of one.
+
+    Raises:
+        CheckpointError: It is missing, truncated, no weight file, or a pickle of more than tensors.
+    """
+    parts = files.parts(path)
+    tensors: dict[str, Tensor] = {}
+    header: dict[str, str] = {}
+    arguments: dict[str, Any] = {}
+    nested = False
+    for part in parts:
+        if _is_safetensors(part):
+            more, header = _read_safetensors(part)
+        else:
+            more, arguments, nested = _read_pickle(part)
+        tensors |= more
+    return RawFile(
+        path=path,
+        tensors=files.without_prefixes(tensors),
+        digest=files.joint_digest([files.sha256(part) for part in parts]),
+        size_bytes=sum(part.stat().st_size for part in parts),
+        header=header,
+        config=files.config_beside(path),
+        arguments=arguments,
+        nested=nested,
+    )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content where the name does not say: eight bytes of length, then a JSON object."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise refuse(
+            f"{path.name} is no readable safetensors file ({error})", "Copy or fetch it again.", "unreadable"
+        ) from error
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+    import torch
+
+    try:
+        # Reads tensors and plain values. The one class beyond them is the plain record of command-line options
+        # that the authors' training script stores; of what other trainers store beside the weights, a stand-in
+        # takes the place, and nothing of it is kept.
+        with torch.serialization.safe_globals(
+            [
+                argparse.Namespace,
+                *((_LeftOut, name) for name in _LEFT_OUT),
+                *((_LeftOutDict, name) for name in _LEFT_OUT_DICTS),
+            ]
+        ):
+            content = torch.load(  # noqa: TID251 (the one reader of weight files; weights_only runs no code)
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except (pickle.UnpicklingError, AttributeError, TypeError) as error:
+        raise _pickled_object(path, str(error)) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise refuse(
+            f"{path.name} is no readable weight file ({str(error).splitlines()[0][:160] if str(error) else 'empty'})",
+            "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
+            "unreadable",
+        ) from error
+    if isinstance(content, Mapping) and "recipe" in content and "network" in content:
+        return _read_state(path, content)
+    arguments = content.get("args", {}) if isinstance(content, Mapping) else {}
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    own = content.get("unmask", {}) if isinstance(content, Mapping) else {}
+    weights, nested = content, False
+    while isinstance(weights, Mapping):
+        inner = next((weights[key] for key in _NESTED if isinstance(weights.get(key), Mapping)), None)
+        if inner is None:
+            break
+        weights, nested = inner, True
+    tensors = (
+        {str(key): value for key, value in weights.items() if isinstance(value, torch.Tensor)}
+        if isinstance(weights, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise refuse(
+            f"{path.name} holds a {type(content).__name__} without named tensors",
+            "Give a file whose state dict lies bare or under 'model' or 'state_dict'.",
+            "layout",
+        )
+    kept = {"args": arguments if isinstance(arguments, dict) else {}, "unmask": own}
+    return tensors, kept, nested
+
+
+def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+    """A state of ``model.pretrain``: the running average where it keeps one, as the run itself would give."""
+    recipe = state["recipe"] if isinstance(state["recipe"], dict) else {}
+    weights = state.get("average") or state["network"]
+    if not isinstance(weights, Mapping):
+        raise refuse(
+            f"{path.name} is a state in parts, one of each process",
+            "Go on with --resume until the run writes its weights, or take a run that kept whole states.",
+            "layout",
+        )
+    normalised = {"pixel": False, "norm_pixel": True}  # states of before kept no config
+    step = int(state.get("step", 0))
+    card = {"steps": step, "samples": step * int(recipe.get("batch_size", 0)), "recipe": recipe}
+    facts = {"name": str(recipe.get("name", path.stem)), "card": card, **state.get("unmask", {})}
+    kept = {
+        "args": {"norm_pix_loss": normalised[recipe["target"]]} if recipe.get("target") in normalised else {},
+        "unmask": facts,
+        "size": str(recipe.get("size", "")),
+        "state": "average" if state.get("average") else "network",
+    }
+    return dict(weights), kept, True
+
+
+def _pickled_object(path: Path, error: str) -> CheckpointError:
+    """Name the class that a pickle wants to build, which would mean running code from the file."""
+    marker = "Unsupported global: GLOBAL "
+    if marker in error:
+        name = error.split(marker, 1)[1].split()[0]
+        return refuse(
+            f"{path.name} is a pickle of a Python object ({name}), which opens only by running code; nothing was run",
+            "In the program that wrote it, save model.state_dict() alone, and give that file.",
+            "pickle",
+        )
+    return refuse(
+        f"{path.name} is neither a safetensors file nor a pickle of tensors; nothing in it was run",
+        "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
+        "unreadable",
+    )
