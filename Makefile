@@ -21,15 +21,18 @@ OWN_UV := $(filter .uv/%,$(UV))
 ENV := .venv/.installed-$(firstword $(shell cksum < requirements.lock))
 PY := .venv/bin/python
 
-.PHONY: help setup serve test test-fast check fix browser lock train evaluate judge bench bench-train image clean
+.PHONY: help setup serve serve-cluster test test-fast check fix browser lock train evaluate judge bench bench-train image clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(ENV) ## make .venv and install the locked packages (serve and test do this by themselves)
 
 serve: $(ENV) ## page and API on http://127.0.0.1:7860 (HOST= and PORT= change it)
 	@exec env UNMASK_HOST='$(HOST)' UNMASK_PORT='$(PORT)' $(PY) -m server
+
+serve-cluster: .venv-cluster/.installed ## the same on Ray Serve, two model replicas on this machine
+	@exec env UNMASK_HOST='$(HOST)' UNMASK_PORT='$(PORT)' .venv-cluster/bin/python -m server cluster
 
 test: $(ENV) browser check ## everything that guards a change: check, then all tests, the page in a browser included
 	$(PY) -m pytest
@@ -74,7 +77,7 @@ image: ## docker build (IMAGE= names it)
 	docker build --tag $(IMAGE) .
 
 clean: ## remove the environment and every cache
-	rm -rf .venv .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis test-results
+	rm -rf .venv .venv-cluster .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis test-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv takes a fitting Python from this machine, or fetches one. Bytecode is compiled now, not at the first start.
@@ -82,6 +85,13 @@ $(ENV): | $(OWN_UV)
 	$(UV) venv --quiet --allow-existing .venv
 	$(UV) pip sync --python $(PY) --require-hashes --compile-bytecode requirements.lock
 	@rm -f .venv/.installed-* && touch $@
+
+# Apart from .venv, for what Ray brings along would serve the plain service too. Ray itself is not in the lock.
+.venv-cluster/.installed: requirements.lock | $(OWN_UV)
+	$(UV) venv --quiet --allow-existing .venv-cluster
+	$(UV) pip sync --python .venv-cluster/bin/python --require-hashes --compile-bytecode requirements.lock
+	$(UV) pip install --python .venv-cluster/bin/python --compile-bytecode 'ray[serve]>=2.60,<3'
+	@touch $@
 
 # --target needs neither the venv module nor the right to write into the system's packages.
 .uv/bin/uv:

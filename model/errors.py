@@ -12,6 +12,8 @@ Everything else that is raised is our own mistake and flies to the top.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UnmaskError(Exception):
     """A mistake the caller can correct.
@@ -32,6 +34,14 @@ class UnmaskError(Exception):
     def __str__(self) -> str:
         """The message alone; ``hint`` is shown beside it by whoever reports."""
         return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its constructor, whose arguments differ: errors cross from process to process."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[UnmaskError], arguments: tuple[Any, ...]) -> UnmaskError:
+    return kind.__new__(kind, *arguments)
 
 
 class ImageError(UnmaskError):

@@ -81,7 +81,8 @@ class Reconstructor:
     """
 
     def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
+        #: The file with its engine: what another process may take its facts from.
+        self.loaded = loaded
         self._config = config = loaded.facts.config
         self.name = loaded.facts.name
         self.digest = loaded.facts.digest
@@ -106,8 +107,8 @@ class Reconstructor:
             "views": list(self.views),
             "digest": self.digest,
             "device": self.device,
-            **self._loaded.describe(),
-            **self._loaded.facts.card,
+            **self.loaded.describe(),
+            **self.loaded.facts.card,
         }
 
     def prepare(self, image: bytes, options: Options) -> Job:
@@ -162,7 +163,7 @@ class Reconstructor:
         ]
 
     def _prediction(self, job: Job, merged: Merged, run_ms: float) -> Prediction:
-        engine = self._loaded.engine_for(job.grid)
+        engine = self.loaded.engine_for(job.grid)
         spread = merged.spread() if len(job.masks) > 1 else None
         return Prediction(merged.pixels(), run_ms, spread, engine.name, engine.precision)
 
@@ -181,7 +182,7 @@ class Reconstructor:
 
     def _predict(self, items: list[tuple[Job, Mask]]) -> Floats:
         """``[B, L, V]`` in target units for items of one group."""
-        return self._loaded.engine_for(items[0][1].grid).run(
+        return self.loaded.engine_for(items[0][1].grid).run(
             np.stack([job.pixels[..., : self._channels] for job, _ in items]),
             np.stack([mask.ids_keep for _, mask in items]),
             np.stack([mask.ids_restore for _, mask in items]),
@@ -275,7 +276,7 @@ class Reconstructor:
         Returns:
             For each ``[D]``, or ``[L, D]`` for ``patch``, after the encoder's last norm.
         """
-        engine = self._loaded.engine_for(self.grid)
+        engine = self.loaded.engine_for(self.grid)
         results: list[Floats] = []
         for look in looks:
             tokens = engine.encode(look.pixels[None, ..., : self._channels])[0]  # [1 + L, D]

@@ -1,4 +1,7 @@
-"""`python -m server`: serve page and API until SIGTERM or Ctrl-C, then exit with 0."""
+"""`python -m server`: serve page and API until SIGTERM or Ctrl-C, then exit with 0.
+
+`python -m server cluster` does the same on Ray Serve, with replicas of the models.
+"""
 
 import logging
 import os
@@ -43,13 +46,18 @@ class Server(uvicorn.Server):
 def main() -> None:
     """Serve with the settings of the environment."""
     signal.signal(signal.SIGTERM, _leave)
+    if sys.argv[1:] not in ([], ["cluster"]):
+        _fail("python -m server takes no arguments but 'cluster'; settings are UNMASK_ variables.")
     settings = _read_settings()
     listener = _bind(settings)
     logs.configure(settings.log_level)
     code: object = 0
     try:
         with tempfile.TemporaryDirectory(prefix="unmask-", ignore_cleanup_errors=True) as folder:
-            _serve(settings, listener, Path(folder))
+            if sys.argv[1:]:
+                _serve_cluster(settings, listener)
+            else:
+                _serve(settings, listener, Path(folder))
     except KeyboardInterrupt:
         pass  # uvicorn raises it again after a clean stop
     except SystemExit as leaving:
@@ -82,6 +90,22 @@ def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
         timeout_graceful_shutdown=settings.graceful_s,
     )
     Server(config, service, _address(listener, settings)).run(sockets=[listener])
+
+
+def _serve_cluster(settings: Settings, listener: socket.socket) -> None:
+    try:
+        from server import cluster
+    except ImportError as error:
+        _fail(f"A cluster needs Ray Serve ({error}). Install it: uv pip install '.[cluster]'")
+    address, port = _address(listener, settings), listener.getsockname()[1]
+    listener.close()  # it was free; Ray's own front binds it
+    cluster.start(settings.model_copy(update={"port": port}))
+    signal.signal(signal.SIGTERM, _leave)  # Ray has put its own in place
+    print(f"Unmask is ready at {address}", flush=True)
+    try:
+        signal.pause()
+    finally:
+        cluster.stop()
 
 
 def _read_settings() -> Settings:

@@ -17,10 +17,10 @@ from fastapi import FastAPI
 
 from server import problems
 from server.app import create_app
-from server.models import Models, find_sources
+from server.models import Load, Models, find_sources
 from server.samples import read_samples
 from server.security import PAGE_FOLDERS, PAGE_PATHS, PageMount, is_api, is_served
-from server.service import Service, warm_up
+from server.service import Connect, Service, warm_up
 from server.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
@@ -42,24 +42,30 @@ def create() -> FastAPI:
     return app
 
 
-def build(settings: Settings, temporary: Path) -> tuple[FastAPI, Service]:
+def build(
+    settings: Settings, temporary: Path, load: Load | None = None, connect: Connect | None = None
+) -> tuple[FastAPI, Service]:
     """Load the model, and meanwhile import the page; both take seconds.
 
     Args:
         settings: The service's settings.
         temporary: A private folder for what the page keeps on disk.
+        load: Opens a weight file where that is not done here.
+        connect: As for `Service`.
 
     Raises:
         CheckpointError: The weights cannot be used.
     """
     prepare_environment(settings, temporary)
-    models = Models(find_sources(settings.models), partial(_load, settings), max_bytes=settings.model_bytes)
+    models = Models(
+        find_sources(settings.models), load or partial(load_model, settings), max_bytes=settings.model_bytes
+    )
     loading: Future[None] = Future()
     threading.Thread(target=_begin, args=(models, loading), name="unmask-load", daemon=True).start()
     if settings.page:
         import ui.page  # noqa: F401 - pulls gradio, which takes seconds: while the model loads
     loading.result()
-    service = Service(models, settings)
+    service = Service(models, settings, connect)
     app = create_app(service, settings, read_samples(SAMPLES))
     if settings.page:
         from ui.page import build_page
@@ -78,7 +84,8 @@ def _begin(models: Models, loading: "Future[None]") -> None:
         loading.set_result(None)
 
 
-def _load(settings: Settings, path: Path) -> "Reconstructor":
+def load_model(settings: Settings, path: Path) -> "Reconstructor":
+    """Open a weight file as the settings say, and run it once."""
     from model import load
 
     reconstructor = load(

@@ -92,7 +92,7 @@ class Service:
         self._deadline_s = settings.deadline_s
         self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="unmask-picture")
         self.metrics = Metrics()
-        self.max_batch = settings.max_batch or (CPU_BATCH if models.default.device == "cpu" else GPU_BATCH)
+        self.max_batch = most_passes(settings, models.default.device)
         self._line = Line(
             max_waiting=settings.max_waiting, max_queue_s=settings.max_queue_s, metrics=self.metrics
         )
@@ -284,6 +284,11 @@ class Service:
                 return work()
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+
+
+def most_passes(settings: Settings, device: str) -> int:
+    """Pictures in one call of the network on a device."""
+    return settings.max_batch or (CPU_BATCH if device == "cpu" else GPU_BATCH)
 
 
 def count_passes(job: Job, model: Reconstructor) -> int:

@@ -104,6 +104,17 @@ class Settings(BaseSettings):
         description="Pictures in one network call; empty: 4 on a CPU, 32 on a GPU.",
     )
 
+    min_replicas: int = Field(
+        default=2,
+        ge=1,
+        description="Model replicas of a cluster when all is quiet (python -m server cluster).",
+    )
+    max_replicas: int | None = Field(
+        default=None,
+        ge=1,
+        description="Model replicas of a cluster at most, each with THREADS cores or a GPU; empty: never more.",
+    )
+
     max_bytes: int = Field(default=16 * MIB, ge=1024, description="Bytes of one uploaded picture.")
     batch_items: int = Field(
         default=64,
@@ -174,6 +185,7 @@ def prepare_environment(settings: Settings, temporary: Path) -> None:
     environment["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio compares with this very text
     environment["GRADIO_TEMP_DIR"] = str(temporary)
     environment["HF_HUB_OFFLINE"] = "1"  # nothing may be fetched behind the operator's back
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
     environment.setdefault("OMP_NUM_THREADS", str(settings.threads))
 
 
