@@ -21,7 +21,7 @@ OWN_UV := $(filter .uv/%,$(UV))
 ENV := .venv/.installed-$(firstword $(shell cksum < requirements.lock))
 PY := .venv/bin/python
 
-.PHONY: help setup serve serve-cluster test test-fast check fix browser lock train evaluate judge bench bench-train image clean
+.PHONY: help setup serve serve-cluster test test-fast check fix browser lock train evaluate judge bench bench-train prove-service test-cluster image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -69,6 +69,16 @@ judge: $(ENV) ## neighbours, probe, fine-tuning and scratch: WEIGHTS= on DATA= a
 bench: $(ENV) ## speed beside transformers, LitServe and BentoML; writes docs/benchmarks.md (a quarter of an hour, on a quiet machine)
 	@$(PY) -m tests.bench.bench_forward --write
 	@$(PY) -m tests.bench.bench_service --write --peers
+
+prove-service: $(ENV) ## the long proofs, an hour or two: hostile input, the description, bombs, mix-ups, soak
+	TEST_EXAMPLES=20000 $(PY) -m pytest --timeout 0 tests/server/test_fuzz.py
+	TEST_EXAMPLES=200 TEST_PHASES=examples,coverage,fuzzing,stateful $(PY) -m pytest --timeout 0 tests/server/test_description.py
+	$(PY) -m pytest tests/server/test_bombs.py
+	$(PY) -m tests.bench.mixups
+	$(PY) -m tests.bench.soak
+
+test-cluster: .venv-cluster/.installed ## the tests that need Ray Serve: a replica dies under load
+	.venv-cluster/bin/python -m pytest tests/server/test_cluster.py
 
 bench-train: $(ENV) ## what training costs here, beside the reference recipe, on photos of DATA=
 	@$(PY) -m tests.bench.bench_train --data $(DATA)

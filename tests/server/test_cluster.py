@@ -1,26 +1,22 @@
 """The service on Ray Serve, really started: answers are those of one process, and a dying replica loses none."""
 
 import asyncio
-import hashlib
 import importlib.util
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from model.loading import prove
-from tests.server.conftest import photo
+from tests.bench.mixups import Tally, ask_alone, ask_together
 
 ROOT = Path(__file__).resolve().parents[2]
-REQUESTS = 60
-AT_A_TIME = 12
+DIFFERENT, REQUESTS, CLIENTS = 30, 80, 12
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,48 +78,6 @@ def cluster(weights: Path) -> Iterator[tuple[str, int]]:
     )
 
 
-def asked(number: int) -> dict[str, Any]:
-    """One of the requests, made out of its number."""
-    image = photo(number % 5, (96 + 16 * (number % 3), 80))
-    if number % 10 == 9:
-        return {"url": "/v1/embed", "files": {"image": image}, "data": {"kind": "patch"}}
-    data = {
-        "seed": str(number),
-        "ratio": ("0.5", "0.75", "0.9")[number % 3],
-        "strategy": ("random", "block", "grid")[number % 4 % 3],
-    }
-    accept = "image/png" if number % 2 else "application/json"
-    return {"url": "/v1/reconstruct", "files": {"image": image}, "data": data, "headers": {"accept": accept}}
-
-
-def essence(answer: httpx.Response) -> str:
-    """All of an answer that is not about when it was given."""
-    assert answer.status_code == 200, answer.text[:500]
-    content = answer.content
-    if answer.headers["content-type"] == "application/json":
-        facts = json.loads(content)
-        del facts["request_id"]
-        facts.pop("timings_ms", None)
-        content = json.dumps(facts).encode()
-    return hashlib.sha256(content).hexdigest()
-
-
-async def ask_all(address: str, numbers: range, midway: Any = None) -> list[str]:
-    places = asyncio.Semaphore(AT_A_TIME)
-    done: list[str] = []
-
-    async def ask(http: httpx.AsyncClient, number: int) -> str:
-        async with places:
-            answer = essence(await http.post(**asked(number)))
-        done.append(answer)
-        if midway and len(done) == len(numbers) // 4:
-            midway()
-        return answer
-
-    async with httpx.AsyncClient(base_url=address, timeout=400) as http:
-        return await asyncio.gather(*(ask(http, number) for number in numbers))
-
-
 def replicas_of(pid: int) -> list[int]:
     """The replicas of the models among the descendants of a process."""
     parents, names = {}, {}
@@ -150,16 +104,21 @@ def test_no_request_is_lost_when_a_replica_dies_and_all_answers_are_those_of_one
     alone: str, cluster: tuple[str, int]
 ) -> None:
     address, pid = cluster
-    wanted = asyncio.run(ask_all(alone, range(REQUESTS)))
-    killed: list[int] = []
+    tally = Tally()
 
-    def kill() -> None:
-        killed.append(replicas_of(pid)[0])
-        os.kill(killed[0], signal.SIGKILL)
+    async def kill() -> None:
+        while tally.statuses[200] < REQUESTS // 4:
+            await asyncio.sleep(0.02)
+        os.kill(replicas_of(pid)[0], signal.SIGKILL)
 
-    assert len(replicas_of(pid)) == 2
-    assert asyncio.run(ask_all(address, range(REQUESTS), kill)) == wanted
-    assert killed
+    async def scene() -> None:
+        wanted = await ask_alone(alone, range(DIFFERENT), ["debug"])
+        assert len(replicas_of(pid)) == 2
+        await asyncio.gather(ask_together(address, wanted, ["debug"], REQUESTS, tally, CLIENTS), kill())
+
+    asyncio.run(scene())
+    assert tally.wrong == []
+    assert tally.statuses == {200: REQUESTS}
 
 
 def test_the_cluster_answers_for_its_models_and_refuses_as_one_process_does(

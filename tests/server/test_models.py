@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from model import CheckpointError, Reconstructor, load
 from model.checkpoints import registry
 from server.app import create_app
 from server.models import Models, Source, find_sources
+from server.problems import ModelUnavailableError, OverloadedError
 from server.service import Service
 from server.settings import Settings
 from tests.server.conftest import FakeEngine, into, post, problem_of, running
@@ -217,3 +219,13 @@ def test_names_of_public_weights_lead_to_their_files(tmp_path: Path, monkeypatch
 def test_a_wrong_entry_is_told(entries: list[str], told: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=told):
         find_sources([entry.format(tmp_path) for entry in entries])
+
+
+def test_a_refusal_is_the_same_in_another_process() -> None:
+    for error in (
+        ModelUnavailableError("large"),
+        OverloadedError(3),
+        CheckpointError("m", code="c", hint="h"),
+    ):
+        there = pickle.loads(pickle.dumps(error))
+        assert (type(there), str(there), vars(there)) == (type(error), str(error), vars(error))
