@@ -1,5 +1,6 @@
 """What a client gets: JSON or one picture, chosen by `Accept`, with all that is needed to repeat it."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ class Form:
         panels: Pictures in JSON, or side by side on the sheet.
         panel: The one picture of an image answer: a panel's name, or the sheet.
         model_digest: Which weights answer.
+        pictures: How the pictures in JSON are written: PNG or WEBP.
         request_id: Of the request.
         etag: Where the answer can be had again.
     """
@@ -46,13 +48,14 @@ class Form:
     panels: tuple[str, ...]
     panel: str
     model_digest: str
+    pictures: str = PNG
     request_id: str | None = None
     etag: Callable[[], str] | None = None
 
     def render(self, result: "Reconstruction") -> Response:
         """The answer for a result. Encodes pictures: not for the event loop."""
         as_json = self.media_type == JSON
-        facts = describe(result, self.panels if as_json else (), self.model_digest)
+        facts = describe(result, self.panels if as_json else (), self.model_digest, self.pictures)
         headers = {
             "Cache-Control": "no-store",
             "Vary": "Accept",
@@ -71,13 +74,23 @@ class Form:
         names = self.panels if self.panel == SHEET else (self.panel,)
         if self.media_type == PNG:
             return result.sheet(names) if self.panel == SHEET else result.png(self.panel)
-        pixels = side_by_side([result.panel(name) for name in names])
-        return labels.write(pixels, result.settings(names), **ENCODINGS[self.media_type])
+        return _encode(result, names, self.media_type)
 
 
-def describe(result: "Reconstruction", panels: tuple[str, ...], model_digest: str) -> dict[str, Any]:
+def _encode(result: "Reconstruction", names: tuple[str, ...], media_type: str) -> bytes:
+    """Panels side by side as a labelled file of another type than PNG."""
+    pixels = side_by_side([result.panel(name) for name in names])
+    return labels.write(pixels, result.settings(names), **ENCODINGS[media_type])
+
+
+def describe(
+    result: "Reconstruction", panels: tuple[str, ...], model_digest: str, pictures: str = PNG
+) -> dict[str, Any]:
     """A result ready for JSON, with what identifies mask and model."""
-    facts = result.to_dict(panels)
+    facts = result.to_dict(panels if pictures == PNG else ())
+    if pictures != PNG:
+        files = {name: base64.b64encode(_encode(result, (name,), pictures)).decode() for name in panels}
+        facts["images"] = {name: f"data:{pictures};base64,{content}" for name, content in files.items()}
     return facts | {"mask_hash": mask_hash(facts["hidden"], facts["grid"]), "model_digest": model_digest}
 
 

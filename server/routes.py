@@ -58,7 +58,7 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
         media_type = negotiate(request.headers.get("accept", "*/*"), FORMS)
         service.check_room()  # before the body, so that a refusal costs the client nothing
         fields, files = await read(request, shape)
-        _check_panel(fields, media_type)
+        _check_forms(fields, media_type)
         drawing = files["drawing"][0] if "drawing" in files else None
         options = fields.options(drawing)
 
@@ -69,6 +69,7 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
                 panels=fields.panels,
                 panel=fields.panel or SHEET,
                 model_digest=model.digest,
+                pictures=f"image/{fields.picture_format or 'png'}",
                 request_id=correlation_id.get(),
                 etag=_etag(fields, files, media_type, model.digest) if _repeats(fields) else None,
             )
@@ -100,18 +101,20 @@ def _etag(fields: ReconstructFields, files: Files, media_type: str, digest: str)
     return lambda: etag([part for name in sorted(files) for part in files[name]], asked)
 
 
-def _check_panel(fields: ReconstructFields, media_type: str) -> None:
+def _check_forms(fields: ReconstructFields, media_type: str) -> None:
     """Refuse options that the answer would have to ignore."""
     message = None
     if fields.panel and media_type == JSON:
-        message, hint = (
-            "'panel' picks a picture, and the answer is JSON.",
-            "Send 'Accept: image/png' with it.",
-        )
+        field, message = "panel", "'panel' picks a picture, and the answer is JSON."
+        hint = "Send 'Accept: image/png' with it."
     elif fields.panel not in (None, SHEET) and "panels" in fields.model_fields_set:
-        message, hint = "'panel' names one picture, and 'panels' several.", "Leave one of them out."
+        field, message = "panel", "'panel' names one picture, and 'panels' several."
+        hint = "Leave one of them out."
+    elif fields.picture_format and media_type != JSON:
+        field, message = "picture_format", f"'picture_format' is for JSON, and the answer is {media_type}."
+        hint = "Leave it out, or send 'Accept: application/json'."
     if message:
-        raise InvalidFieldsError([{"field": "panel", "message": message, "hint": hint}])
+        raise InvalidFieldsError([{"field": field, "message": message, "hint": hint}])
 
 
 def _add_facts(

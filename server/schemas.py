@@ -180,6 +180,11 @@ class ReconstructFields(CommonFields):
         description="With an image answer: the one picture wanted; 'sheet' puts the panels side by side.",
     )
 
+    picture_format: Literal["png", "webp"] | None = Field(
+        default=None,
+        description="How pictures in JSON are written. Both keep every pixel, webp in fewer bytes. PNG when omitted.",
+    )
+
     def options(self, drawing: bytes | None) -> "Options":
         """The model's options for these fields and the drawing that came with them.
 
@@ -375,7 +380,9 @@ class ReconstructAnswer(BaseModel):
     )
     error_scale: Any = Field(default=None, description="What the colours of the 'error' panel mean.")
     uncertainty_scale: Any = Field(default=None, description="The same of the panel 'uncertainty'.")
-    images: dict[str, str] = Field(description="Panel name to data:image/png;base64,...")
+    images: dict[str, str] = Field(
+        description="Panel name to data:image/png;base64,... or data:image/webp;base64,..."
+    )
     timings_ms: dict[str, float]
     request_id: str | None = None
 
