@@ -1,4 +1,4 @@
-"""Weights by name: what there is, what is here, how it gets here, and that it is still the same.
+"""Weights by name: what there is, what is here, and that it is still the same. How it gets here is ``pull``.
 
 Names come from ``registry.toml`` and from ``add``. Files lie in a folder of the user, one folder a name, each
 with ``pulled.json``: the SHA-256 of the first pull, which every later use is measured against. Nothing is fetched
@@ -7,29 +7,26 @@ that was not asked for by name.
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from model.checkpoints import files
-from model.checkpoints.download import download
 from model.checkpoints.files import refuse, replacing
 from model.config import Target
 from model.errors import CheckpointError
 
 #: Where the Hub keeps a file: owner/name, file.
 HUB = "https://huggingface.co/{}/resolve/main/{}"
-_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_HUB_CONFIG = "config.json"
-_RECORD = "pulled.json"
+HUB_CONFIG = "config.json"
+#: Beside pulled files: where they came from, and their hashes.
+RECORD = "pulled.json"
 _ADDED = "added.json"
-_ACCEPTED = "accepted.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
@@ -125,7 +122,7 @@ def entries(folder: Path | None = None) -> dict[str, Entry]:
     rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["weights"]
     known = {row["name"]: Entry(**row) for row in rows}
     allowed = {field.name for field in fields(Entry)}
-    for row in _read_json(_folder(folder) / _ADDED).get("weights", []):
+    for row in read_json(_folder(folder) / _ADDED).get("weights", []):
         known.setdefault(row["name"], Entry(**{key: row[key] for key in row.keys() & allowed}))
     return known
 
@@ -151,13 +148,13 @@ def locate(name_or_path: str | Path, folder: Path | None = None) -> Found:
     path = Path(name_or_path)
     if path.exists():
         for entry in known.values():  # a path may be that of a name: then what was recorded holds too
-            found = _found(entry, _folder(folder))
+            found = find(entry, _folder(folder))
             if found and path.resolve() == found.path.resolve():
                 return Found(path, entry, found.digest)
         return Found(path)
     name = str(name_or_path)
     entry = known.get(name) or Entry(name=name, hub=name if _NAME.fullmatch(name) and "/" in name else "")
-    found = _found(entry, _folder(folder))
+    found = find(entry, _folder(folder))
     if found:
         return found
     if name not in known:
@@ -167,64 +164,6 @@ def locate(name_or_path: str | Path, folder: Path | None = None) -> Found:
         f"Fetch them: python -m model weights pull {name}.",
         "not-pulled",
     )
-
-
-def pull(
-    name: str,
-    *,
-    folder: Path | None = None,
-    accepted: bool = False,
-    ask: Callable[[str], bool] | None = None,
-    quiet: bool = False,
-) -> Path:
-    """Fetch the weights of a name, unless they are here.
-
-    Args:
-        name: As in ``entries``.
-        folder: Where pulled weights lie.
-        accepted: The caller accepts the licence.
-        ask: Asked, with the licence's text, where it was not accepted before; None: refuse instead.
-        quiet: No progress bar.
-
-    Returns:
-        The file, or the folder of it.
-
-    Raises:
-        CheckpointError: The name is unknown, the licence was not accepted, or the download failed.
-    """
-    place = _folder(folder)
-    entry = _known(name, folder)
-    found = _found(entry, place)
-    if found:
-        return found.path
-    if not (entry.file or entry.hub):
-        raise refuse(f"{name} is at {entry.source}, which is not there", "Bring it back.", "missing")
-    _accept(entry, place, accepted, ask)
-    home = place / name
-    # An earlier record outlives its files: what comes anew must be the same.
-    before = {row: facts["sha256"] for row, facts in _read_json(home / _RECORD).get("files", {}).items()}
-    hashes = {}
-    for file_name, url in _wanted(entry):
-        promised = before.get(file_name) or (entry.sha256 if file_name != _HUB_CONFIG else "")
-        try:
-            hashes[file_name] = download(
-                url, home / file_name, sha256=promised, md5=entry.md5 if entry.file else "", quiet=quiet
-            )
-        except CheckpointError as error:
-            if entry.hub and error.code == "checkpoint-absent" and file_name != _HUB_WEIGHTS[-1]:
-                continue  # the other container holds the same, and timm's names need no config
-            raise
-        if file_name != _HUB_CONFIG:
-            _check_whole(home / file_name)
-            break
-    record = {
-        "source": entry.source,
-        "licence": entry.licence,
-        "pulled": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "files": {key: {"sha256": h, "bytes": (home / key).stat().st_size} for key, h in hashes.items()},
-    }
-    _write_json(home / _RECORD, record)
-    return home if entry.hub else home / next(iter(hashes))
 
 
 def verify(names: Sequence[str] = (), folder: Path | None = None) -> dict[str, str]:
@@ -242,7 +181,7 @@ def verify(names: Sequence[str] = (), folder: Path | None = None) -> dict[str, s
     """
     place = _folder(folder)
     known = entries(folder)
-    chosen = [_known(name, folder) for name in names] or [
+    chosen = [known_entry(name, folder) for name in names] or [
         entry for entry in known.values() if state(entry, folder) in ("pulled", "added")
     ]
     return {entry.name: "; ".join(_faults(entry, place)) for entry in chosen}
@@ -271,10 +210,10 @@ def add(entry: Entry, folder: Path | None = None) -> Entry:
                 f"{path} has sha256 {values['sha256']}, not {entry.sha256}", "Fetch it again.", "hash"
             )
     store = _folder(folder) / _ADDED
-    rows = _read_json(store).get("weights", [])
+    rows = read_json(store).get("weights", [])
     plain = {field.name: field.default for field in fields(Entry)}
     kept = {key: value for key, value in values.items() if value != plain[key]}
-    _write_json(store, {"weights": [*rows, kept]})
+    write_json(store, {"weights": [*rows, kept]})
     return Entry(**values)
 
 
@@ -291,7 +230,12 @@ def _check_address(entry: Entry) -> None:
         )
 
 
-def _known(name: str, folder: Path | None) -> Entry:
+def known_entry(name: str, folder: Path | None = None) -> Entry:
+    """The entry of a name.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     known = entries(folder)
     if name not in known:
         raise refuse(
@@ -302,48 +246,12 @@ def _known(name: str, folder: Path | None) -> Entry:
     return known[name]
 
 
-def _wanted(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Names and addresses to fetch: of the Hub the config, and the first container that is there."""
-    if entry.file:
-        yield Path(urlsplit(entry.file).path).name, entry.file
-        return
-    for file_name in (_HUB_CONFIG, *_HUB_WEIGHTS):
-        yield file_name, HUB.format(entry.hub, file_name)
+def find(entry: Entry, place: Path) -> Found | None:
+    """The files of an entry, if they are here.
 
-
-def _accept(entry: Entry, place: Path, accepted: bool, ask: Callable[[str], bool] | None) -> None:
-    """Remember a licence that was accepted once, for all weights under it from this source's owner."""
-    given = _read_json(place / _ACCEPTED)
-    if entry.licence in given or entry.licence == "not stated":
-        return
-    text = f"{entry.name} from {entry.source}\nis under {entry.licence}."
-    if entry.licence.startswith("CC-BY-NC"):
-        text += (
-            " You may share and change it with credit to its authors, and may not use it commercially."
-            "\nhttps://creativecommons.org/licenses/by-nc/4.0/"
-        )
-    if not (accepted or (ask and ask(text))):
-        raise refuse(
-            f"The licence of {entry.name}, {entry.licence}, was not accepted",
-            "Read it and give --accept-licence.",
-            "licence",
-        )
-    _write_json(place / _ACCEPTED, {**given, entry.licence: datetime.date.today().isoformat()})
-
-
-def _check_whole(path: Path) -> None:
-    """A login page that came with status 200 must not become the hash of record."""
-    try:
-        files.check_container(path)
-    except (CheckpointError, ValueError, KeyError) as error:
-        path.unlink()
-        if isinstance(error, CheckpointError):
-            raise
-        raise refuse(f"{path.name} is no weight file", "Give another address.", "unreadable") from error
-
-
-def _found(entry: Entry, place: Path) -> Found | None:
-    """The files of an entry, if they are here."""
+    Raises:
+        CheckpointError: A record of them cannot be read.
+    """
     if entry.shipped:
         path = shipped(entry.shipped)
         return Found(path, entry) if path.exists() else None
@@ -351,16 +259,17 @@ def _found(entry: Entry, place: Path) -> Found | None:
         return Found(Path(entry.path), entry, entry.sha256) if Path(entry.path).exists() else None
     record = _record(entry, place)
     if record:
-        weights = next(name for name in record if name != _HUB_CONFIG)
+        first, *parts = (name for name in record if name != HUB_CONFIG)
+        digest = files.joint_digest([record[name]["sha256"] for name in sorted(parts) or [first]])
         home = place / entry.name
-        return Found(home if entry.hub else home / weights, entry, record[weights]["sha256"])
+        return Found(home if entry.hub else home / first, entry, digest)
     cached = _in_hub_cache(entry.hub)
     return Found(cached, entry if entry.licence != "not stated" else None) if cached else None
 
 
 def _record(entry: Entry, place: Path) -> dict[str, dict[str, Any]]:
     """What was pulled, if every file of it is still there."""
-    rows: dict[str, dict[str, Any]] = _read_json(place / entry.name / _RECORD).get("files", {})
+    rows: dict[str, dict[str, Any]] = read_json(place / entry.name / RECORD).get("files", {})
     return rows if rows and all((place / entry.name / name).exists() for name in rows) else {}
 
 
@@ -372,7 +281,7 @@ def _faults(entry: Entry, place: Path) -> Iterator[str]:
         if now != entry.sha256:
             yield f"sha256 is {now}, {entry.sha256} when it was added"
         return
-    rows = _read_json(place / entry.name / _RECORD).get("files", {})
+    rows = read_json(place / entry.name / RECORD).get("files", {})
     if not rows:
         yield "not pulled"
     for name, facts in rows.items():
@@ -391,18 +300,32 @@ def _in_hub_cache(hub: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    for name in _HUB_WEIGHTS:
+    for name in files.IN_FOLDER:
         path = try_to_load_from_cache(hub, name)
-        if isinstance(path, str) and Path(path).exists():
-            return Path(path).parent
+        if isinstance(path, str) and (home := Path(path).parent) and _is_whole(home):
+            return home
     return None
+
+
+def _is_whole(home: Path) -> bool:
+    """Whether all parts of the weights in a folder are there; the program fetches them one by one."""
+    try:
+        files.parts(home)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _folder(folder: Path | None) -> Path:
     return default_folder() if folder is None else folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A record of ours; empty where there is none yet.
+
+    Raises:
+        CheckpointError: It was changed and cannot be read.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -414,6 +337,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a record, atomically.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
     with replacing(path) as part:
         part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

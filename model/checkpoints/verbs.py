@@ -109,12 +109,9 @@ def _list(given: argparse.Namespace) -> str:
 
 
 def _pull(given: argparse.Namespace) -> str:
-    from model.checkpoints import registry
+    from model.checkpoints.pull import pull
 
-    paths = [
-        registry.pull(name, folder=given.folder, accepted=given.accept_licence, ask=_ask)
-        for name in given.names
-    ]
+    paths = [pull(name, folder=given.folder, accepted=given.accept_licence, ask=_ask) for name in given.names]
     return "\n".join(f"{name}: {path}" for name, path in zip(given.names, paths, strict=True))
 
 

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from model.__main__ import main
 from model.checkpoints import download, registry, store
+from model.checkpoints.pull import pull
 from model.checkpoints.registry import Entry
 from model.checkpoints.report import inspect
 from model.errors import CheckpointError
@@ -123,7 +124,7 @@ def weights(debug_file: Path, host: Host) -> bytes:
 
 def _refused(name: str = "debug", **more: Any) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        registry.pull(name, **more)
+        pull(name, **more)
     assert caught.value.hint
     return caught.value
 
@@ -167,9 +168,9 @@ def test_an_unknown_name_is_an_absent_file() -> None:
 
 
 def test_pulled_weights_open_by_their_name_and_are_not_fetched_twice(host: Host, weights: bytes) -> None:
-    path = registry.pull("debug")
+    path = pull("debug")
     assert path.read_bytes() == weights
-    assert registry.pull("debug") == path
+    assert pull("debug") == path
     assert len(host.asked) == 1
     checkpoint = store.read(Path("debug"))
     assert checkpoint.digest == hashlib.sha256(weights).hexdigest()
@@ -195,7 +196,7 @@ def test_what_the_registry_knows_helps_a_file_that_does_not_say(host: Host, debu
 
 def test_a_cut_connection_goes_on_where_it_was_cut(host: Host, weights: bytes) -> None:
     host.cuts = [1000, 500]
-    assert registry.pull("debug").read_bytes() == weights
+    assert pull("debug").read_bytes() == weights
     assert [wanted for _, wanted in host.asked] == ["", "bytes=1000-", "bytes=1500-"]
 
 
@@ -206,7 +207,7 @@ def test_a_pull_that_gave_up_goes_on_in_the_next_one(host: Host, weights: bytes)
     assert "goes on from there" in error.hint
     assert registry.state(registry.entries()["debug"]) == ""
     host.asked.clear()
-    assert registry.pull("debug").read_bytes() == weights
+    assert pull("debug").read_bytes() == weights
     assert host.asked == [("/w.safetensors", "bytes=1000-")]
 
 
@@ -214,7 +215,7 @@ def test_a_pull_that_gave_up_goes_on_in_the_next_one(host: Host, weights: bytes)
 def test_a_server_that_cannot_go_on_sends_it_all_again(host: Host, weights: bytes, lacks: str) -> None:
     setattr(host, lacks, False)
     host.cuts = [1000]
-    assert registry.pull("debug").read_bytes() == weights
+    assert pull("debug").read_bytes() == weights
 
 
 def test_a_file_that_changed_between_two_parts_is_begun_anew(host: Host, weights: bytes) -> None:
@@ -223,12 +224,12 @@ def test_a_file_that_changed_between_two_parts_is_begun_anew(host: Host, weights
     changed = weights.replace(b'"name":"debug"', b'"name":"gubed"')
     assert changed != weights
     host.files["/w.safetensors"] = changed
-    assert registry.pull("debug").read_bytes() == changed
+    assert pull("debug").read_bytes() == changed
 
 
 def test_a_busy_server_is_asked_again(host: Host, weights: bytes) -> None:
     host.statuses = [503, 429]
-    assert registry.pull("debug").read_bytes() == weights
+    assert pull("debug").read_bytes() == weights
 
 
 def test_a_whole_part_without_its_last_step_is_not_fetched_again(host: Host, weights: bytes) -> None:
@@ -237,7 +238,7 @@ def test_a_whole_part_without_its_last_step_is_not_fetched_again(host: Host, wei
     (home / "w.safetensors.download").write_bytes(weights)
     note = {"tag": '"x"', "total": len(weights), "sha256": ""}
     (home / "w.safetensors.download.json").write_text(json.dumps(note))
-    assert registry.pull("debug").read_bytes() == weights
+    assert pull("debug").read_bytes() == weights
     assert not host.asked
 
 
@@ -254,7 +255,7 @@ def test_a_web_page_in_place_of_weights_is_not_recorded(host: Host, weights: byt
     host.files["/w.safetensors"] = b"<html>Please log in</html>"
     assert _refused().code == "checkpoint-unreadable"
     host.files["/w.safetensors"] = weights
-    assert registry.pull("debug").exists()
+    assert pull("debug").exists()
 
 
 def test_a_full_disk_is_said_before_anything_is_written(host: Host, weights: bytes) -> None:
@@ -310,9 +311,9 @@ def test_a_licence_is_shown_and_accepted_once(host: Host, weights: bytes) -> Non
     assert _refused("one", ask=lambda text: False).code == "checkpoint-licence"
     assert not host.asked
     shown: list[str] = []
-    registry.pull("one", ask=lambda text: not shown.append(text))  # type: ignore[func-returns-value]
+    pull("one", ask=lambda text: not shown.append(text))  # type: ignore[func-returns-value]
     assert "may not use it commercially" in shown[0]
-    assert registry.pull("two").exists()
+    assert pull("two").exists()
 
 
 # --- ever after -------------------------------------------------------------------------------------------------
@@ -321,7 +322,7 @@ def test_a_licence_is_shown_and_accepted_once(host: Host, weights: bytes) -> Non
 def test_a_file_that_changed_since_it_was_pulled_is_refused_by_name_and_by_path(
     host: Host, weights: bytes
 ) -> None:
-    path = registry.pull("debug")
+    path = pull("debug")
     path.write_bytes(weights[:-4] + b"\0\0\0\0")
     for way in (Path("debug"), path):
         with pytest.raises(CheckpointError, match="changed since it was pulled") as caught:
@@ -331,16 +332,16 @@ def test_a_file_that_changed_since_it_was_pulled_is_refused_by_name_and_by_path(
 
 
 def test_a_second_pull_must_bring_what_the_first_brought(host: Host, weights: bytes) -> None:
-    path = registry.pull("debug")
+    path = pull("debug")
     path.unlink()
     host.files["/w.safetensors"] = weights[:-4] + b"\0\0\0\0"
     assert _refused().code == "checkpoint-hash"
     host.files["/w.safetensors"] = weights
-    assert registry.pull("debug").read_bytes() == weights
+    assert pull("debug").read_bytes() == weights
 
 
 def test_verify_measures_all_that_is_here(host: Host, weights: bytes, debug_file: Path) -> None:
-    registry.pull("debug")
+    pull("debug")
     registry.add(Entry(name="mine", path=str(debug_file)))
     assert registry.verify() == {"debug": "", "mine": ""}
     debug_file.write_bytes(weights[:-4] + b"\0\0\0\0")
@@ -369,7 +370,7 @@ def test_a_hub_repository_is_pulled_and_opens_by_its_name(
     folder = convert(debug_file, tmp_path / "h1", to="huggingface")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     _offer_on_the_hub(host, folder, weights_name, monkeypatch)
-    home = registry.pull("facebook/vit-mae-base", accepted=True)
+    home = pull("facebook/vit-mae-base", accepted=True)
     assert sorted(path.name for path in home.iterdir() if path.suffix != ".lock") == sorted(
         ["config.json", "pulled.json", weights_name]
     )
@@ -380,13 +381,85 @@ def test_a_hub_repository_is_pulled_and_opens_by_its_name(
     assert "config.json: sha256 is" in registry.verify(["facebook/vit-mae-base"])["facebook/vit-mae-base"]
 
 
+@pytest.fixture
+def parts(tmp_path: Path, debug_file: Path) -> Path:
+    """The debug model as transformers writes a large one: a config, an index and three parts."""
+    from safetensors.torch import load_file, save_file
+
+    from model.checkpoints.convert import convert
+
+    folder = convert(debug_file, tmp_path / "parts", to="huggingface")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    where = {}
+    for number in range(3):
+        file = f"model-{number + 1:05d}-of-00003.safetensors"
+        save_file({name: tensors[name] for name in names[number::3]}, folder / file)
+        where |= dict.fromkeys(names[number::3], file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return folder
+
+
+def _weights_in(home: Path) -> list[str]:
+    return sorted(path.name for path in home.glob("model*") if path.suffix != ".lock")
+
+
+def test_a_hub_repository_in_parts_is_pulled_whole_and_a_part_that_changed_is_noticed(
+    host: Host, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "HUB", host.url + "/{}/{}")
+    host.files |= {f"/facebook/vit-mae-huge/{file.name}": file.read_bytes() for file in parts.glob("[cm]*")}
+    home = pull("facebook/vit-mae-huge", accepted=True)
+    assert _weights_in(home) == _weights_in(parts)
+    assert len(_weights_in(home)) == 4
+    assert store.read(Path("facebook/vit-mae-huge")).digest == store.read(parts).digest
+    assert registry.verify() == {"facebook/vit-mae-huge": ""}
+    part = home / "model-00002-of-00003.safetensors"
+    part.write_bytes(part.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match="changed since it was pulled"):
+        store.read(Path("facebook/vit-mae-huge"))
+
+
+def test_an_address_of_an_index_brings_its_parts_and_what_came_is_not_fetched_again(
+    host: Host, parts: Path
+) -> None:
+    host.files |= {f"/w/{file.name}": file.read_bytes() for file in parts.glob("model*")}
+    last = host.files.pop("/w/model-00003-of-00003.safetensors")
+    registry.add(Entry(name="large", file=f"{host.url}/w/model.safetensors.index.json", predicts="pixel"))
+    assert "model-00003-of-00003.safetensors answers 404" in str(_refused("large"))
+    assert registry.state(registry.entries()["large"]) == ""
+    host.asked.clear()
+    host.files["/w/model-00003-of-00003.safetensors"] = last
+    pull("large")
+    assert [path for path, _ in host.asked] == [
+        "/w/model.safetensors.index.json", "/w/model-00003-of-00003.safetensors"
+    ]  # fmt: skip
+    assert store.read(Path("large")).digest == store.read(parts).digest
+
+
+def test_parts_that_are_not_what_was_promised_are_thrown_away(host: Host, parts: Path) -> None:
+    host.files |= {f"/w/{file.name}": file.read_bytes() for file in parts.glob("model*")}
+    registry.add(Entry(name="large", file=f"{host.url}/w/model.safetensors.index.json", sha256="0" * 64))
+    assert _refused("large").code == "checkpoint-hash"
+    assert _weights_in(registry.default_folder() / "large") == ["model.safetensors.index.json"]
+
+
+@pytest.mark.parametrize("where", [{}, {"a": "../../evil"}, {"a": 3}])
+def test_an_index_that_lists_no_weights_is_refused(host: Host, where: dict[str, Any]) -> None:
+    host.files["/w/model.safetensors.index.json"] = json.dumps({"weight_map": where}).encode()
+    registry.add(Entry(name="large", file=f"{host.url}/w/model.safetensors.index.json"))
+    assert _refused("large").code == "checkpoint-unreadable"
+    assert len(host.asked) == 1
+
+
 def test_the_hash_that_the_hub_tells_on_the_way_is_checked(host: Host, weights: bytes) -> None:
     host.redirects["/hub.safetensors"] = f"{host.url}/w.safetensors"
     registry.add(Entry(name="moved", file=f"{host.url}/hub.safetensors"))
     host.headers["X-Linked-ETag"] = f'"{"0" * 64}"'
     assert _refused("moved").code == "checkpoint-hash"
     host.headers["X-Linked-ETag"] = f'"{hashlib.sha256(weights).hexdigest()}"'
-    assert registry.pull("moved").read_bytes() == weights
+    assert pull("moved").read_bytes() == weights
 
 
 def test_what_huggingface_hub_has_fetched_is_used(
@@ -403,8 +476,26 @@ def test_what_huggingface_hub_has_fetched_is_used(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     entry = registry.entries()["facebook/vit-mae-base"]
     assert registry.state(entry) == "Hub cache"
-    assert registry.pull("facebook/vit-mae-base") == folder
+    assert pull("facebook/vit-mae-base") == folder
     assert store.read(Path("facebook/vit-mae-base")).layout == "huggingface"
+
+
+def test_weights_in_parts_are_used_from_that_cache_once_all_parts_are_there(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    repository = tmp_path / "cache" / "models--facebook--vit-mae-huge"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots").mkdir()
+    snapshot = parts.rename(repository / "snapshots" / "abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    entry = registry.entries()["facebook/vit-mae-huge"]
+    assert registry.state(entry) == "Hub cache"
+    assert store.read(Path("facebook/vit-mae-huge")).layout == "huggingface"
+    (snapshot / "model-00001-of-00003.safetensors").unlink()
+    assert registry.state(entry) == ""
 
 
 # --- names of one's own -----------------------------------------------------------------------------------------
