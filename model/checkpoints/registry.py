@@ -302,8 +302,8 @@ def _in_hub_cache(hub: str) -> Path | None:
         return None
     for name in files.IN_FOLDER:
         path = try_to_load_from_cache(hub, name)
-        if isinstance(path, str) and (home := Path(path).parent) and _is_whole(home):
-            return home
+        if isinstance(path, str) and _is_whole(Path(path).parent):
+            return Path(path).parent
     return None
 
 

@@ -392,7 +392,7 @@ def parts(tmp_path: Path, debug_file: Path) -> Path:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
-    where = {}
+    where: dict[str, str] = {}
     for number in range(3):
         file = f"model-{number + 1:05d}-of-00003.safetensors"
         save_file({name: tensors[name] for name in names[number::3]}, folder / file)
