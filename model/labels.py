@@ -57,6 +57,16 @@ def source_type(panels: tuple[str, ...]) -> str | None:
     return _VOCABULARY + (painted[0] if len(panels) == 1 else "compositeWithTrainedAlgorithmicMedia")
 
 
+def packet(panels: tuple[str, ...]) -> str:
+    """The XMP of a picture that is put together of panels elsewhere: where it comes from, no settings."""
+    return _XMP.format(_term(panels))
+
+
+def _term(panels: tuple[str, ...]) -> str:
+    term = source_type(panels)
+    return "" if term is None else f' Iptc4xmpExt:DigitalSourceType="{escape(term)}"'
+
+
 def write(pixels: images.Pixels, settings: Mapping[str, Any], *, format: str = "PNG", **saving: Any) -> bytes:
     """A labelled picture file.
 
@@ -67,8 +77,7 @@ def write(pixels: images.Pixels, settings: Mapping[str, Any], *, format: str = "
         **saving: What Pillow takes for this format.
     """
     text = json.dumps({key: settings[key] for key in FIELDS if settings.get(key) is not None})
-    term = source_type(tuple(settings.get("panels", ())))
-    properties = "" if term is None else f' Iptc4xmpExt:DigitalSourceType="{escape(term)}"'
+    properties = _term(tuple(settings.get("panels", ())))
     if note := settings.get("view_note"):
         properties += f' unmask:note="{escape(note)}"'
     if format == "PNG":

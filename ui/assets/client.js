@@ -14,12 +14,34 @@ async function decoded(url) {
   return image;
 }
 
+/** An id for a request of ours, by which the server finds its place in the line. */
+const requestId = () => 'page-' + Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+/**
+ * Asks how it stands with a request, each second after its first: tell({before, seconds}) of the requests before it and
+ * of the time that they and it will take; 0 seconds where the server knows no pace yet. Gives what ends the asking.
+ */
+function watchQueue(id, tell) {
+  let over = false, timer = setTimeout(look, 1000);
+  async function look() {
+    const found = await fetch(rootUrl('v1/queue?request=' + id)).then((r) => (r.ok ? r.json() : null), () => null);
+    if (over) return;
+    if (found && found.before !== null) tell({ before: found.before, seconds: Math.ceil(found.estimate_ms / 1000) });
+    timer = setTimeout(look, 1000);
+  }
+  return () => { over = true; clearTimeout(timer); };
+}
+/** That in words, '' where there is nothing to tell. */
+function queueWords(words, { before, seconds }) {
+  if (before) return words(seconds ? 'status.queue' : 'status.queue_only', { n: before, s: seconds });
+  return seconds > 1 ? words('status.about', { s: seconds }) : '';
+}
+
 /**
  * @param url    Where to post.
  * @param next   () -> {body: FormData, ...} for the newest state, or null when there is nothing to ask.
  * @param accept (job, answer, images) for a result; refuse(job, status, problem) for a request that is wrong.
  * @param report (state, seconds): 'bar' after 300 ms, 'slow' after 2 s, 'idle', 'busy', 'loading', 'offline',
- *               'failed', 'timeout', 'stopped'.
+ *               'failed', 'timeout', 'stopped'; 'queue' with what watchQueue tells in place of the seconds.
  */
 function createClient({ url, next, accept, refuse, report }) {
   const LIMIT_MS = 30000;
@@ -41,24 +63,25 @@ function createClient({ url, next, accept, refuse, report }) {
     }
   }
   async function send(job) {
-    const stop = new AbortController();
+    const stop = new AbortController(), id = requestId(), unwatch = watchQueue(id, (line) => report('queue', line));
     running = stop;
     const timers = [[300, () => report('bar')], [2000, () => report('slow')], [LIMIT_MS, () => stop.abort('timeout')]].map(([ms, run]) => setTimeout(run, ms));
     let arrived = null;
     try {
-      arrived = await ask(job, stop.signal);
+      arrived = await ask(job, id, stop.signal);
     } catch (error) {
       if (!stop.signal.aborted) later('offline', Math.min(8, 2 ** failures++));
       else if (stop.signal.reason !== 'replaced') report(stop.signal.reason);
     } finally {
-      timers.forEach(clearTimeout);
+      timers.forEach(clearTimeout); unwatch();
       running = null;
     }
     if (!arrived || stop.signal.aborted) return;
     if (arrived.answer) { failures = 0; report('idle'); accept(job, arrived.answer, arrived.images); }
   }
-  async function ask(job, signal) {
-    const response = await fetch(url, { method: 'POST', body: job.body, headers: { accept: 'application/json' }, signal });
+  async function ask(job, id, signal) {
+    job.body.set('picture_format', 'webp'); // the same pixels in fewer bytes
+    const response = await fetch(url, { method: 'POST', body: job.body, headers: { accept: 'application/json', 'x-request-id': id }, signal });
     if (response.ok) {
       const answer = await response.json(), images = {};
       await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
@@ -94,7 +117,7 @@ let turn = Promise.resolve();
  *
  * @param fields  The API's form fields, as strings, panels among them.
  * @param blob    The picture.
- * @param options signal to stop; waiting(state, seconds) while it must: 'busy' or 'offline'.
+ * @param options signal to stop; waiting(state, seconds) while it must: 'busy' or 'offline'; queue(line) as watchQueue tells.
  * Throws {status, problem} where the server refuses, the signal's reason where it was stopped.
  */
 function askFigure(fields, blob, options = {}) {
@@ -102,16 +125,17 @@ function askFigure(fields, blob, options = {}) {
   turn = mine.catch(() => {});
   return mine;
 }
-async function askPatiently(fields, blob, { signal, waiting = () => {} }) {
+async function askPatiently(fields, blob, { signal, waiting = () => {}, queue = () => {} }) {
   for (let tries = 0; ; tries++) {
     signal?.throwIfAborted();
     const body = new FormData();
     body.append('image', blob, 'picture');
-    for (const [key, value] of Object.entries(fields)) body.append(key, value);
-    const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers: { accept: 'application/json' }, signal }).catch((error) => {
+    for (const [key, value] of Object.entries({ ...fields, picture_format: 'webp' })) body.append(key, value);
+    const id = requestId(), unwatch = watchQueue(id, queue), headers = { accept: 'application/json', 'x-request-id': id };
+    const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers, signal }).catch((error) => {
       if (signal?.aborted) throw signal.reason;
       return null;
-    });
+    }).finally(unwatch);
     if (response && response.ok) {
       const answer = await response.json(), images = {};
       await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));

@@ -75,4 +75,4 @@ function save(blob, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
-$('.um-sheet').addEventListener('click', () => drawSheet().toBlob((blob) => save(blob, `unmask-sheet-${galleryRatio}.png`), 'image/png'));
+$('.um-sheet').addEventListener('click', () => drawSheet().toBlob(async (blob) => save(await labelledPng(blob), `unmask-sheet-${galleryRatio}.png`), 'image/png'));

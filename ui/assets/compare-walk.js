@@ -50,8 +50,11 @@ async function gather() {
   const stop = (walking = new AbortController()), { picture } = store.state;
   frames = []; at = 0;
   for (const [i, ratio] of STEPS.entries()) {
-    $('.um-walk-progress').textContent = words('compare.progress', { i: i + 1, n: STEPS.length, left: '' });
-    const found = await askFigure(sent(atRatio('random', ratio).fields), picture.blob, { signal: stop.signal }).catch(() => null);
+    const progress = (left) => { $('.um-walk-progress').textContent = words('compare.progress', { i: i + 1, n: STEPS.length, left }); };
+    progress(leftOf(STEPS.length - i));
+    const waiting = (state, s) => progress(words('status.' + state, { s: Math.ceil(s) })), queue = (line) => progress(queueWords(words, line));
+    const began = performance.now(), found = await askFigure(sent(atRatio('random', ratio).fields), picture.blob, { signal: stop.signal, waiting, queue }).catch(() => null);
+    took(performance.now() - began);
     if (!found) break;
     frames.push(found); at = i; walkWords();
   }
@@ -77,19 +80,10 @@ store.watch(({ picture, model }) => {
 document.addEventListener('unmask:language', walkWords);
 
 // --- one file of them: animated WebP -----------------------------------------------------------------------------------------
-/** Little-endian bytes of a number. */
-const bytesOf = (value, count) => Array.from({ length: count }, (_, i) => (value >>> (8 * i)) & 255);
-const letters = (text) => Array.from(text, (letter) => letter.charCodeAt(0));
 function chunk(name, payload) {
   const padded = new Uint8Array(8 + payload.length + (payload.length & 1));
   padded.set(letters(name)); padded.set(bytesOf(payload.length, 4), 4); padded.set(payload, 8);
   return padded;
-}
-function joined(parts) {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let offset = 0;
-  for (const part of parts) { whole.set(part, offset); offset += part.length; }
-  return whole;
 }
 /** The picture data of a still WebP: its chunk VP8 or VP8L, head and padding included; null for another format. */
 function stillData(bytes) {
@@ -102,11 +96,12 @@ function stillData(bytes) {
   }
   return null;
 }
-/** Stills of one size, each with how long it stays, as one animated WebP that goes on for ever. */
+/** Stills of one size, each with how long it stays, as one animated WebP that goes on for ever, labelled. */
 function animated(stills, width, height) {
   const size = [...bytesOf(width - 1, 3), ...bytesOf(height - 1, 3)];
-  const parts = [chunk('VP8X', [2, 0, 0, 0, ...size]), chunk('ANIM', [255, 255, 255, 255, 0, 0])];
+  const parts = [chunk('VP8X', [2 + 4, 0, 0, 0, ...size]), chunk('ANIM', [255, 255, 255, 255, 0, 0])];
   for (const { data, ms } of stills) parts.push(chunk('ANMF', joined([Uint8Array.from([0, 0, 0, 0, 0, 0, ...size, ...bytesOf(ms, 3), 2]), data])));
+  parts.push(chunk('XMP ', xmp()));
   const body = joined(parts);
   return new Blob([joined([Uint8Array.from([...letters('RIFF'), ...bytesOf(body.length + 4, 4), ...letters('WEBP')]), body])], { type: 'image/webp' });
 }

@@ -6,6 +6,18 @@ const percent = (value, digits = 1) => words('explore.percent', { x: number(valu
 const share = (ratio) => percent(Number(ratio) * 100, 0);
 const make = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
 
+// --- the parts that all rows have ------------------------------------------------------------------------------
+/** Around a row's own controls, the first of its children: heading above; button, figure and options below. */
+function dress(section) {
+  const [heading, run, figure, options] = $('.um-row-parts').content.cloneNode(true).children;
+  const [title, text] = heading.children, controls = [...section.querySelectorAll(':scope > .um-before')];
+  section.id = 'um-compare-' + section.dataset.row; title.id = section.id + '-title';
+  title.dataset.t = section.dataset.heading; text.dataset.t = section.dataset.lead;
+  section.setAttribute('aria-labelledby', title.id);
+  section.prepend(heading, ...controls, run, figure, options);
+}
+element.querySelectorAll('[data-row]').forEach(dress);
+
 /** What every row begins with: the picture, mask rule, model and view of Explore. */
 function base() {
   const { fields } = store.state, rule = { strategy: 'random', ratio: '0.75', seed: '7' };
@@ -54,6 +66,12 @@ async function askWithin(job, blob, options) {
 
 // --- a row -----------------------------------------------------------------------------------------------------
 let meanMs = 0; // of a request, over all rows: for the estimate
+function took(ms) { meanMs = meanMs ? 0.7 * meanMs + 0.3 * ms : ms; }
+/** How long so many requests will take, in words; '' for less than a second, and before the first. */
+function leftOf(requests) {
+  const seconds = Math.ceil((meanMs * requests) / 1000);
+  return seconds > 1 ? words('compare.left', { s: seconds }) : '';
+}
 
 /**
  * One section: its button, progress, figure and the options that reproduce it.
@@ -79,10 +97,6 @@ function createRow(name, { jobs, paint, after = () => {} }) {
     one('pre').textContent = asked.map(({ fields }) => new URLSearchParams(fields).toString().replaceAll('%2C', ',')).join('\n');
     after(results, asked);
   }
-  function left(i) {
-    const seconds = Math.ceil((meanMs * (asked.length - i)) / 1000);
-    return seconds > 1 ? words('compare.left', { s: seconds }) : '';
-  }
   async function run() {
     if (running) running.abort('replaced');
     const stop = (running = new AbortController()), { picture, result } = store.state;
@@ -90,12 +104,12 @@ function createRow(name, { jobs, paint, after = () => {} }) {
     tell('', {}); draw();
     for (let i = 0; i < asked.length && !stop.signal.aborted; i++) {
       const { blob } = asked[i], began = performance.now();
-      tell('compare.progress', { i: i + 1, n: asked.length, left: left(i) });
+      tell('compare.progress', { i: i + 1, n: asked.length, left: leftOf(asked.length - i) });
       try {
         const waiting = (state, s) => tell('status.' + state, { s: Math.ceil(s) });
-        results[i] = await askWithin(asked[i], blob || picture.blob, { signal: stop.signal, waiting });
-        const ms = performance.now() - began;
-        meanMs = meanMs ? 0.7 * meanMs + 0.3 * ms : ms;
+        const queue = (line) => tell('compare.progress', { i: i + 1, n: asked.length, left: (line.before && queueWords(words, line)) || leftOf(asked.length - i) || queueWords(words, line) });
+        results[i] = await askWithin(asked[i], blob || picture.blob, { signal: stop.signal, waiting, queue });
+        took(performance.now() - began);
         if (stop === running) draw();
       } catch (error) {
         if (stop.signal.aborted) break;

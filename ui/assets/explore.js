@@ -215,11 +215,13 @@ function refuse(job, code, problem) {
   status('status.' + key, { reason: String(problem.detail || problem.title || code) }, 'error');
 }
 function report(what, seconds) {
+  const working = ['bar', 'slow', 'queue'].includes(what);
   if (what === 'idle') state.behind = false;
-  else if (what !== 'bar' && what !== 'slow') { state.behind = true; renderRight(); }
-  $('.um-bar').hidden = !(what === 'bar' || what === 'slow');
-  $('.um-stop').hidden = what !== 'slow';
-  if (what === 'slow') status('status.slow');
+  else if (!working) { state.behind = true; renderRight(); }
+  $('.um-bar').hidden = !working;
+  $('.um-stop').hidden = !working || what === 'bar';
+  if (what === 'slow') { if (told[0] !== 'status.slow_queue') status('status.slow'); }
+  else if (what === 'queue') { const line = queueWords(words, seconds); if (line) status('status.slow_queue', { line }); }
   else if (what === 'idle') { if (!$('.um-status').classList.contains('um-error')) status(''); }
   else if (what === 'busy' || what === 'loading') status('status.' + what, { s: seconds });
   else if (what !== 'bar') status('status.' + what, {}, 'error', true);

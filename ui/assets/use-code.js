@@ -10,9 +10,11 @@ function plain(name, value) {
   return /^\d+(\.\d+)?$/.test(value) ? value : JSON.stringify(value);
 }
 
+/** A word for the shell. */
+const quoted = (text) => (/^[\w.,:/=@+-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`);
+
 const PROGRAMS = {
   curl({ sample, fields, panels, server }) {
-    const quoted = (text) => (/^[\w.,:/=@+-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`);
     const file = sample ? `${sample}.jpg` : 'photo.jpg';
     const options = Object.entries({ ...fields, panels: panels.join(',') }).map(([name, value]) => {
       const field = quoted(`${name}=${value}`);

@@ -55,15 +55,19 @@ async function reports(model) {
   }
   $('.um-use-report-section').hidden = !report;
   if (!report) return;
+  const size = report.size_bytes && words('use.megabytes', { x: number(report.size_bytes / 1e6) });
+  fill($('.um-use-report'), factsOf(report, [['use.file_size', size]]));
+}
+/** The report on a weight file as pairs for `fill`; what is known of this file alone stands after its content. */
+function factsOf(report, further) {
   const contents = { full: 'use.content_full', encoder: 'use.content_encoder', classifier: 'use.content_classifier' };
   const list = (items) => (items && items.length ? items.join(', ') : words('use.nothing'));
-  const size = report.size_bytes && words('use.megabytes', { x: number(report.size_bytes / 1e6) });
-  fill($('.um-use-report'), [
-    ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', contents[report.content] && words(contents[report.content])], ['use.file_size', size],
+  return [
+    ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', contents[report.content] && words(contents[report.content])], ...further,
     ['use.predicts', report.target && words(report.target === 'pixel' ? 'use.target_pixels' : 'use.target_normalised')], ['use.says', report.target_source, true],
     ['use.usable', list(report.usable_for), true], ['use.missing', list(report.missing)], ['use.left_over', list(report.left_over)],
     ...(report.notes || []).map((note) => ['use.note', note, true]), ['use.advice', report.advice, true],
-  ]);
+  ];
 }
 
 // --- copying ---------------------------------------------------------------------------------------------------------
@@ -87,6 +91,6 @@ $('.um-use-copy-link').addEventListener('click', (event) => copy($('.um-use-addr
 $('.um-use-address').addEventListener('focus', (event) => event.target.select());
 $('.um-use-ways').addEventListener('change', (event) => { way = event.target.value; paint(); });
 
-document.addEventListener('unmask:language', paint);
+document.addEventListener('unmask:language', () => { paint(); paintOpened(); });
 paint();
 store.watch(paint, $('.um-use'));

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import gradio as gr
 
+from model import labels
 from ui.grid import build_widget
 from ui.strings import Words, choose
 
 SECTIONS = ("compare", "control", "strategy", "sample", "status", "explore", "alt")
 
 #: One function body in this order.
-SCRIPTS = ("words", "store", "client", "compare", "compare-rows", "compare-gallery", "compare-walk")
+SCRIPTS = ("words", "store", "client", "label", "compare", "compare-rows", "compare-gallery", "compare-walk")
 
 
 def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:
@@ -23,4 +24,6 @@ def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         _: The loaded model; this tab learns of it from the store.
         words: All words, by language.
     """
-    return build_widget("compare", SCRIPTS, words=choose(words, *SECTIONS))
+    # Sheets and walks are put together in the browser.
+    label = labels.packet(("masked", "reconstruction", "original"))
+    return build_widget("compare", SCRIPTS, words=choose(words, *SECTIONS), label=label)

@@ -19,4 +19,6 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         description: The loaded model; the browser's store has it already.
         words: All words, by language.
     """
-    return build_widget("use", ("words", "store", "use-code", "use"), words=choose(words, "use", "sample"))
+    return build_widget(
+        "use", ("words", "store", "use-code", "use", "use-open"), words=choose(words, "use", "sample")
+    )
