@@ -109,7 +109,7 @@ class Options:
         """
         for name, known in (("fit", placement.FITS), ("cover", cover.COVERS), ("positions", POSITIONS)):
             if getattr(self, name) not in known:
-                raise _unknown(name, getattr(self, name), known)
+                raise unknown_choice(name, getattr(self, name), known)
         self._check_company()
         self._check_samples()
         self._check_mask()
@@ -226,7 +226,8 @@ class Options:
                 )
 
 
-def _unknown(name: str, value: object, known: tuple[str, ...]) -> MaskError:
+def unknown_choice(name: str, value: object, known: tuple[str, ...]) -> MaskError:
+    """The error for an option that is none of the known values."""
     return MaskError(
         f"{name} is {str(value)[:60]!r}; it must be one of {', '.join(known)}.",
         code=name,

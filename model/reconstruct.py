@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from model import images, scores, views
 from model.checkpoints.registry import shipped
+from model.config import MAEConfig
 from model.cover import Merged
 from model.errors import CheckpointError, MaskError
 from model.loading import Facts, Loaded, open_weights
 from model.masking import Mask
-from model.options import Options
+from model.options import Options, unknown_choice
 from model.placement import Placement
 from model.recent import Recent
 from model.result import TRIPTYCH, Job, Prediction, Reconstruction, check_panels
@@ -261,12 +262,7 @@ class Reconstructor:
             MaskError: There is no such kind.
         """
         if kind not in EMBEDDINGS:
-            raise MaskError(
-                f"kind is {kind!r:.60}; it must be one of {', '.join(EMBEDDINGS)}.",
-                code="kind",
-                hint="Choose one of the listed kinds.",
-                field="kind",
-            )
+            raise unknown_choice("kind", kind, EMBEDDINGS)
         pixels = images.load_square(image, self.image_size)
         return Look(images.grey(pixels) if self._channels == 1 else pixels, kind)
 
@@ -307,19 +303,28 @@ def _views_of(facts: Facts) -> tuple[str, ...]:
         CheckpointError: What it predicts, or what it looks at, is no picture.
     """
     config = facts.config
-    if config.target not in _VIEWS:
-        raise CheckpointError(
-            f"{facts.name} predicts {config.target!r} of each patch, not pixels: it has no picture to show.",
-            code="target",
-            hint="Take a model of raw or normalised pixels; this one's encoder can be exported and evaluated.",
-        )
+    refuse_what_is_no_picture(facts.name, config)
     if config.channels not in (1, 3):
         raise CheckpointError(
             f"{facts.name} looks at {config.channels} channels, and picture files have 3 colours or 1 grey.",
             code="channels",
-            hint="Call its network with arrays: model.checkpoints.store.read(file).network.",
+            hint="Give it an array: python -m model reconstruct ARRAY.npy --weights FILE, or model.arrays.repaint.",
         )
     return _VIEWS[config.target]
+
+
+def refuse_what_is_no_picture(name: str, config: MAEConfig) -> None:
+    """Refuse a model whose prediction is no pixels.
+
+    Raises:
+        CheckpointError: It is such a one.
+    """
+    if config.target not in _VIEWS:
+        raise CheckpointError(
+            f"{name} predicts {config.target!r} of each patch, not pixels: it has no picture to show.",
+            code="target",
+            hint="Take a model of raw or normalised pixels; this one's encoder can be exported and evaluated.",
+        )
 
 
 def _in_colour(picture: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``reconstruct`` to the command line."""
     verb = verbs.add_parser("reconstruct", help="hide patches of a photo and repaint them")
     verb.set_defaults(verb=reconstruct)
-    verb.add_argument("photo", type=Path)
-    verb.add_argument("--out", type=Path, help="PNG to write (default: PHOTO-unmasked.png)")
+    verb.add_argument("photo", type=Path, help="a picture; or an array [H, W, C] of any channels as .npy")
+    verb.add_argument("--out", type=Path, help="PNG (or .npy) to write (default: PHOTO-unmasked.png)")
     verb.add_argument("--strategy", help="random (default), block, grid, indices or drawing")
     verb.add_argument("--ratio", help="share hidden, above 0 and below 1 (default 0.75)")
     verb.add_argument("--hidden-count", type=int, help="patches to hide, instead of --ratio")
@@ -69,6 +70,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def reconstruct(given: argparse.Namespace) -> str:
     """Make the picture; returns what to print."""
+    if given.photo.suffix == ".npy":
+        return _array(given)
     from model.reconstruct import check_panels, load
 
     like = _settings(given.like) if given.like else None
@@ -82,6 +85,35 @@ def reconstruct(given: argparse.Namespace) -> str:
     out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.png")
     out.write_bytes(_full_size(result, photo, panels) if given.full_size else result.sheet(panels))
     return f"{out}: {_told(result)}" + _other_model(result, like)
+
+
+def _array(given: argparse.Namespace) -> str:
+    """The same for an array, which models of any number of channels take."""
+    import numpy as np
+
+    from model import arrays
+    from model.checkpoints import store
+    from model.checkpoints.files import replacing
+
+    for name in ("like", "panels", "full_size", "json"):
+        if getattr(given, name):
+            raise MaskError(
+                f"{name} is about pictures, and {given.photo.name} is an array.",
+                code=name.replace("_", "-"),
+                hint=f"Leave out --{name.replace('_', '-')}.",
+                field=name,
+            )
+    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.npy")
+    checkpoint = store.read(given.weights or store.shipped())
+    checkpoint.network.to(given.device or "cpu")
+    result = arrays.repaint(checkpoint, arrays.read(given.photo), _options(given, None))
+    with replacing(out) as part, part.open("wb") as file:
+        np.save(file, result.values)
+    mask, seed = result.masks[0], "" if result.seed is None else f", seed {result.seed}"
+    return (
+        f"{out}: hid {mask.hidden_count} of {mask.hidden.size} patches{_times(result.masks)} "
+        f"({given.strategy or 'random'}{seed}); nmse {result.nmse:.3f} (a plain fill: {result.fill_nmse:.3f})."
+    )
 
 
 def _options(given: argparse.Namespace, like: Settings | None) -> Options:
@@ -132,13 +164,17 @@ def _full_size(result: Reconstruction, photo: bytes, panels: tuple[str, ...]) ->
 
 def _told(result: Reconstruction) -> str:
     job, own, fill = result.job, result.metrics, result.metrics["plain_fill"]
-    masks = "" if len(job.masks) == 1 else f" at a time, {len(job.masks)} times"
     seed = "" if job.seed is None else f", seed {job.seed}"
     return (
-        f"hid {job.mask.hidden_count} of {job.mask.hidden.size} patches{masks} ({job.options.strategy}{seed}); "
+        f"hid {job.mask.hidden_count} of {job.mask.hidden.size} patches{_times(job.masks)} "
+        f"({job.options.strategy}{seed}); "
         f"colours there are off by {own['colour_error_percent']:.1f} % on average "
         f"(a plain fill: {fill['colour_error_percent']:.1f} %)."
     )
+
+
+def _times(masks: Sequence[object]) -> str:
+    return "" if len(masks) == 1 else f" at a time, {len(masks)} times"
 
 
 def _other_model(result: Reconstruction, like: Settings | None) -> str:
