@@ -7,8 +7,10 @@ At a size anyone can run: photos in a square of one side, no window attention, p
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from torchvision.ops import masks_to_boxes
 from tqdm import tqdm
 
 from model.config import IMAGE_MEAN, IMAGE_STD
+from model.errors import RecipeError
 from model.evaluate import pages, plots, state
 from model.evaluate.classifier import layer_of
 from model.evaluate.coco import Scenes, average_precision
@@ -58,6 +61,45 @@ class Settings:
     width: int = 128
     proposals: int = 128
     seed: int = 0
+
+
+def load_settings(name_or_path: str | None, changes: dict[str, Any]) -> Settings:
+    """Settings of a recipe, with what was given on top.
+
+    Args:
+        name_or_path: A TOML file, or the name of one in ``model/evaluate/recipes``; None for the defaults.
+        changes: Fields to replace; ``None`` means unchanged.
+
+    Raises:
+        RecipeError: There is no such recipe, or it cannot be read.
+    """
+    values: dict[str, Any] = {}
+    if name_or_path is not None:
+        shipped = resources.files("model.evaluate") / "recipes"
+        path = Path(name_or_path)
+        path = path if path.is_file() else Path(str(shipped / f"{name_or_path}.toml"))
+        try:
+            values = tomllib.loads(path.read_text())
+        except OSError as error:
+            known = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir())
+            raise _bad(
+                f"there is no file or recipe called {name_or_path!r}; known are {', '.join(known)}"
+            ) from error
+        except ValueError as error:
+            raise _bad(f"{path.name} is no valid TOML: {error}") from error
+    keys = sorted(entry.name for entry in fields(Settings))
+    if unknown := sorted(values.keys() - set(keys)):
+        raise _bad(f"{unknown[0]} is no key of it; known are {', '.join(keys)}")
+    settings = Settings(**values | {key: value for key, value in changes.items() if value is not None})
+    if settings.task not in ("detect", "segment"):
+        raise _bad(f"task is {settings.task!r}; it must be detect or segment")
+    return settings
+
+
+def _bad(message: str) -> RecipeError:
+    return RecipeError(
+        f"recipe: {message}.", code="recipe", hint="See model/evaluate/recipes for examples.", field="recipe"
+    )
 
 
 class Pyramid(nn.Module):

@@ -103,19 +103,20 @@ def _add_transfer(questions: argparse._SubParsersAction[argparse.ArgumentParser]
     verb.set_defaults(verb=_transfer)
     verb.add_argument("checkpoint", type=Path, help="weight file that holds an encoder")
     verb.add_argument("--heads", type=int, help="attention heads of the encoder, where the file does not say")
+    verb.add_argument("--recipe", help="TOML file, or a name in model/evaluate/recipes like paper-coco-base")
     verb.add_argument(
-        "--task", choices=("detect", "segment"), default="detect", help="Mask R-CNN, or a class a pixel"
+        "--task", choices=("detect", "segment"), help="Mask R-CNN (default), or a class a pixel"
     )
     verb.add_argument("--data", type=Path, required=True, help="folder with annotations.json and pictures")
     verb.add_argument("--test", type=Path, required=True, help="folder to judge by, of the same classes")
     verb.add_argument("--out", type=Path, required=True, help="folder for report and curve")
-    verb.add_argument("--steps", type=int, default=1000, help="(default 1000)")
-    verb.add_argument("--batch-size", type=int, default=8, help="photos a step (default 8)")
+    verb.add_argument("--steps", type=int, help="(default 1000)")
+    verb.add_argument("--batch-size", type=int, help="photos a step (default 8)")
     verb.add_argument(
         "--side", type=int, help="of the square a photo is laid into (default: the model's own)"
     )
-    verb.add_argument("--lr", type=float, default=1e-3, help="top learning rate (default 1e-3)")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--lr", type=float, help="top learning rate (default 1e-3)")
+    verb.add_argument("--seed", type=int, help="(default 0)")
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     verb.add_argument("--json", action="store_true")
 
@@ -248,14 +249,8 @@ def _transfer(given: argparse.Namespace) -> str:
     from model.evaluate.features import load_encoder
     from model.evaluate.task import find_device
 
-    settings = transfer.Settings(
-        task=given.task,
-        steps=given.steps,
-        batch_size=given.batch_size,
-        side=given.side,
-        lr=given.lr,
-        seed=given.seed,
-    )
+    names = ("task", "steps", "batch_size", "side", "lr", "seed")
+    settings = transfer.load_settings(given.recipe, {name: getattr(given, name) for name in names})
     facts = transfer.evaluate(
         load_encoder(given.checkpoint, Given(heads=given.heads)),
         Scenes.open(given.data),

@@ -12,7 +12,7 @@ import torch
 
 from model.checkpoints import store
 from model.config import SIZES
-from model.errors import DataError
+from model.errors import DataError, RecipeError
 from model.evaluate import transfer
 from model.evaluate.coco import Scenes, average_precision
 from model.evaluate.features import load_encoder
@@ -82,6 +82,35 @@ def test_average_precision_is_full_for_the_truth_and_falls_with_misses_and_false
     assert missed["ap"] == 50
     wrong = average_precision([(torch.tensor([0.9, 0.8]), torch.tensor([2, 2]), masks)], truth, 2)
     assert wrong["ap50"] == pytest.approx(25)  # class 2: a false find before the right one
+
+
+RECIPES = sorted((Path(transfer.__file__).parent / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_how_it_was_run_and_what_is_given_comes_on_top(recipe: Path) -> None:
+    header = recipe.read_text()
+    assert f"--recipe {recipe.stem} " in header
+    assert "# Result: not run here." in header
+    settings = transfer.load_settings(recipe.stem, {"batch_size": 4, "seed": None})
+    assert (settings.batch_size, settings.seed) == (4, 0)
+    assert settings.task == ("detect" if "coco" in recipe.stem else "segment")
+    epochs = settings.steps * transfer.load_settings(str(recipe), {}).batch_size
+    assert epochs == pytest.approx(100 * {"detect": 118_287, "segment": 20_210}[settings.task], rel=1e-4)
+
+
+def test_a_recipe_that_is_not_there_or_has_unknown_keys_is_refused(tmp_path: Path) -> None:
+    assert len(RECIPES) == 4
+    with pytest.raises(RecipeError, match="known are paper-ade20k-base"):
+        transfer.load_settings("paper-lvis", {})
+    for text, says in (
+        ("speed = 3", "speed is no key"),
+        ("steps =", "no valid TOML"),
+        ('task = "fly"', "detect or"),
+    ):
+        (tmp_path / "own.toml").write_text(text)
+        with pytest.raises(RecipeError, match=says):
+            transfer.load_settings(str(tmp_path / "own.toml"), {})
 
 
 @pytest.mark.slow
