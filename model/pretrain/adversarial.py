@@ -100,7 +100,7 @@ class Adversary:
         self._judge: MAE | None = None
         if settings.perceptual_weight > 0:
             self._judge = copy.deepcopy(network).eval().requires_grad_(False)
-        self._pair: tuple[Tensor, Tensor] | None = None
+        self._judgements: list[tuple[Tensor, Tensor]] = []
         self.step_made = 0
         #: Running means for the log and for ``check``; 1 at the start: neither side has won.
         self.seen = {
@@ -131,30 +131,31 @@ class Adversary:
         Returns:
             Scalar.
         """
-        picture = network.unpatchify(pred.float())
+        leaf = pred.detach().float().requires_grad_()
+        picture = network.unpatchify(leaf)
         side = network.config.patch_size
         rows, columns = network.config.grid
         where = hidden.view(-1, 1, rows, columns).repeat_interleave(side, 2).repeat_interleave(side, 3)
         pasted = torch.where(where, picture, image)
-        self._pair = (image.detach(), pasted.detach())
+        painted, true = self.network(pasted), self.network(image)
+        # One pass serves both sides: the discriminator takes no step before ``judge`` has used it.
+        self._judgements = [(real[-1], fake[-1]) for real, fake in zip(true, painted, strict=True)]
         with torch.no_grad():
             self._note(pixel=pixel_loss)
             self._note(spread=_spread(pred.detach(), hidden) / _spread(network.patchify(image), hidden))
         if not self.active:
             return pixel_loss.new_zeros(())
-        self.network.requires_grad_(False)
-        painted = self.network(pasted)
-        with torch.no_grad():
-            true = self.network(image)
-        self.network.requires_grad_(True)
         hinge = -torch.stack([scale[-1].mean() for scale in painted]).mean()
         matching = _matching(painted, true)
         extra = hinge + self.settings.matching_weight * matching
         if self._judge is not None:
             extra = extra + self.settings.perceptual_weight * self._perceptual(self._judge, pasted, image)
-        weight = _balance(pixel_loss, extra, network.decoder_pred.weight)
+        # Back through the discriminator once; what is left is linear in the prediction and has the same gradient.
+        pull = torch.autograd.grad(extra, leaf, retain_graph=True)[0]
+        linear = (pred.float() * pull).sum()
+        weight = _balance(pixel_loss, linear, network.decoder_pred.weight)
         self._note(hinge=hinge, matching=matching, weight=weight)
-        return self.settings.weight * weight * extra
+        return self.settings.weight * weight * (linear - linear.detach() + extra.detach())
 
     @staticmethod
     def _perceptual(judge: MAE, pasted: Tensor, image: Tensor) -> Tensor:
@@ -166,14 +167,8 @@ class Adversary:
 
     def judge(self, share: float) -> None:
         """Add the discriminator's gradients for the pictures of the last ``terms``, times ``share``."""
-        if self._pair is None:
-            return
-        image, pasted = self._pair
-        self._pair = None
-        losses = [
-            (relu(1 - real[-1]).mean() + relu(1 + fake[-1]).mean()) / 2
-            for real, fake in zip(self.network(image), self.network(pasted), strict=True)
-        ]
+        losses = [(relu(1 - real).mean() + relu(1 + fake).mean()) / 2 for real, fake in self._judgements]
+        self._judgements = []
         loss = torch.stack(losses).mean()
         self._note(discriminator=loss)
         (loss * share).backward()  # type: ignore[no-untyped-call]
@@ -251,7 +246,7 @@ def _spread(patches: Tensor, hidden: Tensor) -> Tensor:
 def _matching(painted: list[list[Tensor]], true: list[list[Tensor]]) -> Tensor:
     """Mean distance of the discriminator's features, its judgement left out."""
     pairs = [
-        l1_loss(ours, theirs)
+        l1_loss(ours, theirs.detach())
         for scale, wanted in zip(painted, true, strict=True)
         for ours, theirs in zip(scale[:-1], wanted[:-1], strict=True)
     ]

@@ -83,6 +83,41 @@ def test_a_resumed_stage_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert whole.adversary.report() == second.adversary.report()
 
 
+def test_the_pull_on_the_prediction_is_that_of_the_terms_as_written() -> None:
+    recipe = _recipe()
+    network = MAE(recipe.config)
+    adversary = Adversary(
+        Adversarial(warmup_steps=0, channels=4, weight=0.5, matching_weight=3.0), network, 0
+    )
+    adversary.network.eval()  # no power iteration between the two passes below
+    batch = _batch(recipe, 1)
+    image = network.normalise(batch.images.float() / 255)
+    keep, restore = mask_orders(batch.hidden, int((~batch.hidden[0]).sum()))
+    pred = network(image, keep, restore)
+    loss = network.loss(image, pred, batch.hidden)
+    added = adversary.terms(network, image, pred, batch.hidden, loss)
+    pull = torch.autograd.grad(added, pred, retain_graph=True)[0]
+
+    side = recipe.config.patch_size
+    where = (
+        batch.hidden.view(-1, 1, *recipe.config.grid).repeat_interleave(side, 2).repeat_interleave(side, 3)
+    )
+    seen = adversary.network(torch.where(where, network.unpatchify(pred), image))
+    wanted = adversary.network(image)
+    hinge = -sum(scale[-1].mean() for scale in seen) / len(seen)
+    pairs = [
+        (a, b)
+        for ours, theirs in zip(seen, wanted, strict=True)
+        for a, b in zip(ours[:-1], theirs[:-1], strict=True)
+    ]
+    matching = sum((a - b.detach()).abs().mean() for a, b in pairs) / len(pairs)
+    extra = hinge + 3.0 * matching
+    weight = float(adversary._sums["weight"][-1])
+    expected = torch.autograd.grad(0.5 * weight * extra, pred)[0]
+    torch.testing.assert_close(pull, expected, rtol=1e-4, atol=1e-8)
+    assert float(added.detach()) == pytest.approx(0.5 * weight * float(extra.detach()), rel=1e-5)
+
+
 def test_the_discriminator_learns_to_tell_grey_from_stripes(tmp_path: Path) -> None:
     training = _fresh(replace(_recipe(), steps=60), tmp_path)
     adversary = training.adversary
