@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 Weights = Mapping[str, NDArray[Any]]
+_PROOF, _REPORT = ".proof.npz", ".report.json"
 _POSITIONS = ("pos_embed", "decoder_pos_embed")
 
 
@@ -165,7 +166,7 @@ def open_weights(
 
 
 def prove(path: Path) -> tuple[Path, float]:
-    """Make the proof of a weight file and put it beside the file, so that no start ever needs torch for it.
+    """Make proof and report of a weight file and put them beside it, so that no service ever needs torch for it.
 
     Returns:
         The proof's file, and how far OpenVINO is off.
@@ -184,7 +185,23 @@ def prove(path: Path) -> tuple[Path, float]:
         raise CheckpointError(str(failure), code="engine", hint="It is served by torch.") from failure
     place = _beside(path)
     proof.save(place)
+    from model.checkpoints.report import inspect  # pulls torch
+
+    report = inspect(path).to_dict() | {"path": path.name}
+    _beside(path, _REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return place, loaded.error or 0.0
+
+
+def report_beside(path: Path, digest: str) -> dict[str, Any] | None:
+    """What ``prove`` kept of a file's report; None where there is none of these very weights."""
+    place = _beside(path, _REPORT)
+    if not place.is_file():
+        return None
+    try:
+        report = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) and report.get("digest") == digest else None
 
 
 class _Unproved(Exception):
@@ -250,8 +267,8 @@ def _prove(checkpoint: Checkpoint, proofs: Path | None) -> Proof:
     return proof
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".safetensors") + ".proof.npz")
+def _beside(path: Path, kind: str = _PROOF) -> Path:
+    return path.with_name(path.name.removesuffix(".safetensors") + kind)
 
 
 def _cached(digest: str, proofs: Path | None) -> Path:

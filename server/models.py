@@ -23,6 +23,7 @@ import model as model_package
 from model import UnmaskError
 from model.checkpoints import registry
 from server.problems import BadRequestError, ModelUnavailableError
+from server.reports import Reports
 
 if TYPE_CHECKING:
     from model import Reconstructor
@@ -133,7 +134,7 @@ class Models:
         self._loaded: OrderedDict[str, Reconstructor] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Reconstructor]] = {}
         self._failed: dict[str, float] = {}  # when
-        self._reports: dict[str, dict[str, Any]] = {}
+        self._reports = Reports()
         self._one_at_a_time = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-load")
         self.default_name = sources[0].name
@@ -216,6 +217,7 @@ class Models:
     def close(self) -> None:
         """Begin no more loading."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reports.close()
 
     def listing(self) -> list[dict[str, Any]]:
         """All models, the default first; what they are, of those that are loaded."""
@@ -228,10 +230,7 @@ class Models:
     async def report(self, name: str) -> dict[str, Any] | None:
         """What a weight file is, as `python -m model inspect` tells it; its folder is left out."""
         path = self.source(name).path
-        if path is not None and name not in self._reports:
-            loop = asyncio.get_running_loop()
-            self._reports[name] = await loop.run_in_executor(self._pool, _inspect, path)
-        return self._reports.get(name)
+        return None if path is None else await self._reports.get(path, (await self.get(name)).digest)
 
     async def _fetch(self, source: Source) -> Reconstructor:
         try:
@@ -272,17 +271,6 @@ class Models:
 def weight_bytes(reconstructor: Reconstructor) -> int:
     """Memory that a loaded model's weights take."""
     return WEIGHT_BYTES * reconstructor.parameters
-
-
-def _inspect(path: Path) -> dict[str, Any]:
-    try:
-        from model.checkpoints.report import inspect  # pulls torch, which must not delay the start
-    except ImportError:
-        return {
-            "path": path.name,
-            "note": "Reports need torch, which the slim image comes without; take the full one.",
-        }
-    return inspect(path).to_dict() | {"path": path.name}
 
 
 def _never(path: Path) -> Reconstructor:

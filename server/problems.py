@@ -166,6 +166,21 @@ class ModelLoadingError(ServiceError):
         self.headers = {"Retry-After": "2"}
 
 
+class ReportPendingError(ServiceError):
+    """A report on a weight file that is being made, and will be there soon."""
+
+    status, title = 503, "Report pending"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The report on '{name}' is still being made.",
+            code="report-pending",
+            hint="Send the same request again in 2 s.",
+            field="name",
+        )
+        self.headers = {"Retry-After": "2"}
+
+
 class DeadlineExceededError(ServiceError):
     """The work took longer than a request may take."""
 

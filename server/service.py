@@ -25,6 +25,7 @@ from server.problems import (
     DeadlineExceededError,
     ModelLoadingError,
     OverloadedError,
+    ReportPendingError,
     ShuttingDownError,
     TooMuchWorkError,
 )
@@ -134,11 +135,15 @@ class Service:
         """Facts about one model, with the report on its file; it is loaded for that.
 
         Raises:
-            UnmaskError: As `model`.
+            UnmaskError: As `model`; the report is not there yet.
         """
         self.models.source(name, status=404)
         model = await self.model(name)
-        return model.describe() | {"report": await self.models.report(name)}
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return model.describe() | {"report": await self.models.report(name)}
+        except TimeoutError:
+            raise ReportPendingError(name) from None
 
     async def model(self, name: str | None = None) -> Reconstructor:
         """The model a request names, loaded if need be; without a name the default.

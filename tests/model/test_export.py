@@ -57,3 +57,4 @@ def test_the_proof_lies_beside_the_weights(debug_file: Path, capsys: pytest.Capt
     assert main(["prove", str(debug_file)]) == 0
     assert "off torch by" in capsys.readouterr().out
     assert debug_file.with_name("debug.proof.npz").exists()
+    assert json.loads(debug_file.with_name("debug.report.json").read_text())["path"] == debug_file.name

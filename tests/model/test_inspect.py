@@ -11,17 +11,28 @@ import torch
 from torch import Tensor
 
 from model.__main__ import main
-from model.checkpoints import store
+from model.checkpoints import registry, store
 from model.checkpoints.convert import convert
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
 from model.config import SIZES
+from model.loading import report_beside
 from model.network import MAE
 from tests.pictures import encoded
 
 
 def _encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.startswith(("decoder_", "mask_token"))}
+
+
+def test_what_lies_beside_the_shipped_weights_is_their_report() -> None:
+    path = registry.shipped()
+    told = inspect(path).to_dict()
+    kept = report_beside(path, told["digest"])
+    assert kept, f"run: python -m model prove {path}"
+    assert kept.pop("path") == path.name
+    assert kept.pop("config").items() <= told["config"].items(), "later fields have their defaults"
+    assert json.loads(json.dumps(told)).items() >= kept.items()
 
 
 def test_our_own_file_is_ready(debug_file: Path) -> None:

@@ -1,6 +1,10 @@
 import asyncio
+import hashlib
+import json
 import pickle
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,18 +179,38 @@ def client(debug_weights: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_a_model_tells_what_it_is_with_the_report_on_its_file(client: TestClient) -> None:
-    for name in ("one", "two"):
-        told = client.get(f"/v1/models/{name}").json()
-        assert told["name"] == name
-        assert told["grid"]
-        assert told["report"]["content"] == "full"
-        assert told["report"]["digest"] == told["digest"]
-        assert told["report"]["path"] == "debug.safetensors", "the folder is nobody's business"
+def test_a_model_tells_what_it_is(client: TestClient) -> None:
     assert client.get("/v1/model").json()["name"] == "one"
     assert client.get("/v1/info").json()["models"] == ["one", "two"]
     answer = post(client, model="two")
     assert (answer.json()["model"], answer.status_code) == ("two", 200)
+
+
+def test_a_report_is_kept_beside_the_weights_or_made_elsewhere_while_nobody_waits(
+    debug_weights: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.safetensors"
+    shutil.copy(debug_weights, kept)
+    report = {"digest": hashlib.sha256(kept.read_bytes()).hexdigest(), "content": "full", "path": kept.name}
+    (tmp_path / "kept.report.json").write_text(json.dumps(report))
+    sources = [Source("made", debug_weights), Source("kept", kept), Source("again", debug_weights)]
+    models = Models(sources, lambda path: load(path, "cpu"), max_bytes=100 * MIB)
+    models.load_default()
+    settings = Settings(deadline_s=0.2)  # no process has torch so soon
+    with running(create_app(Service(models, settings), settings)) as client:
+        told = problem_of(refused := client.get("/v1/models/made"), 503)
+        assert told["type"].endswith("report-pending")
+        assert int(refused.headers["retry-after"]) >= 1
+        for name in ("made", "again", "kept"):
+            while (answer := client.get(f"/v1/models/{name}")).status_code == 503:
+                time.sleep(0.2)
+            told = answer.json()
+            assert told["name"] == name
+            assert told["grid"]
+            assert told["report"]["content"] == "full"
+            assert told["report"]["digest"] == told["digest"]
+    assert told["report"] == report
+    assert answer.json()["report"]["path"] == "kept.safetensors", "the folder is nobody's business"
 
 
 def test_the_setting_takes_paths_names_and_shipped_models(tmp_path: Path) -> None:
