@@ -3,6 +3,7 @@
 `python -m server cluster` does the same on Ray Serve, with replicas of the models.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -22,6 +23,8 @@ from server.settings import PREFIX, Settings, unknown_variables
 
 if TYPE_CHECKING:
     from server.service import Service
+
+SWITCH_S = 0.001  # how long a thread that decodes or scores may keep the others waiting
 
 
 class Server(uvicorn.Server):
@@ -78,6 +81,11 @@ def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
         app, service = build(settings, uploads)
     except UnmaskError as error:
         _fail(f"{error} {error.hint}")
+    # What was loaded stays: a full collection would look through all of it, and nobody is answered meanwhile.
+    gc.collect()
+    gc.freeze()
+    # The event loop gives the interpreter away at every read and write; it gets it back sooner than in 5 ms.
+    sys.setswitchinterval(SWITCH_S)
     # Gradio may hand out files of the working folder when a handler names them: let there be none.
     os.chdir(empty)
     config = uvicorn.Config(

@@ -15,7 +15,7 @@ from server.limits import BodyLimit, ClientLimit
 from server.logs import log_request
 from server.routes import build_router
 from server.samples import Sample
-from server.security import Gate, Keys, SecurityHeaders, body_limit
+from server.security import Admission, Gate, Keys, SecurityHeaders, body_limit
 from server.service import Service
 from server.settings import Settings
 from server.watch import Watch
@@ -81,6 +81,7 @@ def _middleware(service: Service, settings: Settings) -> list[Middleware]:
         *([Middleware(ClientLimit, rate=settings.client_rate)] if settings.client_rate else []),
         Middleware(BodyLimit, limit_of=body_limit(settings.max_body_bytes, settings.batch_bytes)),
         Middleware(Gate),
+        Middleware(Admission, check=service.check_room),
     ]
 
 

@@ -223,11 +223,12 @@ class ProblemResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """As ASCII: what a client wrote may hold halves of characters, which no other encoding takes."""
+        self.code = content["type"].removeprefix(TYPE_PREFIX)
         return json.dumps(content, allow_nan=False).encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
-        scope[SCOPE_KEY] = json.loads(bytes(self.body))["type"].removeprefix(TYPE_PREFIX)
+        scope[SCOPE_KEY] = self.code
         await super().__call__(scope, receive, send)
 
 

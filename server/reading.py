@@ -59,7 +59,6 @@ def _add_embed(router: APIRouter, service: Service, max_bytes: int) -> None:
 
         `cls` is one vector, `mean` the mean over the patches, `patch` one vector a patch, row by row.
         """
-        service.check_room()
         fields, files = await read(request, shape)
 
         async def work() -> bytes:

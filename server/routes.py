@@ -56,7 +56,6 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
         side, or the one that `panel` names. The seed in the answer repeats it.
         """
         media_type = negotiate(request.headers.get("accept", "*/*"), FORMS)
-        service.check_room()  # before the body, so that a refusal costs the client nothing
         fields, files = await read(request, shape)
         _check_forms(fields, media_type)
         drawing = files["drawing"][0] if "drawing" in files else None
