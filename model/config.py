@@ -48,6 +48,8 @@ class MAEConfig:
     mask_tokens: Literal["decoder", "encoder"] = (
         "decoder"  # where they join; encoder: it sees every place (table 1c)
     )
+    # patches: as stable-pretraining builds it, the class token left out before it and 1e-5 in its norms
+    decoder: Literal["paper", "patches"] = "paper"
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot exist, before a tensor is made."""
@@ -65,6 +67,8 @@ class MAEConfig:
             raise _bad(f"target {self.target!r} is not one of {', '.join(TARGETS)}")
         if self.mask_tokens not in ("decoder", "encoder"):
             raise _bad(f"mask_tokens {self.mask_tokens!r} is not 'decoder' or 'encoder'")
+        if self.decoder not in ("paper", "patches"):
+            raise _bad(f"decoder {self.decoder!r} is not 'paper' or 'patches'")
 
     @property
     def grid(self) -> tuple[int, int]:

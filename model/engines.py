@@ -147,6 +147,8 @@ class OpenVINOEngine:
 
         if config.mask_tokens != "decoder":
             raise NotImplementedError("the encoder of this model works on mask tokens too")
+        if config.decoder != "paper":
+            raise NotImplementedError("the decoder of this model leaves the class token out")
         core = ov.Core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise CheckpointError(

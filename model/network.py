@@ -64,9 +64,10 @@ class MAE(nn.Module):
         rows, columns = config.grid
         width, decoder_width = config.width, config.decoder_width
 
-        norm_layer: Any = _LayerNorm  # timm's annotation asks for a class, and calls it like this partial
+        decoder_norm = partial(nn.LayerNorm, eps=1e-5) if config.decoder == "patches" else _LayerNorm
 
-        def blocks(width: int, heads: int, depth: int) -> nn.ModuleList:
+        # timm's annotation asks for a class, and calls it like these partials
+        def blocks(width: int, heads: int, depth: int, norm_layer: Any = _LayerNorm) -> nn.ModuleList:
             return nn.ModuleList(
                 Block(width, heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm_layer)
                 for _ in range(depth)
@@ -79,8 +80,8 @@ class MAE(nn.Module):
 
         self.decoder_embed = nn.Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
-        self.decoder_blocks = blocks(decoder_width, config.decoder_heads, config.decoder_depth)
-        self.decoder_norm = _LayerNorm(decoder_width)
+        self.decoder_blocks = blocks(decoder_width, config.decoder_heads, config.decoder_depth, decoder_norm)
+        self.decoder_norm = decoder_norm(decoder_width)
         self.decoder_pred = nn.Linear(decoder_width, config.target_values)
         if config.mask_tokens == "encoder":
             self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -214,7 +215,10 @@ class MAE(nn.Module):
             hidden = (ids_restore >= latent.shape[1] - 1).unsqueeze(-1)  # [B, L, 1]
             where = torch.cat([where[:, :1].expand(batch, -1, -1), where[:, 1:] * hidden], dim=1)
         tokens = torch.cat([tokens[:, :1], patches], dim=1) + where  # on all tokens
-        return self.decoder_pred(self.decoder_norm(self._through(self.decoder_blocks, tokens))[:, 1:])
+        # The class token is left out behind the blocks; a decoder of patches alone never sees it.
+        before, behind = (1, 0) if self.config.decoder == "patches" else (0, 1)
+        tokens = self._through(self.decoder_blocks, tokens[:, before:])
+        return self.decoder_pred(self.decoder_norm(tokens)[:, behind:])
 
     def _through(self, blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
         for block in blocks:

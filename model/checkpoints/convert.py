@@ -47,13 +47,6 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     if to == "unmask":
         store.write(out, checkpoint.network, name=checkpoint.name, card=checkpoint.card)
         return out
-    if config.target not in ("pixel", "norm_pixel") or config.mask_tokens == "encoder":
-        raise refuse(
-            f"{checkpoint.name} predicts {config.target} with mask tokens in the {config.mask_tokens}, which "
-            f"the layout {to!r} cannot say",
-            "Convert --to unmask, or --to timm, which takes the encoder alone.",
-            "target",
-        )
     _check_common(checkpoint.name, config, to)
     tensors = {key: value.detach().contiguous() for key, value in checkpoint.network.state_dict().items()}
     facts = {"config": config.to_dict(), "name": checkpoint.name, "card": checkpoint.card}
@@ -70,7 +63,13 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
 
 
 def _check_common(name: str, config: MAEConfig, to: str) -> None:
-    """Other layouts know two targets, and mask tokens in the decoder: the rest of ours would be misread there."""
+    """Other layouts know two targets and the paper's decoder: the rest of ours would be misread there."""
+    if config.decoder != "paper":
+        raise refuse(
+            f"{name} has a decoder without a class token, which {to} cannot say",
+            "Convert to unmask, or the encoder alone to timm.",
+            "target",
+        )
     if config.target in ("pixel", "norm_pixel") and config.mask_tokens == "decoder":
         return
     raise refuse(

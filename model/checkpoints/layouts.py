@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.checkpoints.files import FORMAT, RawFile, refuse
 
@@ -35,7 +36,8 @@ class Layout:
         unused: Names that the origin's program stores and an MAE never reads.
         proof: What the map was proved against; empty where it was only read in the origin's code.
         doubt: Why it could not be proved.
-        other_decoder: How its decoder differs from the paper's, so that the encoder alone is read.
+        decoder: Which of the decoders that our network can be it has.
+        folded: What has to be computed from its tensors, once they have our names.
     """
 
     name: str
@@ -45,7 +47,8 @@ class Layout:
     unused: str = ""
     proof: str = ""
     doubt: str = ""
-    other_decoder: str = ""
+    decoder: Literal["paper", "patches"] = "paper"
+    folded: Callable[[Tensors], Tensors] | None = None
 
     def to_house(self, tensors: Tensors) -> Tensors:
         """The file's tensors under our names."""
@@ -56,6 +59,10 @@ class Layout:
             for pattern, ours in self.renamed:
                 name = re.sub(pattern, ours, name, count=1)
             house[name] = value
+        if self.folded:
+            # What does not fit together stays as it is: its names are then refused as left over.
+            with suppress(RuntimeError, IndexError, ValueError):
+                house = self.folded(house)
         return _joined(house)
 
 
@@ -102,6 +109,33 @@ _LIGHTLY = (
     (r"^decoder\.", ""),
     (r"^prediction_head\.", "decoder_pred."),
 )
+_STABLE_PRETRAINING = (
+    (r"^encoder\.vit\.", ""),
+    (r"^decoder\.transformer\.context_proj\.", "decoder_embed."),
+    (r"^decoder\.transformer\.output_proj\.", "decoder_pred."),
+    (r"^decoder\.transformer\.final_norm\.", "decoder_norm."),
+    (r"^decoder\.transformer\.", "decoder_"),
+    (r"^decoder\.mask_token$", "mask_token"),
+)
+
+
+def _fold_stable_pretraining(house: Tensors) -> Tensors:
+    """Its mask token is of the encoder's width and projected on its own, and its patches have the colour first."""
+    folded = dict(house)
+    weight, bias = (folded.pop(f"decoder_query_proj.{kind}", None) for kind in ("weight", "bias"))
+    if "mask_token" in house and weight is not None:
+        folded["mask_token"] = nn.functional.linear(house["mask_token"], weight, bias)
+    if "decoder_pos_embed" in house:  # no class token, no position of it
+        table = house["decoder_pos_embed"]
+        folded["decoder_pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
+    if "patch_embed.proj.weight" in house:
+        channels, *sides = house["patch_embed.proj.weight"].shape[1:]
+        for name in {"decoder_pred.weight", "decoder_pred.bias"} & house.keys():
+            rows = house[name].reshape(channels, *sides, *house[name].shape[1:])  # [C, P, P] or [C, P, P, d]
+            folded[name] = rows.movedim(0, 2).flatten(0, 2).contiguous()
+    return folded
+
+
 _QKV = "blocks.0.attn.qkv.weight"
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -147,11 +181,12 @@ LAYOUTS: tuple[Layout, ...] = (
         "stable-pretraining",
         "stable-pretraining",
         _has("encoder.vit." + _QKV),
-        renamed=((r"^encoder\.vit\.", ""),),
-        # Its encoder keeps a second name for the patch projection.
-        unused=r"^(decoder|masking|encoder\.patch_embed)\.",
-        proof="stable-pretraining 0.1.8 (MAE), the encoder",
-        other_decoder="its decoder leaves the class token out and has a mask token of the encoder's width",
+        renamed=_STABLE_PRETRAINING,
+        # Its encoder keeps a second name for the patch projection; probes beside the model are stored with it.
+        unused=r"^(masking|encoder\.patch_embed|callbacks_\w+)\.",
+        proof="stable-pretraining 0.1.8 (MAE)",
+        decoder="patches",
+        folded=_fold_stable_pretraining,
     ),
     # timm's encoder has the authors' names; only the container differs.
     Layout(

@@ -143,8 +143,6 @@ def _look(raw: RawFile, given: Given, path: str, photos: Path | None = None) -> 
     kind = layouts.content(house)
     target, source = shapes.find_target(raw, given) if kind == "full" else (None, "")
     notes = store.doubts(layout)
-    if layout.other_decoder:
-        notes += (f"Only the encoder is read: {layout.other_decoder}.",)
     missing: list[str] = []
     left_over: list[str] = []
     config: MAEConfig | None = None
@@ -198,7 +196,7 @@ def _shape(config: MAEConfig, kind: Content) -> dict[str, Any]:
     """The config without its target, and without a decoder where there is none."""
     values = config.to_dict()
     del values["target"]
-    return {key: value for key, value in values.items() if kind == "full" or not key.startswith("decoder_")}
+    return {key: value for key, value in values.items() if kind == "full" or not key.startswith("decoder")}
 
 
 def _uses(kind: Content, target: Target | None) -> tuple[str, ...]:

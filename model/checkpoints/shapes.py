@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.checkpoints.files import FORMAT, RawFile, refuse
-from model.checkpoints.layouts import Tensors, content
+from model.checkpoints.layouts import Tensors, content, recognise
 from model.config import SIZES, MAEConfig, Target
 from model.errors import CheckpointError
 
@@ -172,7 +172,7 @@ def infer_config(raw: RawFile, house: Tensors, given: Given, target: Target) -> 
     if "decoder_width" in values:
         values["decoder_heads"] = _heads(raw, values, given, decoder=True)
     values["heads"] = _heads(raw, values, given, decoder=False)
-    return MAEConfig(**values)
+    return MAEConfig(**values, decoder=recognise(raw).decoder)
 
 
 def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> int:

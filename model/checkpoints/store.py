@@ -97,7 +97,7 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
     path = raw.path
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
-    _refuse_without_decoder(path, layout, house)
+    _refuse_without_decoder(path, house)
     target, _ = shapes.find_target(raw, given)
     if target is None:
         raise refuse(
@@ -147,14 +147,8 @@ def _licence(raw: RawFile, entry: Entry | None) -> str:
     return "CC-BY-NC-4.0" if shapes.is_released(raw) else "not stated"
 
 
-def _refuse_without_decoder(path: Path, layout: Layout, house: dict[str, Tensor]) -> None:
+def _refuse_without_decoder(path: Path, house: dict[str, Tensor]) -> None:
     kind = layouts.content(house)
-    if layout.other_decoder:
-        raise refuse(
-            f"{path.name} is of {layout.title}: {layout.other_decoder}",
-            "It cannot reconstruct here; its encoder can be had: python -m model convert IN OUT --to timm.",
-            "family",
-        )
     if kind == "encoder":
         raise refuse(
             f"{path.name} holds the encoder alone, no decoder: it cannot reconstruct",

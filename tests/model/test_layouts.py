@@ -116,7 +116,7 @@ def test_a_file_comes_back_to_the_bit(tmp_path: Path, to: Any, name: str, target
 
 
 @pytest.mark.parametrize("to", ["authors", "huggingface"])
-@pytest.mark.parametrize("own", [{"target": "pca"}, {"mask_tokens": "encoder"}])
+@pytest.mark.parametrize("own", [{"target": "pca"}, {"mask_tokens": "encoder"}, {"decoder": "patches"}])
 def test_what_another_layout_cannot_say_is_not_written_in_it(tmp_path: Path, to: Any, own: Any) -> None:
     path = tmp_path / "ours.safetensors"
     store.write(path, _network(MAEConfig(**{**ODD.to_dict(), **own})), name="odd", card={})
@@ -447,22 +447,31 @@ def test_a_layout_without_its_program_follows_its_names_and_says_so(tmp_path: Pa
     assert "never tried against its own program" in checkpoint.notes[0]
 
 
-def test_of_a_decoder_unlike_the_papers_only_the_encoder_is_taken(tmp_path: Path, network: MAE) -> None:
-    state = network.state_dict()
-    encoder = {key: value for key, value in state.items() if not key.startswith(("decoder_", "mask_token"))}
-    tensors = {f"encoder.vit.{key}": value for key, value in encoder.items()}
-    tensors |= {"encoder.patch_embed.proj.weight": state["patch_embed.proj.weight"]}
-    tensors |= {
-        "decoder.mask_token": torch.zeros(1, 1, 48),
-        "decoder.transformer.context_proj.weight": torch.ones(1),
-    }
+def _stable_pretraining() -> dict[str, Tensor]:
+    recorded = json.loads((HERE / "stable-pretraining-odd.json").read_text())
+    return {name: values(name, tuple(shape)) for name, shape in recorded["shapes"].items()}
+
+
+def test_a_decoder_of_patches_alone_draws_pictures_and_is_kept_only_where_it_can_be_said(
+    tmp_path: Path,
+) -> None:
+    torch.save({"state_dict": _stable_pretraining()}, tmp_path / "a.ckpt")
+    ours = convert(tmp_path / "a.ckpt", tmp_path / "u.safetensors", to="unmask", given=ODD_HEADS)
+    first, second = store.read(tmp_path / "a.ckpt", ODD_HEADS).network, store.read(ours).network
+    assert second.config.decoder == "patches"
+    assert _equal(first, second)
+    assert load(ours, "cpu")(encoded(photo()), Options(seed=1)).panel("reconstruction").shape == (40, 40, 3)
+    with pytest.raises(CheckpointError, match="without a class token, which authors cannot say"):
+        convert(ours, tmp_path / "b.pth", to="authors")
+
+
+@pytest.mark.parametrize("part", ["query_proj.weight", "output_proj.weight", "blocks.0.cross_attn.q.weight"])
+def test_another_decoder_under_the_same_names_is_refused(tmp_path: Path, part: str) -> None:
+    tensors = _stable_pretraining() | {f"decoder.transformer.{part}": torch.zeros(7, 5)}
     torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match="leaves the class token out") as caught:
+    with pytest.raises(CheckpointError) as caught:
         store.read(tmp_path / "a.ckpt", ODD_HEADS)
-    assert caught.value.code == "checkpoint-family"
-    kept = load_file(convert(tmp_path / "a.ckpt", tmp_path / "e.safetensors", to="timm", given=ODD_HEADS))
-    assert kept.keys() == encoder.keys()
-    assert all(value.equal(encoder[key]) for key, value in kept.items())
+    assert caught.value.code == "checkpoint-tensors"
 
 
 # --- runs of our own ------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import types
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 
 from model.config import MAEConfig
 from model.masking import sample_mask
+from model.network import MAE
 
 HERE = Path(__file__).parent
 #: No named size: 5 x 5 patches of 8 pixels; and the one everybody has.
@@ -71,9 +74,12 @@ def sampled(prediction: Tensor) -> Tensor:
 
 
 def _fill(model: nn.Module) -> None:
+    filled: set[int] = set()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            tensor.copy_(values(name, tuple(tensor.shape)))
+            if tensor.data_ptr() not in filled:  # else a second name of the same numbers
+                tensor.copy_(values(name, tuple(tensor.shape)))
+            filled.add(tensor.data_ptr())
 
 
 def _module(name: str) -> Any:
@@ -186,11 +192,53 @@ class Transformers(nn.Module):
         return prediction
 
 
+class StablePretraining(nn.Module):
+    """stable-pretraining's MAE, under the masks it is given; names as in its saved files."""
+
+    def __init__(self, config: MAEConfig) -> None:
+        super().__init__()
+        vit = _module("timm.models.vision_transformer").VisionTransformer(
+            img_size=config.image_size, patch_size=config.patch_size, embed_dim=config.width, depth=config.depth,
+            num_heads=config.heads, num_classes=0,
+        )  # fmt: skip
+        self.config = replace(config, decoder="patches")
+        self._keep: Tensor | None = None
+        model = _module("stable_pretraining.methods.mae").MAE(
+            vit, decoder_embed_dim=config.decoder_width, decoder_depth=config.decoder_depth,
+            decoder_num_heads=config.decoder_heads, norm_pix_loss=False, masking=self._mask,
+        )  # fmt: skip
+        model.train()  # it masks in training alone; nothing in it is drawn
+        self._model: Callable[[], Any] = lambda: model  # hidden, so that its names get no prefix
+
+    def _mask(self, tokens: Tensor, rows: int, columns: int) -> Any:
+        keep = self._keep
+        assert keep is not None
+        visible = tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
+        mask = torch.ones(len(keep), rows * columns).scatter(1, keep, 0)
+        return types.SimpleNamespace(visible=visible, mask=mask, ids_keep=keep)
+
+    def state_dict(self, *args: Any, **more: Any) -> Any:
+        return self._model().state_dict()
+
+    def forward(self, image: Tensor, keep: Tensor, restore: Tensor) -> Tensor:
+        self._keep = keep
+        prediction: Tensor = self._model()(image).predictions
+        return prediction[..., self._order(image[:1])]
+
+    def _order(self, image: Tensor) -> Tensor:
+        """Where in one of its patches our values stand, by what its own loss compares."""
+        counted = torch.arange(image.numel(), dtype=torch.float32).reshape(image.shape)
+        theirs, ours = self._model().loss_fn.patchify(counted)[0, 0], MAE(self.config).patchify(counted)[0, 0]
+        where: Tensor = theirs.argsort()[ours.argsort().argsort()]
+        return where
+
+
 #: Program, the package whose version is recorded, and how to build its model.
 ORIGINS: dict[str, tuple[str, Callable[[MAEConfig], nn.Module]]] = {
     "lightly-1.5": ("lightly", LightlyOld),
     "lightly": ("lightly", LightlyNew),
     "openmmlab": ("mmpretrain", OpenMMLab),
+    "stable-pretraining": ("stable-pretraining", StablePretraining),
     "transformers-4": ("transformers", Transformers),
 }
 
@@ -206,7 +254,7 @@ def main(names: list[str]) -> None:
                 prediction = sampled(model(*question(config)))
             record = {
                 "origin": f"{package} {version(package)}",
-                "config": config.to_dict(),
+                "config": getattr(model, "config", config).to_dict(),
                 "shapes": {key: list(tensor.shape) for key, tensor in model.state_dict().items()},
                 "prediction": [float(f"{value:.7g}") for value in prediction.flatten().tolist()],
             }
