@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import urllib.request
+from base64 import b64decode
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
 from PIL import Image
 from playwright.sync_api import FilePayload, Locator, Route
 
+from model import images
+from model.__main__ import main
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
 from tests.e2e.test_pictures import quarters
@@ -51,7 +55,14 @@ def test_the_ratios_run_by_themselves_and_agree_with_explore(compare: ExplorePag
     compare.screenshot("compare-ratios", full=True)
 
 
-def test_the_options_told_give_the_same_picture_over_rest(compare: ExplorePage, server_url: str) -> None:
+def pixels(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.convert("RGB").tobytes()
+
+
+def test_page_rest_and_command_line_give_the_same_pixels(
+    compare: ExplorePage, server_url: str, tmp_path: Path
+) -> None:
     lines = str(row(compare, "ratios").locator("pre").text_content()).splitlines()
     assert len(lines) == 6
     fields = {key: values[0] for key, values in parse_qs(lines[2]).items()}
@@ -63,8 +74,21 @@ def test_the_options_told_give_the_same_picture_over_rest(compare: ExplorePage, 
         headers={"Content-Type": "image/jpeg", "Accept": "application/json"},
     )
     answer = json.load(urllib.request.urlopen(request, timeout=120))
-    shown = row(compare, "ratios").locator("img").nth(5).get_attribute("src")
-    assert answer["images"]["pasted"] == shown, "page and API give the same bytes"
+    shown = row(compare, "ratios").locator("img").nth(5).get_attribute("src") or ""
+    picture = pixels(b64decode(shown.partition(",")[2]))
+    assert pixels(b64decode(answer["images"]["pasted"].partition(",")[2])) == picture
+    (tmp_path / "coffee.jpg").write_bytes(photo)
+    options = {key: value for key, value in fields.items() if key in ("strategy", "ratio", "seed")}
+    command = [
+        "reconstruct",
+        str(tmp_path / "coffee.jpg"),
+        "--panels",
+        "pasted",
+        "--out",
+        str(tmp_path / "out.png"),
+    ]
+    assert main([*command, *(part for key, value in options.items() for part in (f"--{key}", value))]) == 0
+    assert pixels((tmp_path / "out.png").read_bytes()) == picture
 
 
 def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> None:
@@ -103,7 +127,10 @@ def test_the_sheet_holds_every_example_and_is_a_png(compare: ExplorePage) -> Non
     )
     with compare.page.expect_download() as waiting:
         compare.one(".um-sheet").click()
-    sheet = Image.open(io.BytesIO(waiting.value.path().read_bytes()))
+    kept = waiting.value.path().read_bytes()
+    assert "compositeWithTrainedAlgorithmicMedia" in images.notes(kept)["xmp"]
+    sheet = Image.open(io.BytesIO(kept))
+    sheet.load()
     assert (sheet.format, waiting.value.suggested_filename) == ("PNG", "unmask-sheet-80.png")
     assert sheet.width >= 6 * 224
     assert sheet.height >= 4 * 224
@@ -135,7 +162,9 @@ def test_the_walk_can_be_kept_as_one_moving_picture(compare: ExplorePage) -> Non
     assert compare.one(".um-walk-label").inner_text().startswith("10% hidden")
     with compare.page.expect_download() as waiting:
         compare.one(".um-walk-save").click()
-    moving = Image.open(io.BytesIO(waiting.value.path().read_bytes()))
+    kept = waiting.value.path().read_bytes()
+    assert "compositeWithTrainedAlgorithmicMedia" in images.notes(kept)["xmp"]
+    moving = Image.open(io.BytesIO(kept))
     assert moving.format == "WEBP"
     assert getattr(moving, "n_frames", 1) == 18
     compare.screenshot("compare-walk", full=True)

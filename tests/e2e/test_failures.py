@@ -35,6 +35,39 @@ def test_a_lost_server_costs_no_mask_and_the_page_recovers(new_page: OpenPage, l
     assert not explore.one(".um-badge").is_visible()
 
 
+def test_what_takes_longer_than_a_second_tells_its_place_in_the_line(explore: ExplorePage) -> None:
+    held: list[Route] = []
+    asked: list[str] = []
+    times: list[float] = []
+
+    def hold(route: Route) -> None:
+        times.append(time.monotonic())
+        held.append(route)
+
+    def line(route: Route) -> None:
+        times.append(time.monotonic())
+        asked.append(route.request.url.split("request=")[1])
+        route.fulfill(json={"admitted": 4, "before": 2, "estimate_ms": 2600})
+
+    explore.page.route("**/v1/queue*", line)
+    explore.page.route("**/v1/reconstruct", hold)
+    explore.click(5, 5)
+    explore.page.wait_for_function(
+        "document.querySelector('.um-status-text').textContent === 'Still working. 2 before you, about 3 s.'"
+    )
+    assert held[0].request.headers["x-request-id"] == asked[0]
+    assert times[1] - times[0] > 0.8, "a quick answer is never asked about"
+    assert explore.one(".um-stop").is_visible()
+    explore.screenshot("queue")
+    explore.one(".um-language").click()
+    explore.page.wait_for_function(
+        "document.querySelector('.um-status-text').textContent.includes('前面还有 2 个请求')"
+    )
+    held[0].continue_()
+    explore.settle()
+    assert explore.status == ""
+
+
 def test_a_busy_server_is_given_the_time_it_asks_for(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
     times: list[float] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from tests.e2e.conftest import OpenPage
 
@@ -39,7 +38,7 @@ def test_the_page_is_light_to_load(new_page: OpenPage) -> None:
     session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
     explore.open()
     explore.page.wait_for_timeout(500)
-    assert sum(sizes) < 700_000
+    assert sum(sizes) < 600_000, "a result on screen, everything counted as it went over the line"
     assert len(explore.requests) < 80
 
 
@@ -69,17 +68,6 @@ def test_a_phone_has_touchable_patches_and_shows_the_result_below(new_page: Open
     assert grid["x"] >= 27, "room beside the grid to scroll the page"
     assert bar["y"] - result["y"] >= 180, "much of the result is seen above the bar"
     explore.screenshot("first-390-light")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
-def test_axe_finds_nothing_serious(new_page: OpenPage, scheme: str, width: int) -> None:
-    explore = new_page((width, WIDTHS[width]), scheme).open()
-    explore.one(".um-ranges summary").click()
-    found = Axe().run(explore.page).response["violations"]
-    assert {
-        (v["id"], v["nodes"][0]["html"][:120]) for v in found if v["impact"] in ("serious", "critical")
-    } == set()
 
 
 def test_the_colours_can_be_switched_and_stay(new_page: OpenPage) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
@@ -99,11 +98,7 @@ def test_a_refusal_is_said_in_the_pages_own_words(new_page: OpenPage) -> None:
 @pytest.mark.parametrize(
     ("width", "height", "scheme"), [(1440, 900, "dark"), (390, 844, "light"), (320, 640, "dark")]
 )
-def test_the_chinese_page_fits_and_axe_finds_nothing(
-    new_page: OpenPage, width: int, height: int, scheme: str
-) -> None:
+def test_the_chinese_page_fits(new_page: OpenPage, width: int, height: int, scheme: str) -> None:
     explore = new_page((width, height), scheme, locale="zh-CN").open()
     assert explore.evaluate("document.documentElement.scrollWidth") <= width
-    found = Axe().run(explore.page).response["violations"]
-    assert {v["id"] for v in found if v["impact"] in ("serious", "critical")} == set()
     explore.screenshot(f"chinese-{width}-{scheme}", full=True)
