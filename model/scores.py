@@ -58,8 +58,8 @@ def score(original: Floats, candidates: list[Floats], hidden: Bools, *, ssim: bo
     similarity = _ssim(original, candidates) if ssim else [None] * len(candidates)
     scores = []
     for candidate, map_ in zip(candidates, similarity, strict=True):
-        error = candidate[hidden] - original[hidden]  # [pixels, 3]
-        square = np.square(error, dtype=np.float64).mean(axis=0)
+        error = candidate - original
+        square = _mean(error * error, hidden)
         mse = float(square.mean())
         scores.append(
             Score(
@@ -67,11 +67,19 @@ def score(original: Floats, candidates: list[Floats], hidden: Bools, *, ssim: bo
                 nmse=float((square / np.square(IMAGE_STD)).mean()),
                 # A perfect fill has no error at all: 100 dB instead of infinity, which JSON cannot hold.
                 psnr_db=min(-10 * math.log10(mse), 100.0) if mse > 0 else 100.0,
-                ssim=None if map_ is None else float(map_[hidden].mean()),
-                colour_error_percent=100 * float(np.abs(error).mean(dtype=np.float64)),
+                ssim=None if map_ is None else float(_mean(map_, hidden)[0]),
+                colour_error_percent=100 * float(_mean(np.abs(error), hidden).mean()),
             )
         )
     return scores
+
+
+def _mean(picture: Floats, where: Bools) -> NDArray[np.float64]:
+    """``[C]``: the mean of every channel where it is wanted, summed in double precision.
+
+    OpenCV's takes a fiftieth of what numpy needs to gather the pixels first.
+    """
+    return np.array(cv2.mean(picture, mask=where.view(np.uint8))[: np.atleast_3d(picture).shape[-1]])
 
 
 def _ssim(original: Floats, candidates: list[Floats]) -> list[Floats]:
@@ -100,9 +108,10 @@ def _blur(image: Floats) -> Floats:
 
 def plain_fill(original: Floats, hidden: Bools) -> Floats:
     """The mean colour of the visible pixels in every hidden one: what knowing nothing more would give."""
-    filled = original.copy()
-    filled[hidden] = original[~hidden].mean(axis=0, dtype=np.float64)
-    return filled
+    filled = np.empty_like(original, order="C")
+    filled[:] = _mean(original, ~hidden)
+    filled = cv2.copyTo(original, (~hidden).view(np.uint8), filled).astype(np.float32, copy=False)
+    return filled.reshape(original.shape)
 
 
 def interpolate(original: Floats, hidden: Bools) -> Floats:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -149,7 +150,8 @@ def masked(original: Pixels, hidden: Bools) -> Pixels:
 
 def paste(original: Floats, reconstruction: Floats, hidden: Bools) -> Floats:
     """The reconstruction with its visible pixels put back."""
-    return np.where(hidden[..., None], reconstruction, original)
+    pasted = cv2.copyTo(reconstruction, hidden.view(np.uint8), original.copy())
+    return pasted.astype(np.float32, copy=False).reshape(original.shape)
 
 
 def error_map(original: Floats, reconstruction: Floats, hidden: Bools) -> Pixels:
