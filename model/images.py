@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from model.budget import Budget
 from model.errors import ImageError
 
 Pixels = NDArray[np.uint8]
@@ -28,6 +30,8 @@ MAX_SIDE = 16_384  # pixels
 MIN_SIDE = 8  # pixels
 MAX_ASPECT = 20  # longer side / shorter side
 
+# Pixels that are being decoded at a time, by all threads together: what one picture may have.
+_DECODING = Budget(MAX_PIXELS)
 # What Pillow raises for broken files of the formats above.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, TypeError)
 _ORIENTATION = 0x0112  # EXIF
@@ -37,6 +41,8 @@ _SRGB = ImageCms.createProfile("sRGB")
 
 class Picture:
     """A stranger's picture whose header was read and found harmless. Decoded once, when it is first cut.
+
+    Waits until those that are open elsewhere leave room for its pixels; closed by ``with``.
 
     Args:
         data: The file.
@@ -49,16 +55,25 @@ class Picture:
     def __init__(self, data: bytes, *, field: str = "image") -> None:
         self._field = field
         self._image = _open(data, field)
-        try:
-            # JPEG says in its header how it lies, and must not be decoded yet; others have to be, to be sure.
-            if self._image.format not in ("JPEG", "MPO"):
-                ImageOps.exif_transpose(self._image, in_place=True)
-            turned = self._image.getexif().get(_ORIENTATION, 1) in _LYING
-        except _BROKEN as error:
-            raise _unreadable(error, field) from error
+        with ExitStack() as held:
+            held.enter_context(_DECODING.hold(self._image.width * self._image.height))
+            try:
+                # JPEG says in its header how it lies, and must not be decoded yet; others have to be, to be sure.
+                if self._image.format not in ("JPEG", "MPO"):
+                    ImageOps.exif_transpose(self._image, in_place=True)
+                turned = self._image.getexif().get(_ORIENTATION, 1) in _LYING
+            except _BROKEN as error:
+                raise _unreadable(error, self._field) from error
+            self._held = held.pop_all()
         width, height = self._image.size
         #: Width and height of the upright picture.
         self.size = (height, width) if turned else (width, height)
+
+    def __enter__(self) -> Picture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def cut(self, box: Box, size: tuple[int, int]) -> Pixels:
         """A part of the picture, scaled. May be called once.
@@ -113,8 +128,8 @@ def load_square(data: bytes, side: int, *, field: str = "image") -> Pixels:
     Raises:
         ImageError: As for ``Picture``.
     """
-    picture = Picture(data, field=field)
-    return picture.cut(_centre(*picture.size), (side, side))
+    with Picture(data, field=field) as picture:
+        return picture.cut(_centre(*picture.size), (side, side))
 
 
 def load_grey(data: bytes, *, field: str = "drawing") -> NDArray[np.float32]:
@@ -126,13 +141,14 @@ def load_grey(data: bytes, *, field: str = "drawing") -> NDArray[np.float32]:
         ImageError: As for ``load_square``.
     """
     image = _open(data, field)
-    try:
-        image = _eight_bit(ImageOps.exif_transpose(image))
-        if image.has_transparency_data:
-            return np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / np.float32(255)
-        return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
-    except _BROKEN as error:
-        raise _unreadable(error, field) from error
+    with _DECODING.hold(image.width * image.height):
+        try:
+            image = _eight_bit(ImageOps.exif_transpose(image))
+            if image.has_transparency_data:
+                return np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / np.float32(255)
+            return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+        except _BROKEN as error:
+            raise _unreadable(error, field) from error
 
 
 def grey(pixels: Pixels) -> Pixels:
@@ -240,11 +256,13 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """16-bit and float greys to 8 bit: Pillow's own conversion clips them to white."""
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    values = np.asarray(image).astype(np.float64)
-    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.array(image, dtype=np.float32)  # and all that follows in place: it may be 160 MB
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     top = 65535.0 if image.mode.startswith("I") else 1.0
-    top = max(top, float(finite.max()))  # 32-bit files state no range: the largest value is white
-    return Image.fromarray((finite.clip(0, None) / top * 255).round().astype(np.uint8))
+    top = max(top, float(values.max()))  # 32-bit files state no range: the largest value is white
+    np.clip(values, 0, None, out=values)
+    values *= 255 / top
+    return Image.fromarray(np.round(values, out=values).astype(np.uint8))
 
 
 def _centre(width: int, height: int) -> Box:

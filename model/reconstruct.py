@@ -137,9 +137,9 @@ class Reconstructor:
         return Job(pixels, masks, options, seed, elapsed, view, placement)
 
     def _cut(self, image: bytes, options: Options) -> tuple[Placement, tuple[int, int], NDArray[np.uint8]]:
-        picture = images.Picture(image)
-        placement, grid = options.place(picture.size, self.grid)
-        pixels = picture.cut(placement.box, (grid[1] * self.patch_size, grid[0] * self.patch_size))
+        with images.Picture(image) as picture:
+            placement, grid = options.place(picture.size, self.grid)
+            pixels = picture.cut(placement.box, (grid[1] * self.patch_size, grid[0] * self.patch_size))
         return placement, grid, images.grey(pixels) if self._channels == 1 else pixels
 
     def run(self, jobs: list[Job]) -> list[Prediction]:

@@ -156,16 +156,16 @@ class Reconstruction:
         """
         panel = self.panel(name)  # refuses an unknown one before anything is decoded
         place = self.job.placement
-        picture = images.Picture(image)
-        if picture.size != (place.original_width, place.original_height):
-            raise ImageError(
-                f"image is {picture.size[0]} x {picture.size[1]} pixels, and the reconstructed one was "
-                f"{place.original_width} x {place.original_height}.",
-                code="image-other",
-                hint="Give the file that was reconstructed.",
-                field="image",
-            )
-        whole = picture.cut((0, 0, *picture.size), picture.size)
+        with images.Picture(image) as picture:
+            if picture.size != (place.original_width, place.original_height):
+                raise ImageError(
+                    f"image is {picture.size[0]} x {picture.size[1]} pixels, and the reconstructed one was "
+                    f"{place.original_width} x {place.original_height}.",
+                    code="image-other",
+                    hint="Give the file that was reconstructed.",
+                    field="image",
+                )
+            whole = picture.cut((0, 0, *picture.size), picture.size)
         if name == "original":
             return whole
         shown = {"masked": self.job.mask.hidden, "pasted": self.job.hidden}.get(name)
