@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         default_factory=lambda: min(4, available_cpus()),
         ge=1,
         le=64,
-        description="Threads that decode and encode pictures; together they decode at most 40 million pixels at a time.",
+        description="Threads that decode and encode pictures; together they decode at most 40 million pixels.",
     )
     max_batch: int | None = Field(
         default=None,
