@@ -148,26 +148,10 @@ def test_the_shipped_model_shows_its_own_curve(learn: ExplorePage) -> None:
     assert "The loss falls from" in (learn.one(".um-curve-canvas").get_attribute("aria-label") or "")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (768, "dark"), (390, "dark"), (320, "light")])
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_it_fits_and_axe_finds_nothing(new_page: OpenPage, width: int, scheme: str, language: str) -> None:
-    learn = open_tab(new_page((width, 900), scheme), "learn", language)
-    assert learn.evaluate("document.documentElement.scrollWidth") <= width
-    assert axe_findings(learn) == set()
-    if language == "zh":
-        assert foreign(learn, "#unmask-learn") <= {
-            "B",
-            "L",
-            "K",
-            "P",
-            "D",
-            "d",
-            "python",
-            "m",
-            "model",
-            "pretrain",
-        }
-    learn.screenshot(f"learn-{width}-{scheme}-{language}", full=True)
+def test_nothing_english_is_left_on_the_chinese_tab(new_page: OpenPage) -> None:
+    learn = open_tab(new_page((390, 900), "dark"), "learn", "zh")
+    letters = {"B", "L", "K", "P", "D", "d"}
+    assert foreign(learn, "#unmask-learn") <= letters | {"python", "m", "model", "pretrain"}
 
 
 @pytest.fixture(scope="module")

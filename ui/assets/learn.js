@@ -25,19 +25,9 @@ const training = createTraining($('.um-training'), words);
 
 // --- asking the server ---------------------------------------------------------------------------------------------
 /** One reconstruction of the picture with some fields changed. */
-async function reconstruct({ picture, fields }, change, panels, signal) {
-  const body = new FormData();
-  body.append('image', picture.blob, 'picture');
-  for (const [key, value] of Object.entries({ ...fields, ...change, panels })) body.append(key, value);
-  const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers: { accept: 'application/json' }, signal });
-  if (response.status === 503 || response.status === 429) {
-    await new Promise((wake) => { setTimeout(wake, 1000 * retryAfter(response.headers.get('retry-after'))); });
-    if (!signal.aborted) return reconstruct({ picture, fields }, change, panels, signal);
-  }
-  if (!response.ok) throw new Error(String(response.status));
-  const answer = await response.json(), images = {};
-  await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
-  return { answer, images };
+function reconstruct({ picture, fields }, change, panels, signal) {
+  const queue = (line) => { const text = queueWords(words, line); if (text && told[0] === 'learn.working') $('.um-learn-say').textContent = words('status.slow_queue', { line: text }); };
+  return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue });
 }
 /** The mask of one pass: covering the picture with several masks is another story (Compare). */
 function single({ cover, samples, panels, ...fields }) { return fields; }
