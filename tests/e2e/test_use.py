@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
-from tests.e2e.tabs import axe_findings, foreign, open_tab
+from tests.e2e.tabs import foreign, open_tab
 
 pytestmark = pytest.mark.e2e
 
@@ -128,13 +129,53 @@ def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: Ex
     use.screenshot("use-1440-light", full=True)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (768, "dark"), (390, "dark"), (320, "light")])
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_it_fits_and_axe_finds_nothing(new_page: OpenPage, width: int, scheme: str, language: str) -> None:
-    use = open_tab(new_page((width, 900), scheme), "use", language)
+@pytest.mark.timeout(600)  # the first report pulls torch into the server
+def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage, tmp_path: Path) -> None:
+    use.expected = ("Failed to load resource",)
     use.one(".um-use-report").wait_for(timeout=REPORT_MS)
-    assert use.evaluate("document.documentElement.scrollWidth") <= width
-    assert axe_findings(use) == set()
-    if language == "zh":
-        assert foreign(use, "#unmask-use") == set()
-    use.screenshot(f"use-{width}-{scheme}-{language}", full=True)
+    bodies: list[int] = []
+    use.page.on("request", lambda request: bodies.append(len(request.post_data_buffer or b"")))
+
+    def choose(path: Path, said: str) -> None:
+        use.one(".um-use-file").set_input_files(path)
+        use.page.wait_for_function(
+            "(said) => document.querySelector('.um-use-open-say').textContent.includes(said)",
+            arg=said,
+            timeout=REPORT_MS,
+        )
+
+    weights = ROOT / "weights" / "small.safetensors"
+    choose(weights, "the head of small.safetensors tells")
+    told = use.one(".um-use-opened").inner_text()
+    for part in (
+        "11,652,352",
+        "small",
+        "encoder and decoder",
+        "224 × 224",
+        "12 blocks, 256 wide, 4 heads",
+        "Ready to",
+    ):
+        assert part in told
+    assert use.one(".um-use-command-line").inner_text() == "UNMASK_MODELS=small.safetensors python -m server"
+    assert max(bodies) < 256 * 1024 < weights.stat().st_size, "the weights were not sent"
+    use.screenshot("use-checkpoint", full=True)
+    use.one(".um-language").click()
+    assert foreign(use, ".um-use-open") <= {"safetensors"}
+    assert "编码器和解码器" in use.one(".um-use-opened").inner_text()
+    use.one(".um-language").click()
+
+    sent = len(bodies)
+    hostile = tmp_path / "${alert(1)}'; touch harm <img onerror=x>.pth"
+    hostile.write_bytes(b"PK\x03\x04" + bytes(1000))
+    choose(hostile, "is no .safetensors file")
+    line = use.one(".um-use-command-line").inner_text().replace("python -m model inspect", "printf %s")
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == hostile.name
+    assert len(bodies) == sent, "nothing of another file is sent"
+
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(weights.read_bytes()[:100_000])
+    choose(cut, "cut.safetensors cannot be used")
+    assert "it was cut" in use.one(".um-use-open-reason").inner_text()
+    assert use.one(".um-use-opened").is_hidden()
+    assert [path.name for path in tmp_path.iterdir() if path.name == "harm"] == []
