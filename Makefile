@@ -87,7 +87,7 @@ image: ## docker build (IMAGE= names it)
 	docker build --tag $(IMAGE) .
 
 clean: ## remove the environment and every cache
-	rm -rf .venv .venv-cluster .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis test-results
+	rm -rf .venv .venv-cluster .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis test-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv takes a fitting Python from this machine, or fetches one. Bytecode is compiled now, not at the first start.
