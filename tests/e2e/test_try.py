@@ -99,7 +99,7 @@ def test_a_wide_picture_can_be_seen_whole_or_by_a_square_that_moves(explore: Exp
 
 def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, two_models_url: str) -> None:
     explore = new_page(url=two_models_url).open()
-    explore.expected = ("status of 503",)  # on a busy machine the model is still being loaded when it is asked for
+    explore.expected = ("status of 503",)  # a busy machine still loads the model
     explore.one(".um-models select").wait_for()
     assert not explore.one(".um-honest").is_visible(), "a model of pixels has one view"
     explore.one(".um-models select").select_option("other")
