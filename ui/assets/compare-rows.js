@@ -34,9 +34,10 @@ const strategies = createRow('strategies', {
   jobs: () => Object.entries(shares).map(([strategy, ratio]) => atRatio(strategy, ratio)),
   paint: (results, asked) => pairs(results, asked, ({ fields }, found) => [`${strategyName(fields.strategy)} ${share(fields.ratio)}`, found ? errorOf(found.answer) : '']),
   after() {
-    const card = String(store.state.model.strategy || ''), known = card.match(/^(random|block|grid) (\d+)/);
-    const on = known ? `${strategyName(known[1])} ${percent(Number(known[2]), 0)}` : card;
-    $('.um-trained').textContent = words(on ? 'compare.trained' : 'compare.trained_unknown', { model: store.state.model.name || '', on });
+    const card = String(store.state.model.strategy || ''), known = [...card.matchAll(/\b(random|block|grid) (\d+)/g)];
+    const on = known.map(([, name, number]) => `${strategyName(name)} ${percent(Number(number), 0)}`).join(', ') || card;
+    const told = known.length > 1 ? 'compare.trained_mixture' : on ? 'compare.trained' : 'compare.trained_unknown';
+    $('.um-trained').textContent = words(told, { model: store.state.model.name || '', on });
   },
 });
 $('.um-preset-fig6').addEventListener('click', () => { shares = FIGURE_6; strategies.run(); });
