@@ -77,9 +77,14 @@ def score(original: Floats, candidates: list[Floats], hidden: Bools, *, ssim: bo
 def _mean(picture: Floats, where: Bools) -> NDArray[np.float64]:
     """``[C]``: the mean of every channel where it is wanted, summed in double precision.
 
-    OpenCV's takes a fiftieth of what numpy needs to gather the pixels first.
+    OpenCV's takes a fiftieth of what numpy needs to gather the pixels first; it knows four channels at most.
     """
-    return np.array(cv2.mean(picture, mask=where.view(np.uint8))[: np.atleast_3d(picture).shape[-1]])
+    mask, channels = where.view(np.uint8), np.atleast_3d(picture)
+    means: list[float] = []
+    for first in range(0, channels.shape[-1], 4):
+        four = np.ascontiguousarray(channels[..., first : first + 4])
+        means += cv2.mean(four, mask=mask)[: four.shape[-1]]
+    return np.array(means)
 
 
 def _ssim(original: Floats, candidates: list[Floats]) -> list[Floats]:
