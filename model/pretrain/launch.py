@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def pretrain(
         data: Folders of pictures and tar shards, http(s) addresses of shards, or patterns of them.
         out: The run's folder.
         resumed: Go on from its last state; None: if there is one, else begin.
-        init: Weights to begin with, in any layout this package reads; they must fit the recipe's network.
+        init: Weights to begin with, in any layout this package reads; all but their target must be as the recipe's.
         cache: Where shards from addresses are kept; None for the user's cache.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         workers: Decoding threads of each process.
@@ -105,11 +106,11 @@ def pretrain(
 
 def _initial(recipe: Recipe, path: Path) -> MAE:
     checkpoint = store.read(path)
-    if checkpoint.network.config != recipe.config:
+    if replace(checkpoint.network.config, target=recipe.target) != recipe.config:
         raise CheckpointError(
             f"{path} holds {checkpoint.network.config}, and the recipe trains {recipe.config}.",
             code="init-config",
-            hint="Give weights of the recipe's size and target, or change the recipe.",
+            hint="Give weights of the recipe's size, or change the recipe.",
             field="init",
         )
     return checkpoint.network

@@ -38,6 +38,8 @@ from model.pretrain.world import ALONE, World
 
 #: Steps after which several processes ask each other whether to stop: torchrun kills those that take 30 seconds.
 ASK_EVERY = 10
+#: Parts of a network that belong to what it predicts, by the beginnings of their names.
+OF_TARGET = ("decoder_pred.", "decoder_basis", "decoder_mean", "decoder_tokenizer.")
 
 
 class Objective(nn.Module):
@@ -181,7 +183,7 @@ def run(
         device: Where the network lives.
         workers: Decoding threads.
         resumed: Go on from the state in ``out``.
-        init: Begin with the weights of this network instead of random ones.
+        init: Begin with the weights of this network instead of random ones; its target may be another.
         world: The processes that train together; every one calls this function.
         begin: Called once with the steps already made, before the next one.
         report: Called every ``log_every`` steps and at the end; watching and evaluating happen there.
@@ -246,8 +248,8 @@ def _begin(
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
     network = MAE(recipe.config).to(device).train()
     if init is not None and not resumed:
-        network.load_state_dict(init.state_dict())
-    elif not resumed:
+        _take_over(network, init)
+    if not resumed and (init is None or init.config.target != recipe.target):
         targets.learn(network, photos, recipe, workers)
     network.recompute = recipe.recompute
     average = copy.deepcopy(network) if recipe.ema is not None else None
@@ -263,6 +265,14 @@ def _begin(
     if resumed:
         resume.restore(out, training)
     return training
+
+
+def _take_over(network: MAE, init: MAE) -> None:
+    """Begin with another network's weights; the last layer stays random where it predicted something else."""
+    known = init.state_dict()
+    if init.config.target != network.config.target:
+        known = {name: value for name, value in known.items() if not name.startswith(OF_TARGET)}
+    network.load_state_dict(known, strict=False)
 
 
 def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:

@@ -290,13 +290,28 @@ def test_a_resumed_run_goes_on_from_its_state_and_not_from_the_weights_given(
     assert equal(whole, parts)
 
 
-def test_weights_of_another_size_or_target_are_refused_as_a_beginning(folder: Path, tmp_path: Path) -> None:
+def test_weights_of_another_size_are_refused_as_a_beginning(folder: Path, tmp_path: Path) -> None:
     first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
-    for other in (toy(size="small"), toy(target="norm_pixel")):
-        with pytest.raises(CheckpointError, match="the recipe trains") as caught:
-            pretrain(other, [folder], tmp_path / "other", init=first, device="cpu")
-        assert caught.value.field == "init"
+    with pytest.raises(CheckpointError, match="the recipe trains") as caught:
+        pretrain(toy(size="small"), [folder], tmp_path / "other", init=first, device="cpu")
+    assert caught.value.field == "init"
     assert not (tmp_path / "other/LATEST").exists()
+
+
+@pytest.mark.parametrize("target", ["norm_pixel", "norm_pixel_stats", "pca"])
+def test_weights_of_another_target_are_taken_but_for_the_last_layer(
+    folder: Path, tmp_path: Path, target: str
+) -> None:
+    first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
+    assert first is not None
+    still = toy(target=target, lr=1e-12, muon_lr=1e-12, steps=1)
+    other = pretrain(still, [folder], tmp_path / "other", init=first, device="cpu")
+    assert other is not None
+    begun, ended = weights(first), weights(other)
+    kept = {name for name in begun if not name.startswith("decoder_pred.")}
+    for name in kept:
+        assert torch.allclose(begun[name], ended[name], atol=1e-6), name
+    assert not torch.equal(begun["decoder_pred.weight"][:8], ended["decoder_pred.weight"][:8])
 
 
 @pytest.mark.slow
