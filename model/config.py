@@ -131,8 +131,8 @@ def _bad(message: str) -> CheckpointError:
 
 
 #: Named sizes. The three public ones follow the paper and its code; ``small`` is the one we ship
-#: (docs/log.md says how it was chosen), ``mini`` a third of it for side-by-side runs; ``debug`` is for tests and runs in
-#: milliseconds.
+#: (docs/log.md says how it was chosen), ``mini`` a third of it for runs side by side; ``debug`` is for tests and runs
+#: in milliseconds.
 SIZES: dict[str, MAEConfig] = {
     "vit_base": MAEConfig(),
     "vit_large": MAEConfig(width=1024, depth=24, heads=16),

@@ -208,6 +208,25 @@ class _Unproved(Exception):
     """OpenVINO cannot be had, or does not compute what torch does."""
 
 
+def said_of(path: Path) -> dict[str, Any]:
+    """What is known of weights before they are read.
+
+    Returns:
+        Shape and card from a head of our own layout; of others, the masks they were trained on, where the registry
+        has it; else nothing.
+    """
+    found = registry.locate(path)
+    try:
+        with safe_open(found.path, framework="numpy") as file:
+            header = file.metadata() or {}
+        if header.get("format") == FORMAT:
+            config = MAEConfig.from_dict(json.loads(header["config"]))
+            return {"grid": list(config.grid), **config.to_dict(), **json.loads(header["card"])}
+    except (OSError, SafetensorError, CheckpointError, KeyError, ValueError, TypeError):
+        pass  # whoever loads it says what is wrong
+    return {"strategy": found.entry.trained_with} if found.entry and found.entry.trained_with else {}
+
+
 def _proved(
     facts: Facts,
     weights: Weights,

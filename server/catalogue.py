@@ -34,7 +34,7 @@ def add_models(router: APIRouter, service: Service, records: Mapping[str, Record
 
     @router.get("/v1/models", operation_id="models")
     async def models() -> schemas.Models:
-        """All models that are served, the default first. Those not loaded yet tell no more than their name."""
+        """All models that are served, the default first; those not loaded yet tell what their files say of them."""
         return schemas.Models(models=service.models.listing())
 
     @router.get(

@@ -22,6 +22,7 @@ import structlog
 import model as model_package
 from model import UnmaskError
 from model.checkpoints import registry
+from model.loading import said_of
 from server.problems import BadRequestError, ModelUnavailableError
 from server.reports import Reports
 
@@ -131,6 +132,7 @@ class Models:
         self._sources = {source.name: source for source in sources}
         self._load = load
         self._max_bytes = max_bytes
+        self._said = {source.name: said_of(source.path) if source.path else {} for source in sources}
         self._loaded: OrderedDict[str, Reconstructor] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Reconstructor]] = {}
         self._failed: dict[str, float] = {}  # when
@@ -220,9 +222,9 @@ class Models:
         self._reports.close()
 
     def listing(self) -> list[dict[str, Any]]:
-        """All models, the default first; what they are, of those that are loaded."""
+        """All models, the default first: what they are, of those not loaded what their files say of themselves."""
         return [
-            (self._loaded[name].describe() if name in self._loaded else {})
+            (self._loaded[name].describe() if name in self._loaded else self._said[name])
             | {"name": name, "default": name == self.default_name, "loaded": name in self._loaded}
             for name in self._sources
         ]

@@ -99,7 +99,12 @@ def pretrain(
         return None
     weights = out / f"{recipe.name}.safetensors"
     samples = training.step * recipe.batch_size
-    card = {"steps": training.step, "samples": samples, "recipe": training.recipe.to_dict()}
+    card = {
+        "steps": training.step,
+        "samples": samples,
+        "strategy": recipe.masks,
+        "recipe": training.recipe.to_dict(),
+    }
     store.write(weights, result, name=recipe.name, card=card)
     return weights
 

@@ -183,6 +183,16 @@ class Recipe:
             values | {name: value for name, value in given.items() if value is not None}
         )
 
+    @property
+    def masks(self) -> str:
+        """The masks in words, as a weight file's card tells them and the page reads them: ``random 75 %``."""
+        low, high = (f"{100 * ratio:g}" for ratio in self.ratio_range)
+        hidden = f"{low} %" if low == high else f"{low} to {high} %"
+        shares = {name: share for name, share in self.masking.items() if share > 0}
+        if len(shares) == 1:
+            return f"{next(iter(shares))} {hidden}"
+        return f"{hidden} hidden: " + ", ".join(f"{name} {100 * share:g} %" for name, share in shares.items())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as kept in checkpoints."""
         return asdict(self)

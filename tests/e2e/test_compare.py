@@ -98,9 +98,14 @@ def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> No
         "75%", "85%", "95%",
     ]  # fmt: skip
     compare.one(".um-preset-fig6").click()
-    pictures(compare, "strategies", 6)
+    pictures(compare, "strategies", 9)
     captions = row(compare, "strategies").locator("figcaption b").all_inner_texts()
-    assert captions == ["Random 75%", "Block 50%", "Grid 75%"]
+    assert captions == [
+        "Random 75%", "small", "mini-random", "Block 50%", "small", "mini-block", "Grid 75%", "small", "mini-grid",
+    ]  # fmt: skip
+    notes = row(compare, "strategies").locator("figcaption").all_inner_texts()
+    assert "trained on Block 50% only" in notes[5].replace("\xa0", " ")
+    assert "only" not in notes[4]
     assert "a mixture of masks: Random 70%, Block 15%, Grid 15%" in compare.one(".um-trained").inner_text()
     cells = compare.one(".um-paper td").all_inner_texts()
     assert [cells[i] for i in (0, 1, 3, 4, 6, 7)] == ["84.9%", "73.5%", "83.9%", "72.3%", "84.0%", "66.0%"]

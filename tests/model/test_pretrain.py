@@ -290,6 +290,19 @@ def test_a_resumed_run_goes_on_from_its_state_and_not_from_the_weights_given(
     assert equal(whole, parts)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "random 75 %"),
+        ({"masking": {"block": 1.0, "random": 0.0}, "mask_ratio": 0.5}, "block 50 %"),
+        ({"mask_ratio": (0.65, 0.85)}, "random 65 to 85 %"),
+        ({"masking": {"random": 0.75, "grid": 0.25}}, "75 % hidden: random 75 %, grid 25 %"),
+    ],
+)
+def test_a_run_tells_on_which_masks_it_trained(changes: dict[str, object], words: str) -> None:
+    assert toy(**changes).masks == words
+
+
 def test_weights_of_another_size_are_refused_as_a_beginning(folder: Path, tmp_path: Path) -> None:
     first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
     with pytest.raises(CheckpointError, match="the recipe trains") as caught:

@@ -182,6 +182,9 @@ def client(debug_weights: Path) -> Iterator[TestClient]:
 def test_a_model_tells_what_it_is(client: TestClient) -> None:
     assert client.get("/v1/model").json()["name"] == "one"
     assert client.get("/v1/info").json()["models"] == ["one", "two"]
+    unread = client.get("/v1/models").json()["models"][1]
+    told = {key: unread[key] for key in ("name", "loaded", "grid", "target", "licence")}
+    assert told == {"name": "two", "loaded": False, "grid": [4, 4], "target": "pixel", "licence": "none"}
     answer = post(client, model="two")
     assert (answer.json()["model"], answer.status_code) == ("two", 200)
 

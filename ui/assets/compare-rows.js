@@ -14,6 +14,11 @@ function pairs(results, asked, caption) {
   });
 }
 const atRatio = (strategy, ratio) => ({ fields: { ...base(), strategy, ratio: (ratio / 100).toFixed(2), panels: 'masked,pasted' } });
+/** A job for another model than Explore's: it makes its own crop of the file, and has its own views. */
+function byModel(name, { view, ...fields }) {
+  const { picture, fields: { crop } } = store.state;
+  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), model: name }, model: name };
+}
 const ratios = createRow('ratios', {
   jobs: () => wide.map((ratio) => atRatio(base().strategy, ratio)),
   paint: (results, asked) => pairs(results, asked, ({ fields }, found) => [words('compare.hidden', { p: share(fields.ratio) }), found ? errorOf(found.answer) : '']),
@@ -30,14 +35,34 @@ $('.um-ratios-text').addEventListener('change', (event) => { wide = readShares(e
 // --- which patches are hidden: Fig. 6 ------------------------------------------------------------------------------
 const FIGURE_6 = { random: 75, block: 50, grid: 75 };
 let shares = FIGURE_6;
+/** On which masks a model was trained, as its card says: [{ name: 'block', on: 'Block 50%' }]. */
+const trainedOn = ({ strategy }) => [...String(strategy || '').matchAll(/\b(random|block|grid) (\d+)(?: to (\d+))?/g)]
+  .map(([, name, low, high]) => ({ name, on: `${strategyName(name)} ${high ? number(Number(low), 0) + '–' : ''}${percent(Number(high || low), 0)}` }));
+/** Of the models served, the first that was trained on this kind of mask alone; the one of Explore comes before all. */
+const specialist = (strategy) => [store.state.model, ...store.state.models].find((model) => model.name && trainedOn(model).length === 1 && trainedOn(model)[0].name === strategy);
 const strategies = createRow('strategies', {
-  jobs: () => Object.entries(shares).map(([strategy, ratio]) => atRatio(strategy, ratio)),
-  paint: (results, asked) => pairs(results, asked, ({ fields }, found) => [`${strategyName(fields.strategy)} ${share(fields.ratio)}`, found ? errorOf(found.answer) : '']),
+  jobs: () => Object.entries(shares).flatMap(([strategy, ratio]) => {
+    const job = { ...atRatio(strategy, ratio), model: store.state.model }, other = specialist(strategy);
+    return other && other.name !== job.model.name ? [job, { ...byModel(other.name, job.fields), model: other }] : [job];
+  }),
+  paint: (results, asked) => Object.keys(shares).flatMap((strategy) => {
+    const mine = asked.flatMap((job, i) => (job.fields.strategy === strategy ? [{ ...job, found: results[i] }] : []));
+    if (!mine.length) return [];
+    const [{ fields, found }] = mine, title = titleOf(store.state.picture), line = make('div', 'um-pair-tile');
+    line.append(
+      tile(found && found.images.masked, found ? maskedAlt(found, title) : '', `${strategyName(strategy)} ${share(fields.ratio)}`),
+      ...mine.map(({ model, found: one }) => {
+        const alone = specialist(strategy)?.name === model.name ? words('compare.trained_on_it', { on: trainedOn(model)[0].on }) : '';
+        return tile(one && one.images.pasted, one ? resultAlt(one, title) : '', model.name, [alone, one && errorOf(one.answer)].filter(Boolean).join(' · '));
+      }),
+    );
+    return line;
+  }),
   after() {
-    const card = String(store.state.model.strategy || ''), known = [...card.matchAll(/\b(random|block|grid) (\d+)/g)];
-    const on = known.map(([, name, number]) => `${strategyName(name)} ${percent(Number(number), 0)}`).join(', ') || card;
+    const { model } = store.state, known = trainedOn(model), on = known.map((one) => one.on).join(', ') || String(model.strategy || '');
     const told = known.length > 1 ? 'compare.trained_mixture' : on ? 'compare.trained' : 'compare.trained_unknown';
-    $('.um-trained').textContent = words(told, { model: store.state.model.name || '', on });
+    const beside = Object.keys(shares).map(specialist).some((one) => one && one.name !== model.name);
+    $('.um-trained').textContent = [words(told, { model: model.name || '', on }), beside ? words('compare.trained_beside', { model: model.name }) : ''].join(' ');
   },
 });
 $('.um-preset-fig6').addEventListener('click', () => { shares = FIGURE_6; strategies.run(); });
@@ -57,15 +82,14 @@ function fillModels() {
 /** The drawn or drawn-by-rule mask of Explore; where the models' grids differ, the rule draws on each. */
 function modelJobs() {
   fillModels();
-  const { mask, fields, picture } = store.state;
+  const { mask, fields } = store.state;
   if (store.state.models.length < 2 || !mask) return [];
-  const crop = fields.crop ? { crop: fields.crop } : {}; // each model makes its own crop of the file
   return [modelA.value, modelB.value].filter(Boolean).map((name) => {
-    const { view, ...rest } = base(), model = store.state.models.find((one) => one.name === name);
+    const rest = base(), model = store.state.models.find((one) => one.name === name);
     const same = model?.grid?.join() === [mask.rows, mask.columns].join() || rest.fit === 'whole';
     const hidden = fields.strategy === 'indices' && same ? { strategy: 'indices', indices: JSON.stringify(mask.hidden) } : rest;
     const { ratio, ...drawn } = { ...rest, ...hidden };
-    return { blob: picture.source, fields: { ...drawn, ...crop, ...(hidden.strategy === 'indices' ? {} : { ratio }), model: name, panels: 'masked,pasted,error,original' }, model: name };
+    return byModel(name, { ...drawn, ...(hidden.strategy === 'indices' ? {} : { ratio }), panels: 'masked,pasted,error,original' });
   });
 }
 const models = createRow('models', {
