@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from server import problems
 from server.app import create_app
+from server.batcher import stand_back
 from server.models import Load, Models, find_sources
 from server.samples import read_samples
 from server.security import PAGE_FOLDERS, PAGE_PATHS, PageMount, is_api, is_served
@@ -76,6 +77,7 @@ def build(
 
 
 def _begin(models: Models, loading: "Future[None]") -> None:
+    stand_back()
     try:
         models.load_default()
     except BaseException as error:  # noqa: BLE001 - handed to the thread that waits

@@ -23,6 +23,7 @@ import model as model_package
 from model import UnmaskError
 from model.checkpoints import registry
 from model.loading import said_of
+from server.batcher import stand_back
 from server.problems import BadRequestError, ModelUnavailableError
 from server.reports import Reports
 
@@ -138,7 +139,7 @@ class Models:
         self._failed: dict[str, float] = {}  # when
         self._reports = Reports()
         self._one_at_a_time = asyncio.Lock()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-load")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-load", initializer=stand_back)
         self.default_name = sources[0].name
 
     @classmethod

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.batcher import Batcher
+from server.batcher import STAND_BACK, Batcher
 from server.line import Line
 from server.metrics import Metrics
 from server.problems import OverloadedError, ShuttingDownError
@@ -189,3 +191,14 @@ def test_stopping_refuses_what_waits_and_what_comes() -> None:
 
     with started(network) as batcher:
         asyncio.run(scene(batcher))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+async def test_who_computes_stands_back_behind_who_answers() -> None:
+    def priority(_: list[str]) -> list[str]:
+        return [str(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))]
+
+    with started(Recorder()) as batcher:
+        computing = int(await batcher.submit("job", priority, "n"))
+    assert computing == STAND_BACK
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < STAND_BACK
