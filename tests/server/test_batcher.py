@@ -194,11 +194,11 @@ def test_stopping_refuses_what_waits_and_what_comes() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
-async def test_who_computes_stands_back_behind_who_answers() -> None:
+def test_who_computes_stands_back_behind_who_answers() -> None:
     def priority(_: list[str]) -> list[str]:
         return [str(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))]
 
     with started(Recorder()) as batcher:
-        computing = int(await batcher.submit("job", priority, "n"))
+        computing = int(asyncio.run(batcher.submit("job", priority, "n")))
     assert computing == STAND_BACK
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < STAND_BACK
