@@ -80,8 +80,8 @@ prove-service: $(ENV) ## the long proofs, an hour or two: hostile input, the des
 test-cluster: .venv-cluster/.installed ## the tests that need Ray Serve: a replica dies under load
 	.venv-cluster/bin/python -m pytest tests/server/test_cluster.py
 
-bench-train: $(ENV) ## what training costs here, beside the reference recipe, on photos of DATA=
-	@$(PY) -m tests.bench.bench_train --data $(DATA)
+bench-train: $(ENV) ## what training costs beside the reference recipe, on photos of DATA=; writes docs/benchmarks.md
+	@$(PY) -m tests.bench.bench_train --data $(DATA) --write
 
 image: ## docker build (IMAGE= names it)
 	docker build --tag $(IMAGE) .

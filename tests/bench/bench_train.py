@@ -1,9 +1,9 @@
-"""What training costs here, beside the reference recipe: ``make bench-train`` prints the table.
+"""What training costs here, beside the reference recipe: ``make bench-train``.
 
 Variants of a row run in turn, in random order, in this one process; a ratio is the median of the ratios of paired
 rounds, with its quartiles. Run it on a quiet machine: on a shared one trust ratios, not milliseconds.
 
-    .venv/bin/python -m tests.bench.bench_train --data 'data/photos-train-{00000..00006}.tar'
+    .venv/bin/python -m tests.bench.bench_train --data 'data/photos-train-{00000..00006}.tar' --write
     .venv/bin/python -m tests.bench.bench_train --data ui/assets/samples --tiny   # does it run at all
 """
 
@@ -33,6 +33,7 @@ from model.pretrain.loop import Objective, build_optimisers, mask_orders, step, 
 from model.pretrain.recipe import Recipe
 from model.pretrain.resume import Training
 from model.pretrain.samples import Batch
+from tests.bench.report import publish, table
 
 CPU = torch.device("cpu")
 
@@ -281,21 +282,13 @@ def stalls(photos: Photos, scale: Scale, workers: int) -> list[Row]:
     ]  # fmt: skip
 
 
-# --- the table --------------------------------------------------------------------------------------------
-
-
-def table(rows: list[Row]) -> str:
-    """Rows as Markdown."""
-    lines = ["| what | measured | target |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {row.what} | {row.measured} | {row.target} |" for row in rows])
-
-
 def main() -> None:
     """Measure, and print the table as it grows."""
     parser = argparse.ArgumentParser(description="what training costs here, beside the reference recipe")
     parser.add_argument("--data", nargs="+", required=True, help="photos for the rows about data")
     parser.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument(
         "--tiny", action="store_true", help="seconds instead of minutes, numbers without meaning"
     )
@@ -303,7 +296,6 @@ def main() -> None:
     scale = TINY if given.tiny else FULL
     photos = Photos.open(given.data)
     arithmetic = "bfloat16" if wants_bf16(_recipe("small", 1), CPU) else "float32"
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arithmetic}, {len(photos)} photos")
     rows: list[Row] = []
     parts: tuple[Callable[[], list[Row]], ...] = (
         lambda: steps(scale, given.compile),
@@ -314,7 +306,10 @@ def main() -> None:
     for part in parts:
         rows += part()
         print(f"{len(rows)} rows", end=" ", flush=True)
-    print("\n\n" + table(rows))
+    print()
+    about = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arithmetic}, {given.workers} decoding.\n\n"
+    lines = [[row.what, row.measured, row.target] for row in rows]
+    publish("training", about + table(("what", "measured", "target"), lines), write=given.write)
 
 
 if __name__ == "__main__":
