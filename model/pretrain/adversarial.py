@@ -18,6 +18,7 @@ import copy
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from torch.nn.functional import avg_pool2d, l1_loss, leaky_relu, mse_loss, relu
 from torch.nn.utils.parametrizations import spectral_norm
 
 from model.errors import DataError
+from model.masking import noise
 from model.network import MAE
 from model.pretrain.recipe import Adversarial
 
@@ -41,8 +43,10 @@ _MOST = 1e3
 class PatchDiscriminator(nn.Module):
     """Judges overlapping windows of a picture, not the whole: what is sharp is a local question.
 
+    Group norms make it learn a third faster here than spectral norm alone (docs/log.md, 2026-11-26).
+
     Args:
-        channels: Of the first layer; doubled with every further one.
+        channels: Of the first layer, a multiple of 4; doubled with every further one.
     """
 
     def __init__(self, channels: int) -> None:
@@ -52,13 +56,14 @@ class PatchDiscriminator(nn.Module):
             spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1))
             for before, after in pairwise(widths)
         )
+        self.norms = nn.ModuleList(nn.GroupNorm(4, width) for width in widths[2:])
         self.judge = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features of every layer of ``image [B, 3, H, W]``; the last is the judgement, high for photos."""
         features = []
-        for layer in self.layers:
-            image = leaky_relu(layer(image), 0.2)
+        for layer, norm in zip(self.layers, (nn.Identity(), *self.norms), strict=True):
+            image = leaky_relu(norm(layer(image)), 0.2)
             features.append(image)
         return [*features, self.judge(image)]
 
@@ -85,7 +90,7 @@ class Adversary:
     Args:
         settings: The recipe's ``[adversarial]`` table.
         network: The generator as it stands at the start; frozen copies for the perceptual term come from it.
-        seed: Of the discriminator's fresh weights.
+        seed: Of the discriminator's fresh weights, and of what it looks at.
     """
 
     def __init__(self, settings: Adversarial, network: MAE, seed: int) -> None:
@@ -97,6 +102,7 @@ class Adversary:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=settings.lr, betas=(0.5, 0.9), weight_decay=0.0
         )
+        self._seed = seed
         self._judge: MAE | None = None
         if settings.perceptual_weight > 0:
             self._judge = copy.deepcopy(network).eval().requires_grad_(False)
@@ -137,7 +143,7 @@ class Adversary:
         rows, columns = network.config.grid
         where = hidden.view(-1, 1, rows, columns).repeat_interleave(side, 2).repeat_interleave(side, 3)
         pasted = torch.where(where, picture, image)
-        painted, true = self.network(pasted), self.network(image)
+        painted, true = self.network(self._window(pasted)), self.network(self._window(image))
         # One pass serves both sides: the discriminator takes no step before ``judge`` has used it.
         self._judgements = [(real[-1], fake[-1]) for real, fake in zip(true, painted, strict=True)]
         with torch.no_grad():
@@ -156,6 +162,16 @@ class Adversary:
         weight = _balance(pixel_loss, linear, network.decoder_pred.weight)
         self._note(hinge=hinge, matching=matching, weight=weight)
         return self.settings.weight * weight * (linear - linear.detach() + extra.detach())
+
+    def _window(self, pictures: Tensor) -> Tensor:
+        """What is judged in this step: the same part of all pictures, drawn from seed and step."""
+        side = self.settings.window
+        rooms = [length - side for length in pictures.shape[-2:]]
+        if side == 0 or min(rooms) <= 0:
+            return pictures
+        key = np.array([self._seed << 32 | self.step_made], np.uint64)
+        top, left = (int(draw) % (room + 1) for draw, room in zip(noise(key, 2)[0], rooms, strict=True))
+        return pictures[..., top : top + side, left : left + side]
 
     @staticmethod
     def _perceptual(judge: MAE, pasted: Tensor, image: Tensor) -> Tensor:

@@ -25,17 +25,22 @@ class Adversarial:
     matching_weight: float = 10.0  # of the distance in the discriminator's features, beside its judgement
     perceptual_weight: float = 0.0  # of the distance in the features of the encoder the stage began with
     lr: float = 2e-4  # of the discriminator
-    channels: int = 32  # of its first layer
+    channels: int = 32  # of its first layer, a multiple of 4
     scales: int = 2  # discriminators, each at half the size of the one before
+    window: int = 0  # side in pixels of the part of each picture that is judged in a step; 0: the whole
     warmup_steps: int = 100  # in which the discriminator learns alone
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained, by name and with the reason."""
         _require(self.trained in ("decoder", "all"), "trained", f"{self.trained!r} must be decoder or all")
-        for name in ("weight", "matching_weight", "perceptual_weight", "warmup_steps"):
+        for name in ("weight", "matching_weight", "perceptual_weight", "warmup_steps", "window"):
             _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} must be at least 0")
-        for name in ("channels", "scales"):
-            _require(1 <= getattr(self, name) <= 512, name, f"{getattr(self, name)} must be 1 to 512")
+        _require(1 <= self.scales <= 8, "scales", f"{self.scales} must be 1 to 8")
+        _require(
+            4 <= self.channels <= 512 and self.channels % 4 == 0,
+            "channels",
+            f"{self.channels} must be a multiple of 4 up to 512",
+        )
         _require(self.lr > 0, "lr", f"{self.lr} must be above 0")
 
 
