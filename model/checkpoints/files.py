@@ -82,7 +82,13 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        part.touch()
+        mode = part.stat().st_mode
         yield part
+        part.chmod(
+            mode
+        )  # safetensors lets its owner alone read a file, and a container may run as somebody else
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)

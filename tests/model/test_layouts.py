@@ -227,6 +227,12 @@ def test_heads_that_nobody_tells_are_refused_not_guessed(tmp_path: Path, network
     assert "--decoder-heads" in caught.value.hint
 
 
+def test_a_written_file_may_be_read_by_others_as_any_file(debug_network: MAE, tmp_path: Path) -> None:
+    store.write(tmp_path / "a.safetensors", debug_network, name="a", card={})
+    (tmp_path / "any").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 @pytest.mark.parametrize(
     ("size", "heads"), [("vit_base", 12), ("vit_large", 16), ("vit_huge", 16), ("small", 4)]
 )
