@@ -98,14 +98,16 @@ def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> No
         "75%", "85%", "95%",
     ]  # fmt: skip
     compare.one(".um-preset-fig6").click()
-    pictures(compare, "strategies", 9)
+    pictures(compare, "strategies", 12)
     captions = row(compare, "strategies").locator("figcaption b").all_inner_texts()
     assert captions == [
-        "Random 75%", "small", "mini-random", "Block 50%", "small", "mini-block", "Grid 75%", "small", "mini-grid",
+        "Random 75%", "small", "mini-random", "The original",
+        "Block 50%", "small", "mini-block", "The original",
+        "Grid 75%", "small", "mini-grid", "The original",
     ]  # fmt: skip
     notes = row(compare, "strategies").locator("figcaption").all_inner_texts()
-    assert "trained on Block 50% only" in notes[5].replace("\xa0", " ")
-    assert "only" not in notes[4]
+    assert "trained on Block 50% only" in notes[6].replace("\xa0", " ")
+    assert "only" not in notes[5]
     assert "a mixture of masks: Random 70%, Block 15%, Grid 15%" in compare.one(".um-trained").inner_text()
     cells = compare.one(".um-paper td").all_inner_texts()
     assert [cells[i] for i in (0, 1, 3, 4, 6, 7)] == ["84.9%", "73.5%", "83.9%", "72.3%", "84.0%", "66.0%"]

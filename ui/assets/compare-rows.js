@@ -42,7 +42,8 @@ const trainedOn = ({ strategy }) => [...String(strategy || '').matchAll(/\b(rand
 const specialist = (strategy) => [store.state.model, ...store.state.models].find((model) => model.name && trainedOn(model).length === 1 && trainedOn(model)[0].name === strategy);
 const strategies = createRow('strategies', {
   jobs: () => Object.entries(shares).flatMap(([strategy, ratio]) => {
-    const job = { ...atRatio(strategy, ratio), model: store.state.model }, other = specialist(strategy);
+    const { fields } = atRatio(strategy, ratio), job = { fields: { ...fields, panels: 'masked,pasted,original' }, model: store.state.model };
+    const other = specialist(strategy);
     return other && other.name !== job.model.name ? [job, { ...byModel(other.name, job.fields), model: other }] : [job];
   }),
   paint: (results, asked) => Object.keys(shares).flatMap((strategy) => {
@@ -55,14 +56,16 @@ const strategies = createRow('strategies', {
         const alone = specialist(strategy)?.name === model.name ? words('compare.trained_on_it', { on: trainedOn(model)[0].on }) : '';
         return tile(one && one.images.pasted, one ? resultAlt(one, title) : '', model.name, [alone, one && errorOf(one.answer)].filter(Boolean).join(' · '));
       }),
+      tile(found && found.images.original, title, words('explore.right_original')),
     );
     return line;
   }),
   after() {
-    const { model } = store.state, known = trainedOn(model), on = known.map((one) => one.on).join(', ') || String(model.strategy || '');
+    const { model } = store.state, known = trainedOn(model), on = known.map((one) => one.on).join(words('compare.and')) || String(model.strategy || '');
     const told = known.length > 1 ? 'compare.trained_mixture' : on ? 'compare.trained' : 'compare.trained_unknown';
     const beside = Object.keys(shares).map(specialist).some((one) => one && one.name !== model.name);
-    $('.um-trained').textContent = [words(told, { model: model.name || '', on }), beside ? words('compare.trained_beside', { model: model.name }) : ''].join(' ');
+    $('.um-trained').textContent = words(told, { model: model.name || '', on });
+    $('.um-beside').textContent = beside ? words('compare.trained_beside', { model: model.name }) : '';
   },
 });
 $('.um-preset-fig6').addEventListener('click', () => { shares = FIGURE_6; strategies.run(); });
