@@ -59,7 +59,7 @@ class Scale:
     steps: int
 
 
-FULL = Scale(15, {"vit_base": 16, "small": 64}, "vit_large", 16, 256, 30)
+FULL = Scale(9, {"vit_base": 16, "small": 64}, "vit_large", 16, 256, 30)
 TINY = Scale(2, {"debug": 4}, "debug", 4, 8, 4)
 
 

@@ -24,6 +24,7 @@ from model.checkpoints.pull import pull
 from model.checkpoints.registry import Entry
 from model.checkpoints.report import inspect
 from model.errors import CheckpointError
+from model.loading import said_of
 from model.reconstruct import load
 
 
@@ -135,7 +136,7 @@ def _refused(name: str = "debug", **more: Any) -> CheckpointError:
 def test_the_registry_holds_the_public_weights_and_every_one_says_what_it_is() -> None:
     known = registry.entries()
     assert {"small", "mae-visualize-large-ganloss", "facebook/vit-mae-huge"} <= known.keys()
-    assert len(known) == 20
+    assert len(known) == 24
     for entry in known.values():
         assert sum(map(bool, (entry.file, entry.hub, entry.shipped))) == 1, entry.name
         assert entry.file.startswith("https://") or not entry.file
@@ -146,8 +147,14 @@ def test_the_registry_holds_the_public_weights_and_every_one_says_what_it_is() -
         assert (entry.predicts is not None) == (entry.holds == "full")
 
 
-def test_the_shipped_model_has_a_name() -> None:
+def test_every_shipped_model_has_a_name_and_is_what_the_registry_says() -> None:
     assert registry.locate("small").path == store.shipped()
+    named = {name for name, entry in registry.entries().items() if entry.shipped}
+    assert named == {path.stem for path in store.shipped().parent.glob("*.safetensors")}
+    for name in named:
+        entry, said = registry.entries()[name], said_of(registry.locate(name).path)
+        told = (said["target"], said["strategy"], said["licence"])
+        assert told == (entry.predicts, entry.trained_with, entry.licence)
 
 
 def test_a_known_name_that_is_not_here_says_how_to_get_it_and_fetches_nothing(host: Host) -> None:
