@@ -11,9 +11,12 @@ from tests.e2e.explore_page import ExplorePage
 
 pytestmark = pytest.mark.e2e
 
-# Names, keys of the keyboard, file types, the other language's own name: the same in every language.
+# Names (the models' too), keys of the keyboard, file types, the other language's own name: the same in every language.
 ALLOWED = set(
-    re.split(r"\W+", "Unmask English small JPEG PNG WebP MB Ctrl Shift Home End Z Y S I A O r c MAE")
+    re.split(
+        r"\W+",
+        "Unmask English small mini norm random block grid JPEG PNG WebP MB Ctrl Shift Home End Z Y S I A O r c MAE",
+    )
 )
 
 # Every text that is shown or spoken; a sample's title names its author, which no language changes.

@@ -61,7 +61,7 @@ function createStore() {
     /** All that are served; where nobody answers, the one that the page came with. */
     models: () => (models ||= get('v1/models').then((answer) => { store.set({ models: answer.models }); return answer.models; }).catch(() => { models = null; return state.models; })),
     async describe(name) {
-      const known = state.models.find((one) => one.name === name && one.grid);
+      const known = state.models.find((one) => one.name === name && one.views); // those not loaded do not tell all
       return known || get('v1/models/' + encodeURIComponent(name));
     },
     async choose(name) {
