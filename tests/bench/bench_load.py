@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -152,13 +151,21 @@ def load_once(path: Path) -> dict[str, float]:
     from model.checkpoints import store
     from model.checkpoints.shapes import Given
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not getrusage: its peak begins at that of the process which started this one.
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
+    before = _peak_mb()
     start = time.perf_counter()
     checkpoint = store.read(path, Given(target="pixel"))
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = _peak_mb()
     weights = sum(tensor.nbytes for tensor in checkpoint.network.state_dict().values())
-    return {"seconds": seconds, "peak_mb": (peak - before) / 1024, "weights_mb": weights / 2**20}
+    return {"seconds": seconds, "peak_mb": peak - before, "weights_mb": weights / 2**20}
+
+
+def _peak_mb() -> float:
+    """Most memory that this process has held, as Linux counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def main() -> None:
