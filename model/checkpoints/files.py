@@ -85,9 +85,8 @@ def replacing(path: Path) -> Iterator[Path]:
         part.touch()
         mode = part.stat().st_mode
         yield part
-        part.chmod(
-            mode
-        )  # safetensors lets its owner alone read a file, and a container may run as somebody else
+        # safetensors lets its owner alone read a file, and a container may run as somebody else.
+        part.chmod(mode)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
