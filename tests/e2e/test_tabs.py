@@ -65,6 +65,12 @@ def test_all_four_tabs_are_seen_and_nothing_scrolls_sideways(new_page: OpenPage,
     open_tab(explore, 1)
     explore.one(".um-compare h1").wait_for()
     assert explore.evaluate("document.documentElement.scrollWidth") <= width
+    cut = explore.evaluate(
+        """() => [...document.querySelectorAll('.um-compare *')].filter((n) => n.checkVisibility()
+             && !n.closest('.um-scroll') && n.getBoundingClientRect().right > innerWidth + 0.5)
+             .map((n) => n.className)"""
+    )
+    assert cut == []
     explore.screenshot(f"compare-{width}", full=True)
 
 
