@@ -14,11 +14,6 @@ function pairs(results, asked, caption) {
   });
 }
 const atRatio = (strategy, ratio) => ({ fields: { ...base(), strategy, ratio: (ratio / 100).toFixed(2), panels: 'masked,pasted' } });
-/** A job for another model than Explore's: it makes its own crop of the file, and has its own views. */
-function byModel(name, { view, ...fields }) {
-  const { picture, fields: { crop } } = store.state;
-  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), model: name }, model: name };
-}
 const ratios = createRow('ratios', {
   jobs: () => wide.map((ratio) => atRatio(base().strategy, ratio)),
   paint: (results, asked) => pairs(results, asked, ({ fields }, found) => [words('compare.hidden', { p: share(fields.ratio) }), found ? errorOf(found.answer) : '']),

@@ -30,6 +30,12 @@ function sent(fields) {
   return fields.fit === 'whole' && mask ? { ...fields, grid: `${mask.rows}x${mask.columns}` } : fields;
 }
 
+/** A job for another model than Explore's: it makes its own crop of the file, and has its own views. */
+function byModel(name, { view, ...fields }) {
+  const { picture, fields: { crop } } = store.state;
+  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), model: name }, model: name };
+}
+
 // --- tiles ---------------------------------------------------------------------------------------------------
 /** A picture with what is to be said of it. */
 function tile(image, alt, caption = '', note = '') {
