@@ -66,7 +66,7 @@ evaluate: $(ENV) ## score WEIGHTS= on DATA= beside classical inpainting
 judge: $(ENV) ## neighbours, probe, fine-tuning and scratch: WEIGHTS= on DATA= and TEST= with labels, MINUTES= each, into OUT=
 	$(PY) -m model evaluate judge $(WEIGHTS) --data $(DATA) --test $(TEST) --minutes $(MINUTES) --out $(OUT)
 
-bench: $(ENV) ## speed beside transformers, LitServe and BentoML; writes docs/benchmarks.md (a quarter of an hour, on a quiet machine)
+bench: $(ENV) ## speed beside transformers, LitServe, BentoML and Ray Serve; writes docs/benchmarks.md (20 minutes, on a quiet machine)
 	@$(PY) -m tests.bench.bench_forward --write
 	@$(PY) -m tests.bench.bench_service --write --peers
 

@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     parser.add_argument(
-        "--peers", action="store_true", help="install LitServe and BentoML and measure them too"
+        "--peers", action="store_true", help="install LitServe, BentoML and Ray Serve and measure them too"
     )
     parser.add_argument("--tiny", action="store_true", help="does it run at all")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Servers to be compared: ours, and LitServe and BentoML around the very same model and engine.
+"""Servers to be compared: ours, and LitServe, BentoML and Ray Serve around the very same model and engine.
 
 The peers are installed into a throw-away environment that sees ours behind its own packages.
 """
@@ -24,6 +24,7 @@ from tests.bench.load import Request, request
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 240.0
+PEERS = ("litserve", "bentoml", "ray[serve]")
 
 LITSERVE = """
 import base64, sys
@@ -68,6 +69,29 @@ class Peer:
         return [json.dumps(self.model.finish(*pair).to_dict(("reconstruction",))) for pair in done]
 """
 
+RAY = """
+import base64, os, sys
+from ray import serve
+from model import Options, load
+
+@serve.deployment(max_ongoing_requests=40, ray_actor_options={"num_cpus": len(os.sched_getaffinity(0))})
+class Peer:
+    def __init__(self, weights):
+        self.model = load(weights, "cpu")
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.01)
+    async def answer(self, asked):
+        jobs = [
+            self.model.prepare(base64.b64decode(one["image"]), Options(seed=one["seed"], ssim=False)) for one in asked
+        ]
+        done = zip(jobs, self.model.run(jobs))
+        return [self.model.finish(*pair).to_dict(("reconstruction",)) for pair in done]
+    async def __call__(self, request):
+        return "ready" if request.method == "GET" else await self.answer(await request.json())
+
+serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+serve.run(Peer.bind(sys.argv[2] or None), blocking=True)
+"""
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -108,17 +132,18 @@ def others(environment: Path, weights: Path | None) -> list[Peer]:
     python = environment / "bin" / "python"
     if not python.exists():
         subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(environment)], check=True)
-        install = ["uv", "pip", "install", "--quiet", "--python", str(python), "litserve", "bentoml"]
+        install = ["uv", "pip", "install", "--quiet", "--python", str(python), *PEERS]
         subprocess.run(install, check=True)
         here = sysconfig.get_paths(vars={"base": str(environment), "platbase": str(environment)})["purelib"]
         # Behind its own packages, so that each server gets the versions it asks for, and all get our model.
         Path(here, "zz-ours.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
     (environment / "lit.py").write_text(LITSERVE)
     (environment / "peer.py").write_text(BENTOML)
+    (environment / "ray_peer.py").write_text(RAY)
     chosen = str(weights or "")
 
-    def lit(port: int) -> list[str]:
-        return [str(python), str(environment / "lit.py"), str(port), chosen]
+    def script(name: str) -> Callable[[int], list[str]]:
+        return lambda port: [str(python), str(environment / name), str(port), chosen]
 
     def bento(port: int) -> list[str]:
         serve = [
@@ -141,15 +166,16 @@ def others(environment: Path, weights: Path | None) -> list[Peer]:
 
         return make
 
+    def plain(asked: dict[str, object]) -> object:
+        return asked
+
+    def listed(asked: dict[str, object]) -> object:
+        return {"asked": [json.dumps(asked)]}
+
     return [
-        Peer("LitServe", lit, "/health", post("/predict", lambda asked: asked), "/health"),
-        Peer(
-            "BentoML",
-            bento,
-            "/readyz",
-            post("/reconstruct", lambda asked: {"asked": [json.dumps(asked)]}),
-            "/livez",
-        ),
+        Peer("LitServe", script("lit.py"), "/health", post("/predict", plain), "/health"),
+        Peer("BentoML", bento, "/readyz", post("/reconstruct", listed), "/livez"),
+        Peer("Ray Serve", script("ray_peer.py"), "/", post("/", plain), "/-/healthz"),
     ]
 
 
