@@ -136,7 +136,7 @@ def _refused(name: str = "debug", **more: Any) -> CheckpointError:
 def test_the_registry_holds_the_public_weights_and_every_one_says_what_it_is() -> None:
     known = registry.entries()
     assert {"small", "mae-visualize-large-ganloss", "facebook/vit-mae-huge"} <= known.keys()
-    assert len(known) == 24
+    assert len(known) == 25
     for entry in known.values():
         assert sum(map(bool, (entry.file, entry.hub, entry.shipped))) == 1, entry.name
         assert entry.file.startswith("https://") or not entry.file
