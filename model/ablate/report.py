@@ -11,6 +11,14 @@ from model.evaluate import pages, plots
 
 Found = dict[str, dict[str, Any]]
 
+_SCALE = (
+    "Ours: a small network, a few minutes, few photos. The paper's: ViT-L, 800 epochs of ImageNet-1k. "
+    "Only the trends can be compared, never the figures."
+)
+_UNDECIDED = (
+    "Undecided: the difference is within what the photos to judge by leave open at 95 %; for losses and "
+    "speeds, below 2 %. One run a row: the spread between seeds is not measured."
+)
 #: Relative difference below which losses and speeds, which have no interval, count as alike.
 _ALIKE = 0.02
 
@@ -29,27 +37,55 @@ def write(table: Table, setting: Setting, rows: list[dict[str, Any]]) -> tuple[P
     found = {row["name"]: row for row in rows if "figures" in row}
     verdicts = [judge(claim, table, found) for claim in table.claims]
     facts = {
-        "table": table.name, "title": table.title, "budget_min": setting.budget_min, "equal": setting.equal,
+        "table": table.name, "title": table.title, "budget_min": setting.budget_min, "samples": setting.samples,
+        "tuned": setting.tuned,
+        "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
         "rows": rows, "claims": verdicts,
     }  # fmt: skip
-    blocks: list[pages.Block] = [
-        "Ours: a small network, a few minutes, few photos. The paper's: ViT-L, 800 epochs of ImageNet-1k. "
-        "Only the trends can be compared, never the figures. "
-        f"All rows have equal {setting.equal}; the whole table had {setting.budget_min:g} minutes.",
-        _table(table, found),
-    ]
+    blocks: list[pages.Block] = [f"{_SCALE} {_length(setting)}", _table(table, found)]
     blocks += [f"{row['name']} could not be run: {row['error']}" for row in rows if "error" in row]
     if verdicts:
         blocks += [
-            pages.Heading("What the paper says, and what these runs say"),
+            pages.Heading("The claims, and what these runs say"),
             pages.Table(
                 ("claim", "ours", "verdict"), [(of["words"], of["ours"], of["verdict"]) for of in verdicts]
             ),
-            "Undecided: the difference is within what the photos to judge by leave open at 95 %; for losses and "
-            "speeds, below 2 %. One run a row: the spread between seeds is not measured.",
+            _UNDECIDED,
         ]
     blocks += _plots(table, found)
     return pages.write(setting.out, f"table-{table.name}", table.title, facts, blocks), verdicts
+
+
+def write_all(setting: Setting, judged: dict[str, list[dict[str, str]]]) -> Path:
+    """Write the page that holds the verdicts of several tables, ``ablations``.
+
+    Args:
+        setting: What they were run with.
+        judged: The verdicts of each table, by its title.
+
+    Returns:
+        The Markdown file.
+    """
+    lines = [
+        (title, of["words"], of["ours"], of["verdict"]) for title, claims in judged.items() for of in claims
+    ]
+    counts = {name: sum(line[-1] == name for line in lines) for name in ("agrees", "disagrees", "undecided")}
+    blocks: list[pages.Block] = [
+        f"{_SCALE} {_length(setting)}",
+        "Of the claims here: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".",
+        pages.Table(("table", "claim", "ours", "verdict"), lines),
+        _UNDECIDED,
+    ]
+    return pages.write(
+        setting.out, "ablations", "The paper's ablations, run here", {"claims": judged}, blocks
+    )
+
+
+def _length(setting: Setting) -> str:
+    if setting.samples is not None:
+        tuned = f"and {setting.tuned:,} in fine-tuning" if setting.tuned else "and was not fine-tuned"
+        return f"A row of length 1 saw {setting.samples:,} photos in pre-training (recipe {setting.recipe}) {tuned}."
+    return f"All rows have equal {setting.equal}; the whole table had {setting.budget_min:g} minutes."
 
 
 def _table(table: Table, found: Found) -> pages.Table:

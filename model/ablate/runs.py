@@ -1,6 +1,7 @@
-"""Running a table within a budget: one pre-training a row, a probe, a fine-tuning and a reconstruction on top.
+"""Running a table: one pre-training a row, a probe, a fine-tuning and a reconstruction on top.
 
-Everything that is done lies in the folder and is not done again, so the same command goes on after a stop.
+Everything that is done lies in the folder and is not done again, so the same command goes on after a stop, and
+tables in one folder share what is the same: with equal samples the row that a table does not change is run once.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from model.ablate.tables import Row, Table
 from model.checkpoints import shapes
 from model.checkpoints.containers import open_raw
 from model.checkpoints.files import replacing
-from model.errors import DataError, UnmaskError
+from model.errors import CheckpointError, DataError, RecipeError, UnmaskError
 from model.evaluate import finetune, knn, linear, reconstruction
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
@@ -46,8 +47,10 @@ class Setting:
         labelled: Photos with labels to learn from.
         test: Photos with labels to judge by.
         photos: Photos to repaint.
-        out: Folder of runs, rows and report.
-        budget_min: Minutes for the whole table.
+        out: Folder of runs, rows and reports; several tables may share it.
+        budget_min: Minutes for the whole table. Or
+        samples: photos seen by a row of length 1 in pre-training,
+        tuned: and by every row in fine-tuning; 0 for no fine-tuning.
         equal: What all rows have in common: ``samples``, as in the paper's tables, or ``minutes``.
         label_share: Share of the labels for probe and fine-tuning.
         limit: Photos to repaint at most.
@@ -62,12 +65,18 @@ class Setting:
     test: tuple[Path, ...]
     photos: tuple[Path, ...]
     out: Path
-    budget_min: float
+    budget_min: float | None = None
+    samples: int | None = None
+    tuned: int = 0
     equal: Literal["samples", "minutes"] = "samples"
     label_share: float = 1.0
     limit: int | None = 200
     device: str | None = None
     workers: int = 1
+
+    def folder(self, table: Table) -> Path:
+        """Of a table's plan and rows."""
+        return self.out / table.name
 
 
 def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
@@ -85,39 +94,51 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         DataError: A training run was stopped; the same call goes on.
     """
     steps = _steps(table, setting)
-    return [_once(setting.out / "rows" / f"{_slug(row.name)}.json", lambda row=row: _row(row, steps, table, setting))
+    rows = setting.folder(table) / "rows"
+    return [_once(rows / f"{_slug(row.name)}.json", lambda row=row: _row(row, steps, table, setting))
             for row in table.rows]  # fmt: skip
 
 
 def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dict[str, Any]:
     if row.name not in steps:
-        return {"name": row.name, "error": json.loads(_speeds_file(setting).read_text())[row.name]}
-    recipe = _recipe(row, setting, steps[row.name])
-    weights = _trained(recipe, setting)
-    facts: dict[str, Any] = {
-        "name": row.name,
-        "steps": recipe.steps,
-        "samples": recipe.steps * recipe.batch_size,
-    }
+        return {"name": row.name, "error": json.loads(_speeds_file(table, setting).read_text())[row.name]}
+    try:
+        recipe = _recipe(row, setting, steps[row.name])
+        if row.blocks is not None and row.blocks > recipe.config.depth:
+            return {"name": row.name, "error": f"the encoder has {recipe.config.depth} blocks."}
+        weights = _trained(recipe, setting)
+    except (RecipeError, CheckpointError) as error:
+        return {"name": row.name, "error": f"{error} {error.hint}"}
     figures, intervals = _of_training(weights.parent)
-    train = Labelled.open(setting.labelled)
-    test = Labelled.open(setting.test, train.classes)
-    device = find_device(setting.device)
-    encoder = load_encoder(weights)
-    task = Task(
-        encoder, train.share(setting.label_share), test, weights.parent / "judged", device, setting.workers,
-        setting.label_share,
-    )  # fmt: skip
-    found = {"knn": knn.evaluate(task)["cls"]}
-    if "linear" in table.measure:
-        found["linear"] = linear.evaluate(task, linear.Protocol())["cls"]
-    if "finetune" in table.measure:
-        found["finetune"] = _finetuned(row, replace(task, workers=0), table, setting)
-    for name, accuracy in found.items():
+    for name, accuracy in _accuracies(weights, row, table, setting):
         figures[name] = accuracy["percent"]
         intervals[name] = accuracy["interval_95"]
     repainted, bounds = _repainted(weights, recipe, setting)
-    return {**facts, "figures": figures | repainted, "intervals": intervals | bounds}
+    return {
+        "name": row.name,
+        "steps": recipe.steps,
+        "samples": recipe.steps * recipe.batch_size,
+        "figures": figures | repainted,
+        "intervals": intervals | bounds,
+    }
+
+
+def _accuracies(
+    weights: Path, row: Row, table: Table, setting: Setting
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Neighbours, probe and fine-tuning, what the table asks for; each from its file where it was asked before."""
+    train = Labelled.open(setting.labelled)
+    test = Labelled.open(setting.test, train.classes)
+    task = Task(
+        load_encoder(weights), train.share(setting.label_share), test, weights.parent / "judged",
+        find_device(setting.device), setting.workers, setting.label_share,
+    )  # fmt: skip
+    yield "knn", _once(task.out / f"knn-{task.tag}.json", lambda: knn.evaluate(task))["cls"]
+    if "linear" in table.measure:
+        answer = _once(task.out / f"linear-{task.tag}.json", lambda: linear.evaluate(task, linear.Protocol()))
+        yield "linear", answer["cls"]
+    if "finetune" in table.measure and (setting.tuned or setting.samples is None):
+        yield "finetune", _finetuned(row, replace(task, workers=0), table, setting)
 
 
 def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
@@ -131,7 +152,9 @@ def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
 
 def _trained(recipe: Recipe, setting: Setting) -> Path:
     """The weight file of a recipe, trained if it is not there; rows of one recipe share it."""
-    key = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:12]
+    said = recipe.to_dict() | {"size": recipe.config.to_dict()}
+    said = {key: value for key, value in said.items() if key not in said["size"]}
+    key = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = setting.out / "runs" / key
     weights = folder / f"{recipe.name}.safetensors"
     if not weights.is_file() or _steps_made(weights) < recipe.steps:
@@ -159,18 +182,33 @@ def _of_training(folder: Path) -> tuple[dict[str, float], dict[str, list[float]]
 
 
 def _finetuned(row: Row, task: Task, table: Table, setting: Setting) -> dict[str, Any]:
-    """Accuracy after fine-tuning: as long for every row as the dearest one can in its share of the budget."""
-    plan = setting.out / "finetune.json"
+    """Accuracy after fine-tuning, equally long for every row."""
     kind = "finetune" if row.blocks is None else "partial"
-    if not plan.is_file():
-        blocks = None if row.blocks is None else max(of.blocks or 0.0 for of in table.rows)
-        minutes = setting.budget_min * _FINETUNING / len(table.rows)
-        dearest = finetune.load_settings(kind, {**finetune.SHORT, "blocks": blocks, "minutes": minutes})
-        _write(plan, {"epochs": finetune.epochs_in(task, dearest)})
-    epochs = json.loads(plan.read_text())["epochs"]
-    given = {**finetune.SHORT, "blocks": row.blocks, "epochs": epochs}
-    answer: dict[str, Any] = finetune.evaluate(task, finetune.load_settings(kind, given))["answer"]
+    epochs = _epochs(kind, task, table, setting)
+    settings = finetune.load_settings(kind, {**finetune.SHORT, "blocks": row.blocks, "epochs": epochs})
+    file = task.out / f"{finetune.name_of(task, settings)}.json"
+    if file.is_file():
+        asked: dict[str, Any] = json.loads(file.read_text())
+        if asked["settings"] == json.loads(json.dumps(asdict(settings))):
+            return dict(asked["answer"])
+    answer: dict[str, Any] = finetune.evaluate(task, settings)["answer"]
     return answer
+
+
+def _epochs(kind: str, task: Task, table: Table, setting: Setting) -> float:
+    """Of fine-tuning: as many as were asked for, or what the dearest row can in its share of the budget."""
+    if setting.samples is not None:
+        return setting.tuned / len(task.train)
+    plan = setting.folder(table) / "finetune.json"
+    if not plan.is_file():
+        assert setting.budget_min is not None
+        blocks = [
+            of.blocks for of in table.rows if of.blocks is not None and of.blocks <= task.encoder.config.depth
+        ]
+        minutes = setting.budget_min * _FINETUNING / len(table.rows)
+        dearest = {**finetune.SHORT, "blocks": max(blocks, default=None), "minutes": minutes}
+        _write(plan, {"epochs": finetune.epochs_in(task, finetune.load_settings(kind, dearest))})
+    return float(json.loads(plan.read_text())["epochs"])
 
 
 def _repainted(
@@ -178,10 +216,15 @@ def _repainted(
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Figures over hidden pixels, masked as in training; nothing where the target is no picture."""
     strategy = max(recipe.masking, key=lambda name: recipe.masking[name])
+    judged = weights.parent / "judged"
     try:
-        facts = reconstruction.evaluate(
-            load(weights, setting.device), Photos.open(setting.photos), strategies=[strategy],
-            ratios=[f"{sum(recipe.ratio_range) / 2:g}"], limit=setting.limit, out=weights.parent / "judged",
+        reconstructor = load(weights, setting.device)
+        facts = _once(
+            judged / f"reconstruct-{reconstructor.name}.json",
+            lambda: reconstruction.evaluate(
+                reconstructor, Photos.open(setting.photos), strategies=[strategy],
+                ratios=[f"{sum(recipe.ratio_range) / 2:g}"], limit=setting.limit, out=judged,
+            ),
         )  # fmt: skip
     except UnmaskError:
         return {}, {}
@@ -197,11 +240,18 @@ def _repainted(
 
 
 def _steps(table: Table, setting: Setting) -> dict[str, int]:
-    """Steps of each row that can be trained, from the budget and the rows' measured speeds; decided once."""
-    file = setting.out / "plan.json"
+    """Steps of each row that can be trained; from the budget and the rows' measured speeds, decided once."""
+    if setting.samples is not None:
+        given = load_recipe(setting.recipe).batch_size
+        batches = {row.name: row.recipe.get("batch_size", given) for row in table.rows}
+        return {
+            row.name: max(round(setting.samples * row.length / batches[row.name]), 4) for row in table.rows
+        }
+    assert setting.budget_min is not None
+    file = setting.folder(table) / "plan.json"
     if file.is_file():
         kept: dict[str, int] = json.loads(file.read_text())["steps"]
-        if set(kept) | set(_failed(setting)) >= {row.name for row in table.rows}:
+        if set(kept) | set(_failed(table, setting)) >= {row.name for row in table.rows}:
             return kept
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
@@ -210,7 +260,7 @@ def _steps(table: Table, setting: Setting) -> dict[str, int]:
             seconds[row.name] = _seconds_a_step(row, setting)
         except UnmaskError as error:
             failed[row.name] = f"{error} {error.hint}"
-    _write(_speeds_file(setting), failed)
+    _write(_speeds_file(table, setting), failed)
     share = _PRETRAINING if "finetune" in table.measure else _PRETRAINING + _FINETUNING
     # Rows that differ only in what is tuned on top share one run.
     distinct = {
@@ -242,12 +292,12 @@ def _seconds_a_step(row: Row, setting: Setting) -> float:
     return recipe.batch_size / float(last["images_per_second"])
 
 
-def _speeds_file(setting: Setting) -> Path:
-    return setting.out / "failed.json"
+def _speeds_file(table: Table, setting: Setting) -> Path:
+    return setting.folder(table) / "failed.json"
 
 
-def _failed(setting: Setting) -> Sequence[str]:
-    file = _speeds_file(setting)
+def _failed(table: Table, setting: Setting) -> Sequence[str]:
+    file = _speeds_file(table, setting)
     return list(json.loads(file.read_text())) if file.is_file() else []
 
 

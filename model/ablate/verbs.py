@@ -5,23 +5,41 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``ablate`` to the command line."""
-    verb = verbs.add_parser("ablate", help="run one of the paper's ablation tables within a budget")
+    verb = verbs.add_parser(
+        "ablate", help="run one of the paper's ablation tables, or all, at the length you give"
+    )
     verb.set_defaults(verb=_ablate)
-    verb.add_argument("table", help="1a, 1b, 1c, 1d, 1e, 1f, fig5, fig7, fig9, loss, table2, or a TOML file")
-    verb.add_argument("--budget", type=float, required=True, help="minutes for the whole table")
+    verb.add_argument(
+        "table",
+        nargs="+",
+        help="1a, 1b, 1c, 1d, 1e, 1f, fig5, fig7, fig9, loss, table2, recipe, all, or a TOML file; several at once",
+    )
+    length = verb.add_mutually_exclusive_group(required=True)
+    length.add_argument("--budget", type=float, help="minutes for the whole table")
+    length.add_argument(
+        "--samples",
+        type=int,
+        help="photos a row sees; tables in one folder then share the rows they have in common",
+    )
+    verb.add_argument(
+        "--tuned", type=int, default=0, help="with --samples: photos seen in fine-tuning (default 0: none)"
+    )
     verb.add_argument("--data", type=Path, nargs="+", required=True, help="photos to pre-train on")
     verb.add_argument(
         "--labelled", type=Path, nargs="+", help="photos with labels to learn from (default: --data)"
     )
     verb.add_argument("--test", type=Path, nargs="+", required=True, help="photos with labels to judge by")
     verb.add_argument("--photos", type=Path, nargs="+", help="photos to repaint (default: --test)")
-    verb.add_argument("--out", type=Path, required=True, help="folder; the same command goes on in it")
     verb.add_argument(
-        "--recipe", default="small", help="name or file of the recipe that rows change (default small)"
+        "--out", type=Path, required=True, help="folder, for one table or all; the same command goes on in it"
+    )
+    verb.add_argument(
+        "--recipe", default="ablation", help="name or file of the recipe that rows change (default ablation)"
     )
     verb.add_argument("--size", help="instead of the recipe's")
     verb.add_argument(
@@ -38,7 +56,9 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _ablate(given: argparse.Namespace) -> str:
     from model.ablate import report, runs, tables
 
-    table = tables.load(given.table).only(given.rows.split(",") if given.rows else None)
+    wanted = tables.names() if given.table == ["all"] else given.table
+    only = given.rows.split(",") if given.rows else None
+    asked = [tables.load(name).only(only) for name in wanted]
     setting = runs.Setting(
         recipe=given.recipe,
         size=given.size,
@@ -48,16 +68,27 @@ def _ablate(given: argparse.Namespace) -> str:
         photos=tuple(given.photos or given.test),
         out=given.out,
         budget_min=given.budget,
+        samples=given.samples,
+        tuned=given.tuned,
         equal=given.equal,
         label_share=given.label_share,
         limit=given.limit,
         device=given.device,
         workers=given.workers,
     )
-    rows = runs.run(table, setting)
-    written, verdicts = report.write(table, setting, rows)
+    answers: list[dict[str, Any]] = []
+    judged: dict[str, list[dict[str, str]]] = {}
+    for table in asked:
+        rows = runs.run(table, setting)
+        written, judged[table.title] = report.write(table, setting, rows)
+        answers.append(
+            {"table": table.name, "rows": rows, "claims": judged[table.title], "report": str(written)}
+        )
+    if len(asked) > 1:
+        written = report.write_all(setting, judged)
     if given.json:
-        return json.dumps({"rows": rows, "claims": verdicts, "report": str(written)})
+        return json.dumps(answers if len(asked) > 1 else answers[0])
     return "\n".join(
-        [f"{of['verdict']:12s} {of['words']} ({of['ours']})" for of in verdicts] + [f"Report: {written}"]
+        [f"{of['verdict']:12s} {of['words']} ({of['ours']})" for claims in judged.values() for of in claims]
+        + [f"Report: {written}"]
     )
