@@ -75,7 +75,7 @@ class Setting:
     workers: int = 1
 
     def folder(self, table: Table) -> Path:
-        """Of a table's plan and rows."""
+        """Of a table's plan."""
         return self.out / table.name
 
 
@@ -94,9 +94,7 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         DataError: A training run was stopped; the same call goes on.
     """
     steps = _steps(table, setting)
-    rows = setting.folder(table) / "rows"
-    return [_once(rows / f"{_slug(row.name)}.json", lambda row=row: _row(row, steps, table, setting))
-            for row in table.rows]  # fmt: skip
+    return [_row(row, steps, table, setting) for row in table.rows]
 
 
 def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dic
         weights = _trained(recipe, setting)
     except (RecipeError, CheckpointError) as error:
         return {"name": row.name, "error": f"{error} {error.hint}"}
-    figures, intervals = _of_training(weights.parent)
+    figures, intervals = _of_training(weights.parent), {}
     for name, accuracy in _accuracies(weights, row, table, setting):
         figures[name] = accuracy["percent"]
         intervals[name] = accuracy["interval_95"]
@@ -172,13 +170,13 @@ def _steps_made(weights: Path) -> int:
     return int(shapes.stored_facts(open_raw(weights))["card"]["steps"])
 
 
-def _of_training(folder: Path) -> tuple[dict[str, float], dict[str, list[float]]]:
+def _of_training(folder: Path) -> dict[str, float]:
     """Loss of the last tenth of a run and its median speed, from its log."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = lines[-max(len(lines) // 10, 1) :]
     speeds = sorted(line["images_per_second"] for line in lines)
     loss = sum(line["loss"] for line in last) / len(last)
-    return {"loss": round(loss, 5), "images_per_second": speeds[len(speeds) // 2]}, {}
+    return {"loss": round(loss, 5), "images_per_second": speeds[len(speeds) // 2]}
 
 
 def _finetuned(row: Row, task: Task, table: Table, setting: Setting) -> dict[str, Any]:

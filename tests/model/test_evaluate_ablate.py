@@ -12,7 +12,7 @@ from model.__main__ import main
 from model.ablate import report, runs, tables
 from model.ablate.tables import Claim, Row, Table
 from model.errors import RecipeError
-from model.pretrain.recipe import load_recipe
+from model.pretrain.recipe import Recipe, load_recipe
 from tests.pictures import encoded, photo
 
 _TINY = """
@@ -99,21 +99,22 @@ def test_a_table_runs_within_seconds_at_the_debug_size_and_goes_on_after_a_stop(
         str(tmp_path / "out"),
         "--json",
     ]
-    once = runs._once
+    trained = runs._trained
 
-    def stopped(file: Path, make: object) -> dict[str, object]:
-        if "grid" in file.name:
+    def stopped(recipe: Recipe, setting: runs.Setting) -> Path:
+        if "grid" in recipe.masking:
             raise KeyboardInterrupt
-        return once(file, make)
+        return trained(recipe, setting)
 
-    monkeypatch.setattr(runs, "_once", stopped)
+    monkeypatch.setattr(runs, "_trained", stopped)
     with pytest.raises(KeyboardInterrupt):
         main(arguments)
     monkeypatch.undo()
-    first = (tmp_path / "out" / "1f" / "rows" / "random-75.json").stat().st_mtime_ns
+    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "runs").rglob("*.json*")}
+    assert any("finetune" in file.name for file in done)
     assert main(arguments) == 0
+    assert {file: file.stat().st_mtime_ns for file in done} == done, "nothing is done again"
     answer = json.loads(capsys.readouterr().out)
-    assert (tmp_path / "out" / "1f" / "rows" / "random-75.json").stat().st_mtime_ns == first
     assert [row["name"] for row in answer["rows"]] == ["random 75 %", "grid 75 %"]
     for row in answer["rows"]:
         assert set(row["figures"]) == set(tables.FIGURES)
