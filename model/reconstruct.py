@@ -343,7 +343,7 @@ def load(
     """Load a weight file.
 
     Args:
-        path: A file or folder of any layout that ``checkpoints.layouts`` knows; None for the shipped ``small``.
+        path: A file or folder of any layout that ``checkpoints.layouts`` knows; None for the shipped ``mini``.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         engine: ``auto`` (the fastest that proves itself against torch), ``openvino`` or ``torch``.
         precision: On the CPU ``float32``, or ``bfloat16`` where the processor has it.

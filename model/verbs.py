@@ -64,7 +64,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("--interpolation", action="store_true", help="also score linear interpolation")
     verb.add_argument("--json", action="store_true", help="print the service's JSON answer instead of a PNG")
-    verb.add_argument("--weights", type=Path, help="weight file (default: the shipped small model)")
+    verb.add_argument("--weights", type=Path, help="weight file (default: the shipped mini)")
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 

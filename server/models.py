@@ -34,7 +34,6 @@ logger = structlog.stdlib.get_logger("unmask.models")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SUFFIX = ".safetensors"
-FIRST = "small"  # of the shipped ones, where none is chosen
 
 WEIGHT_BYTES = 4  # the network computes in float32
 # A file that could not be used is not read again by every request that names it.
@@ -82,11 +81,11 @@ def find_sources(entries: Sequence[str]) -> list[Source]:
 
 
 def shipped() -> list[Source]:
-    """The weight files that come with the program, `small` first."""
+    """The weight files that come with the program, the default first."""
     code = Path(model_package.__file__).parent
     folder = packaged if (packaged := code / "shipped").exists() else code.parent / "weights"
     found = [Source(path.stem, path) for path in sorted(folder.glob("*" + SUFFIX))]
-    return sorted(found, key=lambda source: source.name != FIRST)
+    return sorted(found, key=lambda source: source.name != registry.DEFAULT)
 
 
 def _source(entry: str) -> Source:

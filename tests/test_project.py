@@ -72,7 +72,7 @@ def test_the_wheel_installs_exactly_three_packages(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"model", "server", "ui"}
     for expected in (
-        "model/shipped/small.safetensors",
+        "model/shipped/mini.safetensors",
         "model/pretrain/recipes/small.toml",
         "server/main.py",
     ):

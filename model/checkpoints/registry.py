@@ -27,6 +27,8 @@ HUB_CONFIG = "config.json"
 #: Beside pulled files: where they came from, and their hashes.
 RECORD = "pulled.json"
 _ADDED = "added.json"
+#: What page, service and command line take where no model is named (weights/README.md tells why).
+DEFAULT = "mini"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
@@ -111,7 +113,7 @@ def default_folder() -> Path:
     return Path.home() / ".cache" / "unmask" / "weights"
 
 
-def shipped(name: str = "small") -> Path:
+def shipped(name: str = DEFAULT) -> Path:
     """The weight file that comes with this package: in the wheel beside the code, else in the checkout."""
     packaged = Path(__file__).parents[1] / "shipped" / f"{name}.safetensors"
     return packaged if packaged.exists() else Path(__file__).parents[2] / "weights" / f"{name}.safetensors"

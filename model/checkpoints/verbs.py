@@ -31,7 +31,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "prove", help="compare the fast engine with torch, and keep the proof beside the file"
     )
     verb.set_defaults(verb=_prove)
-    verb.add_argument("file", type=Path, nargs="?", help="weight file (default: the shipped small model)")
+    verb.add_argument("file", type=Path, nargs="?", help="weight file (default: the shipped mini)")
     _add_weights(verbs)
 
 

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _measure(size: str, batch: int, rounds: int, peaks: dict[str, float], threads: int) -> list[list[str]]:
-    network = store.read(store.shipped()).network if size == "small" else MAE(SIZES[size]).eval()
+    network = store.read(store.shipped("small")).network if size == "small" else MAE(SIZES[size]).eval()
     config = network.config
     pixels, ids_keep, ids_restore = _inputs(config, batch)
     variants = {BASELINE: _transformers(network, pixels, ids_keep)}

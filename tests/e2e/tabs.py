@@ -21,7 +21,7 @@ TEXTS = """(root) => {
   return texts;
 }"""
 # Names and units that are the same in every language.
-ALLOWED = {"small", "Unmask", "curl", "Python", "JavaScript", "MB"}
+ALLOWED = {"mini", "Unmask", "curl", "Python", "JavaScript", "MB"}
 
 
 def open_tab(page: ExplorePage, name: str, language: str = "en") -> ExplorePage:

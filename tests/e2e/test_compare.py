@@ -51,7 +51,7 @@ def test_the_ratios_run_by_themselves_and_agree_with_explore(compare: ExplorePag
     assert captions[2] == f"75% hidden · error {error:.1f}%".replace(".0%", "%")
     alts = row(compare, "ratios").locator("img").evaluate_all("(all) => all.map((image) => image.alt)")
     assert alts[4] == "Coffee, 147 of 196 patches hidden, Random"
-    assert alts[5].startswith("Reconstruction of Coffee by small")
+    assert alts[5].startswith("Reconstruction of Coffee by mini")
     compare.screenshot("compare-ratios", full=True)
 
 
@@ -101,14 +101,14 @@ def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> No
     pictures(compare, "strategies", 12)
     captions = row(compare, "strategies").locator("figcaption b").all_inner_texts()
     assert captions == [
-        "Random 75%", "small", "mini-random", "The original",
-        "Block 50%", "small", "mini-block", "The original",
-        "Grid 75%", "small", "mini-grid", "The original",
+        "Random 75%", "mini", "mini-random", "The original",
+        "Block 50%", "mini", "mini-block", "The original",
+        "Grid 75%", "mini", "mini-grid", "The original",
     ]  # fmt: skip
     notes = row(compare, "strategies").locator("figcaption").all_inner_texts()
     assert "trained on Block 50% only" in notes[6].replace("\xa0", " ")
     assert "only" not in notes[5]
-    assert "a mixture of masks: Random 70%, Block 15%, Grid 15%" in compare.one(".um-trained").inner_text()
+    assert "a mixture of masks: Random 90%, Block 5%, Grid 5%" in compare.one(".um-trained").inner_text()
     cells = compare.one(".um-paper td").all_inner_texts()
     assert [cells[i] for i in (0, 1, 3, 4, 6, 7)] == ["84.9%", "73.5%", "83.9%", "72.3%", "84.0%", "66.0%"]
     compare.screenshot("compare-strategies", full=True)

@@ -120,7 +120,7 @@ def test_copying_works_without_the_modern_clipboard(use: ExplorePage) -> None:
 
 def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: ExplorePage) -> None:
     card = use.one(".um-use-model").inner_text()
-    for part in ("small", "11,652,352", "CC-BY-NC-4.0", "224 × 224", "pixels"):
+    for part in ("mini", "3,734,656", "CC-BY-NC-4.0", "224 × 224", "pixels"):
         assert part in card
     assert "never read a face" in use.one(".um-use-limits").inner_text()
     report = use.one(".um-use-report")
@@ -144,19 +144,19 @@ def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage
             timeout=REPORT_MS,
         )
 
-    weights = ROOT / "weights" / "small.safetensors"
-    choose(weights, "the head of small.safetensors tells")
+    weights = ROOT / "weights" / "mini.safetensors"
+    choose(weights, "the head of mini.safetensors tells")
     told = use.one(".um-use-opened").inner_text()
     for part in (
-        "11,652,352",
-        "small",
+        "3,734,656",
+        "mini",
         "encoder and decoder",
         "224 × 224",
-        "12 blocks, 256 wide, 4 heads",
+        "6 blocks, 192 wide, 3 heads",
         "Ready to",
     ):
         assert part in told
-    assert use.one(".um-use-command-line").inner_text() == "UNMASK_MODELS=small.safetensors python -m server"
+    assert use.one(".um-use-command-line").inner_text() == "UNMASK_MODELS=mini.safetensors python -m server"
     assert max(bodies) < 256 * 1024 < weights.stat().st_size, "the weights were not sent"
     use.screenshot("use-checkpoint", full=True)
     use.one(".um-language").click()

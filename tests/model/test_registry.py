@@ -148,7 +148,7 @@ def test_the_registry_holds_the_public_weights_and_every_one_says_what_it_is() -
 
 
 def test_every_shipped_model_has_a_name_and_is_what_the_registry_says() -> None:
-    assert registry.locate("small").path == store.shipped()
+    assert registry.locate("mini").path == store.shipped()
     named = {name for name, entry in registry.entries().items() if entry.shipped}
     assert named == {path.stem for path in store.shipped().parent.glob("*.safetensors")}
     for name in named:
