@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from model.__main__ import main
 from model.ablate import report, runs, tables
 from model.ablate.tables import Claim, Row, Table
 from model.errors import RecipeError
+from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
 from tests.pictures import encoded, photo
 
@@ -132,13 +134,13 @@ def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_a
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(_TINY)
     train, test = _photos(tmp_path / "train", 6), _photos(tmp_path / "test", 2)
-    trained = []
-    pretrain = runs.pretrain
-    monkeypatch.setattr(
-        runs,
-        "pretrain",
-        lambda recipe, *rest, **more: trained.append(recipe) or pretrain(recipe, *rest, **more),
-    )
+    trained: list[Recipe] = []
+
+    def noted(recipe: Recipe, *rest: Any, **more: Any) -> None:
+        trained.append(recipe)
+        pretrain(recipe, *rest, **more)
+
+    monkeypatch.setattr("model.ablate.runs.pretrain", noted)
     arguments = [
         "ablate",
         "loss",
