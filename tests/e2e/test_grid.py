@@ -213,8 +213,9 @@ def test_a_long_drag_is_live_and_ends_with_the_right_picture(explore: ExplorePag
     ARTIFACTS.mkdir(exist_ok=True)
     (ARTIFACTS / "drag.json").write_text(json.dumps(figures))
     assert len(answers) >= 5
-    # Not a number of pictures: that is the machine's. The page's part is to ask again at once.
-    assert waited / span > 0.6
+    # Not a number of pictures: that is the machine's. The page's part is to ask again at once, so that it mostly
+    # waits for answers; or, where these come faster than the pointer moves, has one for most of its 140 places.
+    assert waited / span > 0.6 or len(answers) > 0.6 * 140
 
 
 def test_without_live_update_the_button_runs_it(explore: ExplorePage) -> None:
