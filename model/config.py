@@ -130,8 +130,8 @@ def _bad(message: str) -> CheckpointError:
     )
 
 
-#: Named sizes. The three public ones follow the paper and its code; ``small`` is the one we ship
-#: (docs/log.md says how it was chosen), ``mini`` a third of it for runs side by side; ``tiny`` the same encoder on
+#: Named sizes. The three public ones follow the paper and its code; ``mini`` is the default that we
+#: ship (docs/log.md says how it was chosen), ``small`` three times its weights; ``tiny`` has mini's encoder on
 #: 64 patches, for ablations of many runs; ``debug`` is for tests and runs in milliseconds.
 SIZES: dict[str, MAEConfig] = {
     "vit_base": MAEConfig(),

@@ -38,8 +38,7 @@ def write(table: Table, setting: Setting, rows: list[dict[str, Any]]) -> tuple[P
     verdicts = [judge(claim, table, found) for claim in table.claims]
     facts = {
         "table": table.name, "title": table.title, "budget_min": setting.budget_min, "samples": setting.samples,
-        "tuned": setting.tuned,
-        "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
+        "tuned": setting.tuned, "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
         "rows": rows, "claims": verdicts,
     }  # fmt: skip
     blocks: list[pages.Block] = [f"{_SCALE} {_length(setting)}", _table(table, found)]

@@ -47,7 +47,7 @@ class Setting:
         labelled: Photos with labels to learn from.
         test: Photos with labels to judge by.
         photos: Photos to repaint.
-        out: Folder of runs, rows and reports; several tables may share it.
+        out: Folder of runs, plans and reports; several tables may share it.
         budget_min: Minutes for the whole table. Or
         samples: photos seen by a row of length 1 in pre-training,
         tuned: and by every row in fine-tuning; 0 for no fine-tuning.
@@ -131,9 +131,9 @@ def _accuracies(
         load_encoder(weights), train.share(setting.label_share), test, weights.parent / "judged",
         find_device(setting.device), setting.workers, setting.label_share,
     )  # fmt: skip
-    yield "knn", _once(task.out / f"knn-{task.tag}.json", lambda: knn.evaluate(task))["cls"]
+    yield "knn", task.answered(f"knn-{task.tag}", lambda: knn.evaluate(task))["cls"]
     if "linear" in table.measure:
-        answer = _once(task.out / f"linear-{task.tag}.json", lambda: linear.evaluate(task, linear.Protocol()))
+        answer = task.answered(f"linear-{task.tag}", lambda: linear.evaluate(task, linear.Protocol()))
         yield "linear", answer["cls"]
     if "finetune" in table.measure and (setting.tuned or setting.samples is None):
         yield "finetune", _finetuned(row, replace(task, workers=0), table, setting)
@@ -217,12 +217,10 @@ def _repainted(
     judged = weights.parent / "judged"
     try:
         reconstructor = load(weights, setting.device)
-        facts = _once(
-            judged / f"reconstruct-{reconstructor.name}.json",
-            lambda: reconstruction.evaluate(
-                reconstructor, Photos.open(setting.photos), strategies=[strategy],
-                ratios=[f"{sum(recipe.ratio_range) / 2:g}"], limit=setting.limit, out=judged,
-            ),
+        file = judged / f"reconstruct-{reconstructor.name}.json"
+        facts = json.loads(file.read_text()) if file.is_file() else reconstruction.evaluate(
+            reconstructor, Photos.open(setting.photos), strategies=[strategy],
+            ratios=[f"{sum(recipe.ratio_range) / 2:g}"], limit=setting.limit, out=judged,
         )  # fmt: skip
     except UnmaskError:
         return {}, {}
@@ -297,13 +295,6 @@ def _speeds_file(table: Table, setting: Setting) -> Path:
 def _failed(table: Table, setting: Setting) -> Sequence[str]:
     file = _speeds_file(table, setting)
     return list(json.loads(file.read_text())) if file.is_file() else []
-
-
-def _once(file: Path, make: Any) -> dict[str, Any]:
-    if not file.is_file():
-        _write(file, make())
-    made: dict[str, Any] = json.loads(file.read_text())
-    return made
 
 
 def _write(file: Path, content: Any) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model.checkpoints.files import replacing
-from model.errors import DataError
 from model.evaluate import classifier, finetune, knn, linear, pages, plots
 from model.evaluate.features import Encoder
 from model.evaluate.labelled import Labelled
@@ -84,7 +84,7 @@ def _frozen(task: Task) -> list[dict[str, Any]]:
         ("knn", lambda: knn.evaluate(task)),
         ("linear", lambda: linear.evaluate(task, linear.Protocol())),
     ):
-        facts = _once(task, f"{name}-{task.tag}", ask)
+        facts = task.answered(f"{name}-{task.tag}", ask)
         for pool, of in (("cls", name), ("mean", f"{name}, mean of patches")):
             rows.append(_line(of, task, facts[pool]))
     return rows
@@ -101,10 +101,9 @@ def _tuned(task: Task, random: Encoder, questions: Questions, everything: Labell
         settings = finetune.load_settings(
             kind, {**short, "blocks": blocks, **_length(own, questions.minutes)}
         )
-        facts = _once(
-            own,
+        facts = own.answered(
             finetune.name_of(own, settings),
-            lambda own=own, settings=settings: finetune.evaluate(own, settings),
+            partial(finetune.evaluate, own, settings),
         )
         if not _plan(task):
             _write(
@@ -126,26 +125,6 @@ def _length(task: Task, minutes: float) -> dict[str, float]:
 def _plan(task: Task) -> dict[str, Any]:
     file = task.out / "judge-plan.json"
     return dict(json.loads(file.read_text())) if file.is_file() else {}
-
-
-def _once(task: Task, name: str, ask: Any) -> dict[str, Any]:
-    """The answer in the folder, if it is about these weights, or a new one.
-
-    Raises:
-        DataError: The folder holds the answer for other weights under this name.
-    """
-    file = task.out / f"{name}.json"
-    if not file.is_file():
-        return dict(ask())
-    facts: dict[str, Any] = json.loads(file.read_text())
-    if facts["digest"] != task.encoder.digest or facts["train_photos"] != len(task.train):
-        raise DataError(
-            f"{file} is about other weights or photos.",
-            code="judged",
-            hint="Give another folder with --out.",
-            field="out",
-        )
-    return facts
 
 
 def _line(name: str, task: Task, found: dict[str, Any]) -> dict[str, Any]:

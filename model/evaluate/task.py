@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, DataError
 from model.evaluate.features import Encoder, Features, extract
 from model.evaluate.labelled import Labelled
 
@@ -59,6 +61,25 @@ class Task:
             "label_share": self.label_share,
             "classes": list(self.train.classes),
         }
+
+    def answered(self, name: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The answer that lies in the folder under this name, or a new one, which ``ask`` leaves there.
+
+        Raises:
+            DataError: The folder holds the answer for other weights or photos under this name.
+        """
+        file = self.out / f"{name}.json"
+        if not file.is_file():
+            return dict(ask())
+        facts: dict[str, Any] = json.loads(file.read_text())
+        if facts["digest"] != self.encoder.digest or facts["train_photos"] != len(self.train):
+            raise DataError(
+                f"{file} is about other weights or photos.",
+                code="judged",
+                hint="Give another folder with --out.",
+                field="out",
+            )
+        return facts
 
     def words(self) -> str:
         """The same for people."""
