@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model.ablate.runs import Setting
 from model.ablate.tables import FIGURES, Claim, Row, Table
 from model.evaluate import pages, plots
+from model.evaluate.fills import resampled
 
 Found = dict[str, dict[str, Any]]
+Difference = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _SCALE = (
     "Ours: a small network, a few minutes, few photos. The paper's: ViT-L, 800 epochs of ImageNet-1k. "
     "Only the trends can be compared, never the figures."
 )
 _UNDECIDED = (
-    "Undecided: the difference is within what the photos to judge by leave open at 95 %; for losses and "
-    "speeds, below 2 %. One run a row: the spread between seeds is not measured."
+    "In brackets the 95 % interval of the difference, by drawing the photos to judge by again, the same ones for both "
+    "rows; for losses and speeds, 2 % to either side. Undecided: the interval holds 0"
 )
 #: Relative difference below which losses and speeds, which have no interval, count as alike.
 _ALIKE = 0.02
 
 
-def write(table: Table, setting: Setting, rows: list[dict[str, Any]]) -> tuple[Path, list[dict[str, str]]]:
+def write(
+    table: Table, setting: Setting, rows: list[dict[str, Any]], apart: Mapping[str, float] | None = None
+) -> tuple[Path, list[dict[str, str]]]:
     """Write the report of a table.
 
     Args:
         table: Which.
         setting: What it was run with.
         rows: As ``runs.run`` gave them.
+        apart: How far seeds alone set the figures apart, from ``spread``.
 
     Returns:
         The Markdown file, and every claim with its verdict.
     """
     found = {row["name"]: row for row in rows if "figures" in row}
-    verdicts = [judge(claim, table, found) for claim in table.claims]
+    verdicts = [judge(claim, found, apart or {}) for claim in table.claims]
     facts = {
         "table": table.name, "title": table.title, "budget_min": setting.budget_min, "samples": setting.samples,
         "tuned": setting.tuned, "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
-        "rows": rows, "claims": verdicts,
+        "seeds": setting.seeds, "rows": without_photos(rows), "claims": verdicts,
     }  # fmt: skip
     blocks: list[pages.Block] = [f"{_SCALE} {_length(setting)}", _table(table, found)]
     blocks += [f"{row['name']} could not be run: {row['error']}" for row in rows if "error" in row]
@@ -49,7 +58,7 @@ def write(table: Table, setting: Setting, rows: list[dict[str, Any]]) -> tuple[P
             pages.Table(
                 ("claim", "ours", "verdict"), [(of["words"], of["ours"], of["verdict"]) for of in verdicts]
             ),
-            _UNDECIDED,
+            _undecided(setting),
         ]
     blocks += _plots(table, found)
     return pages.write(setting.out, f"table-{table.name}", table.title, facts, blocks), verdicts
@@ -73,10 +82,31 @@ def write_all(setting: Setting, judged: dict[str, list[dict[str, str]]]) -> Path
         f"{_SCALE} {_length(setting)}",
         "Of the claims here: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".",
         pages.Table(("table", "claim", "ours", "verdict"), lines),
-        _UNDECIDED,
+        _undecided(setting),
     ]
     return pages.write(
         setting.out, "ablations", "The paper's ablations, run here", {"claims": judged}, blocks
+    )
+
+
+def spread(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """How far apart the figures of rows lie, largest less smallest, of those that all rows have."""
+    figures = [row["figures"] for row in rows]
+    shared = [name for name in FIGURES if all(name in of for of in figures)]
+    return {name: max(of[name] for of in figures) - min(of[name] for of in figures) for name in shared}
+
+
+def without_photos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without the figures of each photo, which are long."""
+    return [{key: value for key, value in row.items() if key != "each_photo"} for row in rows]
+
+
+def _undecided(setting: Setting) -> str:
+    if not setting.seeds:
+        return f"{_UNDECIDED}. One run a row: the spread between seeds is not measured."
+    return (
+        f"{_UNDECIDED}, or the difference is no larger than that between the best and the worst of "
+        f"{setting.seeds + 1} seeds of the unchanged recipe (table-seeds)."
     )
 
 
@@ -110,37 +140,56 @@ def _table(table: Table, found: Found) -> pages.Table:
     return pages.Table(header, [cells(row) for row in table.rows])
 
 
-def judge(claim: Claim, table: Table, found: Found) -> dict[str, str]:
-    """Whether a claim holds in our rows: ``agrees``, ``disagrees``, ``undecided`` or ``not measured``."""
-    values = {name: row["figures"].get(claim.figure) for name, row in found.items()}
+def judge(claim: Claim, found: Found, apart: Mapping[str, float]) -> dict[str, str]:
+    """Whether a claim holds in our rows: ``agrees``, ``disagrees``, ``undecided`` or ``not measured``.
+
+    Args:
+        claim: What to check.
+        found: Rows by name.
+        apart: How far seeds alone set each figure apart.
+    """
     verdict = {"words": claim.words, "figure": claim.figure, "ours": "–", "verdict": "not measured"}
-    if claim.spread_below is not None:
-        own = [value for value in values.values() if value is not None]
-        other = [
-            row["figures"][claim.spread_below]
-            for row in found.values()
-            if claim.spread_below in row["figures"]
-        ]
-        if len(own) < 2 or len(other) < 2:
-            return verdict
-        spreads = max(own) - min(own), max(other) - min(other)
-        verdict["ours"] = f"spread {spreads[0]:.4g} against {spreads[1]:.4g}"
-        verdict["verdict"] = "agrees" if spreads[0] < spreads[1] else "disagrees"
+    compared = _compared(claim, found)
+    if compared is None:
         return verdict
-    higher, lower = values.get(claim.higher or ""), values.get(claim.lower or "")
-    if higher is None or lower is None:
-        return verdict
-    verdict["ours"] = f"{claim.higher}: {higher:.4g}, {claim.lower}: {lower:.4g}"
-    bounds = [found[name or ""]["intervals"].get(claim.figure) for name in (claim.higher, claim.lower)]
-    if all(bounds):
-        noise = sum(((high - low) / 2) ** 2 for low, high in bounds) ** 0.5
+    values, words, difference = compared
+    figures = np.array([found[row]["figures"][figure] for row, figure in values])
+    here = float(difference(figures))
+    if all(figure in found[row]["each_photo"] for row, figure in values):
+        draws, _ = resampled(np.stack([found[row]["each_photo"][figure] for row, figure in values], axis=1))
+        low, high = np.percentile(difference(draws), [2.5, 97.5])
     else:
-        noise = _ALIKE * max(abs(higher), abs(lower))
-    if abs(higher - lower) <= noise:
+        low, high = here - _ALIKE * np.abs(figures).max(), here + _ALIKE * np.abs(figures).max()
+    verdict["ours"] = f"{words}; {here:+.3g} ({low:.3g} to {high:.3g})"
+    if low <= 0 <= high or abs(here) <= max(apart.get(figure, 0.0) for _, figure in values):
         verdict["verdict"] = "undecided"
     else:
-        verdict["verdict"] = "agrees" if higher > lower else "disagrees"
+        verdict["verdict"] = "agrees" if here > 0 else "disagrees"
     return verdict
+
+
+def _compared(claim: Claim, found: Found) -> tuple[list[tuple[str, str]], str, Difference] | None:
+    """Rows and figures, words, and what of their means ``[..., K]`` should be above 0; None if not measured."""
+    if claim.spread_below is None:
+        pair = [(str(name), claim.figure) for name in (claim.higher, claim.lower)]
+        if any(figure not in found.get(name, {}).get("figures", {}) for name, figure in pair):
+            return None
+        words = ", ".join(f"{name}: {found[name]['figures'][claim.figure]:.4g}" for name, _ in pair)
+        return pair, words, _first_less_second
+    names = [name for name, row in found.items() if {claim.figure, claim.spread_below} <= set(row["figures"])]
+    if len(names) < 2:
+        return None
+    sides = [[(name, figure) for name in names] for figure in (claim.spread_below, claim.figure)]
+    wide, narrow = (np.ptp([found[name]["figures"][figure] for name, figure in side]) for side in sides)
+
+    def spreads(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.ptp(means[..., : len(names)], -1) - np.ptp(means[..., len(names) :], -1))
+
+    return sides[0] + sides[1], f"spread {narrow:.4g} against {wide:.4g}", spreads
+
+
+def _first_less_second(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(means[..., 0] - means[..., 1])
 
 
 def _plots(table: Table, found: Found) -> list[pages.Block]:

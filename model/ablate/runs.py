@@ -34,6 +34,8 @@ _PRETRAINING, _FINETUNING = 0.6, 0.3
 _TIMED = 8
 #: Never: a run of an ablation draws no pictures while it trains.
 _NEVER = 10**9
+#: Figures of the repainted photos that a row has.
+_REPAINTED = ("nmse", "norm_pixel_loss", "ssim", "sharpness")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class Setting:
         budget_min: Minutes for the whole table. Or
         samples: photos seen by a row of length 1 in pre-training,
         tuned: and by every row in fine-tuning; 0 for no fine-tuning.
+        seeds: Further seeds that the unchanged recipe is run with, to see what they alone change.
         equal: What all rows have in common: ``samples``, as in the paper's tables, or ``minutes``.
         label_share: Share of the labels for probe and fine-tuning.
         limit: Photos to repaint at most.
@@ -68,6 +71,7 @@ class Setting:
     budget_min: float | None = None
     samples: int | None = None
     tuned: int = 0
+    seeds: int = 0
     equal: Literal["samples", "minutes"] = "samples"
     label_share: float = 1.0
     limit: int | None = 200
@@ -88,7 +92,8 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
 
     Returns:
         A row each: ``name``, ``figures`` (by the names of ``tables.FIGURES``), ``intervals`` of those that have one,
-        ``steps`` and ``samples``; or ``name`` and ``error`` where a row cannot be run.
+        ``each_photo`` of those that are means over photos, ``steps`` and ``samples``; or ``name`` and ``error`` where
+        a row cannot be run.
 
     Raises:
         DataError: A training run was stopped; the same call goes on.
@@ -107,17 +112,25 @@ def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dic
         weights = _trained(recipe, setting)
     except (RecipeError, CheckpointError) as error:
         return {"name": row.name, "error": f"{error} {error.hint}"}
-    figures, intervals = _of_training(weights.parent), {}
+    figures: dict[str, float] = _of_training(weights.parent)
+    intervals: dict[str, list[float]] = {}
+    each: dict[str, list[float]] = {}
     for name, accuracy in _accuracies(weights, row, table, setting):
         figures[name] = accuracy["percent"]
         intervals[name] = accuracy["interval_95"]
-    repainted, bounds = _repainted(weights, recipe, setting)
+        each[name] = [100 * right for right in accuracy["each_photo"]]
+    if repainted := _repainted(weights, recipe, setting):
+        for name in _REPAINTED:
+            score = repainted["scores"]["model"][name]
+            figures[name], intervals[name] = score["mean"], [score["low"], score["high"]]
+        each |= repainted["each_photo"]
     return {
         "name": row.name,
         "steps": recipe.steps,
         "samples": recipe.steps * recipe.batch_size,
-        "figures": figures | repainted,
-        "intervals": intervals | bounds,
+        "figures": figures,
+        "intervals": intervals,
+        "each_photo": each,
     }
 
 
@@ -209,10 +222,8 @@ def _epochs(kind: str, task: Task, table: Table, setting: Setting) -> float:
     return float(json.loads(plan.read_text())["epochs"])
 
 
-def _repainted(
-    weights: Path, recipe: Recipe, setting: Setting
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Figures over hidden pixels, masked as in training; nothing where the target is no picture."""
+def _repainted(weights: Path, recipe: Recipe, setting: Setting) -> dict[str, Any]:
+    """Scores over hidden pixels, masked as in training; nothing where the target is no picture."""
     strategy = max(recipe.masking, key=lambda name: recipe.masking[name])
     judged = weights.parent / "judged"
     try:
@@ -223,13 +234,8 @@ def _repainted(
             ratios=[f"{sum(recipe.ratio_range) / 2:g}"], limit=setting.limit, out=judged,
         )  # fmt: skip
     except UnmaskError:
-        return {}, {}
-    scores = facts["settings"][0]["scores"]["model"]
-    names = ("nmse", "norm_pixel_loss", "ssim", "sharpness")
-    return (
-        {name: scores[name]["mean"] for name in names},
-        {name: [scores[name]["low"], scores[name]["high"]] for name in names},
-    )
+        return {}
+    return dict(facts["settings"][0])
 
 
 # --- how many steps ----------------------------------------------------------------------------------------

@@ -139,5 +139,11 @@ def load(name_or_path: str) -> Table:
     return table
 
 
+def of_seeds(seed: int, further: int) -> Table:
+    """The unchanged recipe with its seed and with others: what the seed alone changes."""
+    rows = [Row(f"seed {seed + n}", {"seed": seed + n}, 1.0, None, {}) for n in range(further + 1)]
+    return Table("seeds", "The seed alone", ("linear", "finetune"), tuple(rows), ())
+
+
 def _bad(field: str, message: str) -> RecipeError:
     return RecipeError(f"{message}.", code="ablation", hint="Correct the name or the file.", field=field)

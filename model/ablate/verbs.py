@@ -29,6 +29,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--tuned", type=int, default=0, help="with --samples: photos seen in fine-tuning (default 0: none)"
     )
+    verb.add_argument(
+        "--seeds", type=int, default=0,
+        help="run the unchanged recipe with so many further seeds, and count their spread in every verdict (default 0)",
+    )  # fmt: skip
     verb.add_argument("--data", type=Path, nargs="+", required=True, help="photos to pre-train on")
     verb.add_argument(
         "--labelled", type=Path, nargs="+", help="photos with labels to learn from (default: --data)"
@@ -55,6 +59,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _ablate(given: argparse.Namespace) -> str:
     from model.ablate import report, runs, tables
+    from model.pretrain.recipe import load_recipe
 
     wanted = tables.names() if given.table == ["all"] else given.table
     only = given.rows.split(",") if given.rows else None
@@ -70,6 +75,7 @@ def _ablate(given: argparse.Namespace) -> str:
         budget_min=given.budget,
         samples=given.samples,
         tuned=given.tuned,
+        seeds=given.seeds,
         equal=given.equal,
         label_share=given.label_share,
         limit=given.limit,
@@ -78,11 +84,22 @@ def _ablate(given: argparse.Namespace) -> str:
     )
     answers: list[dict[str, Any]] = []
     judged: dict[str, list[dict[str, str]]] = {}
+    apart: dict[str, float] = {}
+    if setting.seeds:
+        seeds = tables.of_seeds(load_recipe(setting.recipe).seed, setting.seeds)
+        rows = runs.run(seeds, setting)
+        report.write(seeds, setting, rows)
+        apart = report.spread(rows)
     for table in asked:
         rows = runs.run(table, setting)
-        written, judged[table.title] = report.write(table, setting, rows)
+        written, judged[table.title] = report.write(table, setting, rows, apart)
         answers.append(
-            {"table": table.name, "rows": rows, "claims": judged[table.title], "report": str(written)}
+            {
+                "table": table.name,
+                "rows": report.without_photos(rows),
+                "claims": judged[table.title],
+                "report": str(written),
+            }
         )
     if len(asked) > 1:
         written = report.write_all(setting, judged)

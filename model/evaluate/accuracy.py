@@ -19,17 +19,19 @@ class Accuracy:
     Attributes:
         counts: ``[C, C] int64``: row the truth, column the answer.
         classes: Their names.
+        right: ``[N] bool``: each photo, so that two answers about the same photos can be compared in pairs.
     """
 
     counts: NDArray[np.int64]
     classes: tuple[str, ...]
+    right: NDArray[np.bool_]
 
     @classmethod
     def of(cls, answers: Labels, truth: Labels, classes: tuple[str, ...]) -> Accuracy:
         """Count answers ``[N]`` against the truth ``[N]``."""
         size = len(classes)
         counts = np.bincount(truth * size + answers, minlength=size * size).reshape(size, size)
-        return cls(counts.astype(np.int64), classes)
+        return cls(counts.astype(np.int64), classes, answers == truth)
 
     @property
     def percent(self) -> float:
@@ -61,4 +63,5 @@ class Accuracy:
                 for place, name in enumerate(self.classes)
             },
             "confusion": self.counts.tolist(),
+            "each_photo": self.right.astype(int).tolist(),
         }

@@ -77,7 +77,8 @@ def evaluate(
 
     Returns:
         JSON-ready: the model, and for each of ``settings`` the mean of every figure with its 95 % interval, for the
-        model and each fill, and the shares of photos on which the model beats linear interpolation.
+        model and each fill, the shares of photos on which the model beats linear interpolation, and the model's
+        figures for each photo.
     """
     numbers = np.linspace(0, len(photos) - 1, min(limit or len(photos), len(photos))).astype(int).tolist()
     settings = [Setting(*pair) for pair in itertools.product(strategies, ratios)]
@@ -143,6 +144,7 @@ def _summary(setting: Setting, table: NDArray[np.float64]) -> dict[str, Any]:
         "scores": scores,
         "psnr_db_above_interpolation": _resampled_interval(gain, chosen),
         **{name: _resampled_interval(flags.astype(float), chosen) for name, flags in shares.items()},
+        "each_photo": {name: table[:, 0, _COLUMN[name]].round(5).tolist() for name in _PLAIN},
     }
 
 

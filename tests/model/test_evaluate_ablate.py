@@ -11,7 +11,7 @@ import pytest
 
 from model.__main__ import main
 from model.ablate import report, runs, tables
-from model.ablate.tables import Claim, Row, Table
+from model.ablate.tables import Claim
 from model.errors import RecipeError
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
@@ -37,6 +37,14 @@ def _photos(folder: Path, count: int) -> Path:
     return folder
 
 
+def _row(**each_photo: Any) -> dict[str, Any]:
+    """A row of a table as far as a claim looks at it."""
+    return {
+        "figures": {name: float(np.mean(values)) for name, values in each_photo.items()},
+        "each_photo": {name: list(values) for name, values in each_photo.items()},
+    }
+
+
 @pytest.mark.parametrize("name", tables.names())
 def test_every_row_of_a_shipped_table_is_a_recipe_that_can_be_trained(name: str) -> None:
     table = tables.load(name)
@@ -57,20 +65,57 @@ def test_an_unknown_table_or_row_names_the_known_ones() -> None:
 
 
 def test_a_claim_is_judged_by_the_difference_and_its_uncertainty() -> None:
-    rows = (Row("a", {}, 1, None, {}), Row("b", {}, 1, None, {}))
     claim = Claim("a is better", "linear", higher="a", lower="b")
-    table = Table("t", "T", ("linear",), rows, (claim,))
 
-    def found(a: float, b: float, half: float) -> report.Found:
+    def found(a: int, b: int) -> report.Found:
+        """Of 1,000 photos the first are named rightly."""
         return {
-            name: {"figures": {"linear": value}, "intervals": {"linear": [value - half, value + half]}}
-            for name, value in (("a", a), ("b", b))
+            name: _row(linear=[100] * right + [0] * (1000 - right)) for name, right in (("a", a), ("b", b))
         }
 
-    assert report.judge(claim, table, found(70, 60, 2))["verdict"] == "agrees"
-    assert report.judge(claim, table, found(60, 70, 2))["verdict"] == "disagrees"
-    assert report.judge(claim, table, found(61, 60, 2))["verdict"] == "undecided"
-    assert report.judge(claim, table, {})["verdict"] == "not measured"
+    assert report.judge(claim, found(700, 600), {})["verdict"] == "agrees"
+    assert report.judge(claim, found(600, 700), {})["verdict"] == "disagrees"
+    assert report.judge(claim, found(601, 600), {})["verdict"] == "undecided"
+    assert report.judge(claim, {}, {})["verdict"] == "not measured"
+    assert report.judge(claim, found(700, 600), {"linear": 11})["verdict"] == "undecided", (
+        "seeds differ as much"
+    )
+    assert report.judge(claim, found(700, 600), {"linear": 9})["verdict"] == "agrees"
+
+
+def test_rows_are_compared_photo_by_photo() -> None:
+    claim = Claim("a paints worse", "nmse", higher="a", lower="b")
+    hard = np.random.default_rng(0).uniform(0, 2, 200)  # photos differ far more than the two models do
+    other = np.random.default_rng(1).permutation(hard)
+    assert report.judge(claim, {"a": _row(nmse=hard + 0.02), "b": _row(nmse=hard)}, {})["verdict"] == "agrees"
+    unpaired = {"a": _row(nmse=other + 0.02), "b": _row(nmse=hard)}
+    assert report.judge(claim, unpaired, {})["verdict"] == "undecided"
+
+
+def test_a_loss_or_a_speed_has_no_photos_and_must_differ_by_two_percent() -> None:
+    claim = Claim("a is faster", "images_per_second", higher="a", lower="b")
+
+    def verdict(a: float, b: float) -> str:
+        rows = {
+            name: {"figures": {"images_per_second": speed}, "each_photo": {}}
+            for name, speed in (("a", a), ("b", b))
+        }
+        return report.judge(claim, rows, {})["verdict"]
+
+    assert (verdict(110, 100), verdict(101, 100), verdict(100, 110)) == ("agrees", "undecided", "disagrees")
+
+
+def test_two_spreads_over_the_rows_are_compared() -> None:
+    claim = Claim("the probe is more sensitive", "finetune", spread_below="linear")
+    rng = np.random.default_rng(0)
+    right = {
+        share: (100.0 * (np.arange(1000) < 1000 * share))[rng.permutation(1000)] for share in (0.4, 0.5, 0.6)
+    }
+    sensitive = {f"{share}": _row(linear=of, finetune=right[0.5]) for share, of in right.items()}
+    assert report.judge(claim, sensitive, {})["verdict"] == "agrees"
+    assert report.judge(claim, {"one": sensitive["0.4"]}, {})["verdict"] == "not measured"
+    turned = {name: _row(linear=right[0.5], finetune=right[float(name)]) for name in sensitive}
+    assert report.judge(claim, turned, {})["verdict"] == "disagrees"
 
 
 @pytest.mark.slow
@@ -150,6 +195,8 @@ def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_a
         "16",
         "--tuned",
         "8",
+        "--seeds",
+        "1",
         "--recipe",
         str(recipe),
         "--data",
@@ -158,13 +205,17 @@ def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_a
     arguments += ["--test", str(test), "--device", "cpu", "--out", str(tmp_path / "out"), "--json"]
     assert main(arguments) == 0
     loss, encoder, blocks = json.loads(capsys.readouterr().out)
-    assert [(of.loss_on, of.mask_tokens) for of in trained] == [
-        ("hidden", "decoder"), ("all", "decoder"), ("hidden", "encoder"),
+    assert [(of.seed, of.loss_on, of.mask_tokens) for of in trained] == [
+        (0, "hidden", "decoder"), (1, "hidden", "decoder"), (0, "all", "decoder"), (0, "hidden", "encoder"),
     ]  # fmt: skip
     assert loss["rows"][0]["figures"] == encoder["rows"][1]["figures"]
     assert {row["samples"] for answer in (loss, encoder) for row in answer["rows"]} == {16}
     assert [row.get("error") for row in blocks["rows"]] == [None] * 4 + ["the encoder has 2 blocks."] * 3
     page = (tmp_path / "out" / "ablations.md").read_text()
+    assert "2 seeds of the unchanged recipe" in page
+    seeds = json.loads((tmp_path / "out" / "table-seeds.json").read_text())["rows"]
+    assert seeds[0]["figures"] == encoder["rows"][1]["figures"]
+    assert seeds[0]["figures"]["nmse"] != seeds[1]["figures"]["nmse"]
     for answer in (loss, encoder, blocks):
         for claim in answer["claims"]:
             assert claim["words"] in page
