@@ -7,9 +7,9 @@ SHELL := /bin/sh
 
 HOST = 127.0.0.1
 PORT = 7860
-RECIPE = model/pretrain/recipes/small.toml
+RECIPE = model/pretrain/recipes/mini-random.toml
 DATA = data
-OUT = runs/small
+OUT = runs/mini-random
 WEIGHTS = weights/mini.safetensors
 IMAGE = unmask
 TEST = data/imagenette-val-00000.tar

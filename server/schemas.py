@@ -81,12 +81,12 @@ class CommonFields(BaseModel):
     model: Word | None = Field(
         default=None,
         description="Which model, of /v1/models; the first of them when omitted.",
-        examples=["small"],
+        examples=["mini"],
     )
     view: Word | None = Field(
         default=None,
-        description="How normalised pixels become a picture: estimated, normalised or oracle; the first the model "
-        "has when omitted.",
+        description="How normalised pixels become a picture: predicted, estimated, normalised or oracle; the first the "
+        "model has when omitted.",
         examples=["pixels"],
     )
     fit: Word | None = Field(
@@ -217,7 +217,7 @@ class EmbedFields(BaseModel):
     model: Word | None = Field(
         default=None,
         description="Which model, of /v1/models; the first of them when omitted.",
-        examples=["small"],
+        examples=["mini"],
     )
 
 

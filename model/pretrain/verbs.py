@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from model.config import SIZES
+
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``pretrain`` and ``shards`` to the command line."""
@@ -29,7 +31,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--steps", type=int, help="instead of the recipe's steps or minutes")
     verb.add_argument("--minutes", type=float, help="as many steps as fit, instead of the recipe's")
     verb.add_argument("--batch-size", type=int, help="instead of the recipe's")
-    verb.add_argument("--size", help="instead of the recipe's: vit_base, vit_large, vit_huge, small, debug")
+    verb.add_argument("--size", help="instead of the recipe's: " + ", ".join(SIZES))
     verb.add_argument(
         "--data-path",
         choices=("auto", "host", "device"),
