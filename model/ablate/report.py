@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,28 +64,40 @@ def write(
     return pages.write(setting.out, f"table-{table.name}", table.title, facts, blocks), verdicts
 
 
-def write_all(setting: Setting, judged: dict[str, list[dict[str, str]]]) -> Path:
+def write_all(setting: Setting, judged: Sequence[tuple[Table, list[dict[str, str]]]]) -> Path:
     """Write the page that holds the verdicts of several tables, ``ablations``.
 
     Args:
         setting: What they were run with.
-        judged: The verdicts of each table, by its title.
+        judged: Tables and their verdicts.
 
     Returns:
         The Markdown file.
     """
     lines = [
-        (title, of["words"], of["ours"], of["verdict"]) for title, claims in judged.items() for of in claims
+        (pages.Link(table.title, f"table-{table.name}"), of["words"], of["ours"], of["verdict"])
+        for table, claims in judged
+        for of in claims
     ]
-    counts = {name: sum(line[-1] == name for line in lines) for name in ("agrees", "disagrees", "undecided")}
+    kinds = {
+        "agrees": "agree",
+        "disagrees": "disagree",
+        "undecided": "are undecided",
+        "not measured": "were not measured",
+    }
+    counts = {words: sum(line[-1] == name for line in lines) for name, words in kinds.items()}
     blocks: list[pages.Block] = [
         f"{_SCALE} {_length(setting)}",
-        "Of the claims here: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + ".",
+        "Of the claims here " + ", ".join(f"{count} {words}" for words, count in counts.items()) + ".",
         pages.Table(("table", "claim", "ours", "verdict"), lines),
         _undecided(setting),
     ]
     return pages.write(
-        setting.out, "ablations", "The paper's ablations, run here", {"claims": judged}, blocks
+        setting.out,
+        "ablations",
+        "The paper's ablations, run here",
+        {"claims": {table.title: claims for table, claims in judged}},
+        blocks,
     )
 
 

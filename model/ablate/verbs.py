@@ -83,7 +83,7 @@ def _ablate(given: argparse.Namespace) -> str:
         workers=given.workers,
     )
     answers: list[dict[str, Any]] = []
-    judged: dict[str, list[dict[str, str]]] = {}
+    judged: list[tuple[tables.Table, list[dict[str, str]]]] = []
     apart: dict[str, float] = {}
     if setting.seeds:
         seeds = tables.of_seeds(load_recipe(setting.recipe).seed, setting.seeds)
@@ -92,12 +92,13 @@ def _ablate(given: argparse.Namespace) -> str:
         apart = report.spread(rows)
     for table in asked:
         rows = runs.run(table, setting)
-        written, judged[table.title] = report.write(table, setting, rows, apart)
+        written, claims = report.write(table, setting, rows, apart)
+        judged.append((table, claims))
         answers.append(
             {
                 "table": table.name,
                 "rows": report.without_photos(rows),
-                "claims": judged[table.title],
+                "claims": claims,
                 "report": str(written),
             }
         )
@@ -106,6 +107,6 @@ def _ablate(given: argparse.Namespace) -> str:
     if given.json:
         return json.dumps(answers if len(asked) > 1 else answers[0])
     return "\n".join(
-        [f"{of['verdict']:12s} {of['words']} ({of['ours']})" for claims in judged.values() for of in claims]
+        [f"{of['verdict']:12s} {of['words']} ({of['ours']})" for _, claims in judged for of in claims]
         + [f"Report: {written}"]
     )

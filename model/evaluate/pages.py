@@ -14,16 +14,34 @@ from model.checkpoints.files import replacing
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}td,th{padding:.25rem .7rem;
-border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}img,svg{max-width:100%;
+border-bottom:1px solid #ddd;text-align:right}.left{text-align:left}img,svg{max-width:100%;
 height:auto}code{background:#f3f4f6;padding:.1rem .3rem}"""
 
 
 @dataclass(frozen=True)
+class Link:
+    """In a table: words that lead to another report in the same folder."""
+
+    text: str
+    report: str
+
+
+Cell = str | float | int | None | Link
+
+
+@dataclass(frozen=True)
 class Table:
-    """Rows of words and numbers under a heading line."""
+    """Rows of words and numbers under a heading line; columns of words stand to the left."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | float | int | None]]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def left(self) -> list[bool]:
+        """Which columns hold words, the first one in any case."""
+        columns = zip(*self.rows, strict=True)
+        words = [any(isinstance(value, str | Link) for value in column) for column in columns]
+        return [place == 0 or (bool(words) and words[place]) for place in range(len(self.header))]
 
 
 @dataclass(frozen=True)
@@ -86,8 +104,11 @@ def _markdown(block: Block) -> str:
         return f"## {block.text}"
     if isinstance(block, Figure):
         return f"![{block.caption}]({block.file})"
-    lines = ["| " + " | ".join(block.header) + " |", "|---" + "|---:" * (len(block.header) - 1) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(map(_cell, row)) + " |" for row in block.rows])
+    lines = [
+        "| " + " | ".join(block.header) + " |",
+        "|" + "".join("---|" if left else "---:|" for left in block.left),
+    ]
+    return "\n".join(lines + ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in block.rows])
 
 
 def _html(block: Block) -> str:
@@ -100,11 +121,25 @@ def _html(block: Block) -> str:
             return f"<figure>{block.content}<figcaption>{escape(block.caption)}</figcaption></figure>"
         data = base64.b64encode(block.content).decode()
         return f'<figure><img alt="{escape(block.caption)}" src="data:image/png;base64,{data}"></figure>'
-    head = "".join(f"<th>{escape(word)}</th>" for word in block.header)
+    side = [' class="left"' if left else "" for left in block.left]
+    head = "".join(f"<th{of}>{escape(word)}</th>" for of, word in zip(side, block.header, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_cell(value))}</td>" for value in row) + "</tr>" for row in block.rows
+        "<tr>"
+        + "".join(f"<td{of}>{_html_cell(value)}</td>" for of, value in zip(side, row, strict=True))
+        + "</tr>"
+        for row in block.rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _markdown_cell(value: Cell) -> str:
+    return f"[{value.text}]({value.report}.md)" if isinstance(value, Link) else _cell(value)
+
+
+def _html_cell(value: Cell) -> str:
+    if isinstance(value, Link):
+        return f'<a href="{escape(value.report)}.html">{escape(value.text)}</a>'
+    return escape(_cell(value))
 
 
 def _cell(value: str | float | int | None) -> str:

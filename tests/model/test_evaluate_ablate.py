@@ -213,6 +213,8 @@ def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_a
     assert [row.get("error") for row in blocks["rows"]] == [None] * 4 + ["the encoder has 2 blocks."] * 3
     page = (tmp_path / "out" / "ablations.md").read_text()
     assert "2 seeds of the unchanged recipe" in page
+    assert "(table-loss.md)" in page
+    assert 'href="table-loss.html"' in (tmp_path / "out" / "ablations.html").read_text()
     seeds = json.loads((tmp_path / "out" / "table-seeds.json").read_text())["rows"]
     assert seeds[0]["figures"] == encoder["rows"][1]["figures"]
     assert seeds[0]["figures"]["nmse"] != seeds[1]["figures"]["nmse"]
