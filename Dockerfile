@@ -62,7 +62,7 @@ USER 1000
 EXPOSE 7860
 # Importing gradio takes most of the start; a small or busy machine needs the grace period.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
-  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/readyz', timeout=4).close()"]
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"UNMASK_PORT\"]}/readyz', timeout=4).close()"]
 CMD ["python", "-m", "server"]
 
 # The environment first: it changes least.

@@ -127,12 +127,13 @@ def etag(parts: Sequence[bytes], parameters: dict[str, Any]) -> str:
     return f'W/"{digest.hexdigest()[:32]}"'
 
 
-def negotiate(accept: str, offers: Sequence[str]) -> str:
-    """Read an Accept header; of equally wanted forms the first offered wins.
+def negotiate(headers: Sequence[str], offers: Sequence[str]) -> str:
+    """Read the Accept headers, which are one list; of equally wanted forms the first offered wins.
 
     Raises:
         BadRequestError: When no form is acceptable.
     """
+    accept = ",".join(headers).strip(" ,") or "*/*"
     wanted = max(offers, key=lambda offer: _quality(accept, offer))  # the first of equals
     if _quality(accept, wanted):
         return wanted
@@ -148,7 +149,8 @@ def negotiate(accept: str, offers: Sequence[str]) -> str:
 
 def _quality(accept: str, media_type: str) -> float:
     """How much a client wants a media type, 0..1: the weight of the most specific range that matches."""
-    ranges = {media_type: 2, media_type.split("/")[0] + "/*": 1, "*/*": 0}
+    # A bare star is what some old clients send for any.
+    ranges = {media_type: 2, media_type.split("/")[0] + "/*": 1, "*/*": 0, "*": 0}
     best, quality = -1, 0.0
     for part in accept.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))

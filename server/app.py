@@ -52,7 +52,6 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
         title="Unmask",
         version=__version__,
         summary="Hide patches of a photo and see the model paint them.",
-        root_path=settings.root_path,
         lifespan=lifespan,
         middleware=_middleware(service, settings),
     )
@@ -79,7 +78,12 @@ def _middleware(service: Service, settings: Settings) -> list[Middleware]:
         ),
         *([Middleware(Keys, digests=settings.api_keys)] if settings.api_keys else []),
         *([Middleware(ClientLimit, rate=settings.client_rate)] if settings.client_rate else []),
-        Middleware(BodyLimit, limit_of=body_limit(settings.max_body_bytes, settings.batch_bytes)),
+        Middleware(
+            BodyLimit,
+            limit_of=body_limit(settings.max_body_bytes, settings.batch_bytes),
+            held_bytes=settings.held_bytes,
+            seconds=settings.body_s,
+        ),
         Middleware(Gate),
         Middleware(Admission, check=service.check_room),
     ]

@@ -7,7 +7,7 @@ and never stands before anybody for longer than one call of the network.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import structlog
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from model import UnmaskError
 from server import openapi, problems
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from model import Reconstruction, Reconstructor
 
 logger = structlog.stdlib.get_logger("unmask.batch")
+
+LINE_S = 30.0  # in which a client must take a line, before its place goes to others
 
 
 def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
@@ -48,7 +50,8 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
         "/v1/reconstruct/batch",
         operation_id="reconstruct_batch",
         response_class=Response,
-        responses=openapi.problem_responses(400, 406, 413, 415, 422, 500, 503) | {200: openapi.BATCH_ANSWER},
+        responses=openapi.problem_responses(400, 406, 408, 413, 415, 422, 500, 503)
+        | {200: openapi.BATCH_ANSWER},
         openapi_extra=openapi.BATCH,
     )
     async def batch(request: Request) -> Response:
@@ -57,14 +60,15 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
         The answer is one JSON object, or with `Accept: application/x-ndjson` one line for each as soon as it is
         done. Both are in order. An entry that fails holds its problem and leaves the others alone.
         """
-        media_type = negotiate(request.headers.get("accept", "*/*"), (JSON, NDJSON))
-        with ExitStack() as place:
+        media_type = negotiate(request.headers.getlist("accept"), (JSON, NDJSON))
+        service.check_batch()
+        fields, files = await read(request, shape)
+        images = files["images"]
+        _check_count(fields, len(images), limit)
+        for variant in fields.variants():
+            fields.options(variant)  # what all entries would be refused for is refused at once
+        with ExitStack() as place:  # taken late: whose body is slow takes it from nobody
             place.enter_context(service.admit_batch())
-            fields, files = await read(request, shape)
-            images = files["images"]
-            _check_count(fields, len(images), limit)
-            for variant in fields.variants():
-                fields.options(variant)  # what all entries would be refused for is refused at once
             model = await unless_gone(request, service.model(fields.model))
             lines = _run(service, model, images, fields)
             headers = {
@@ -88,10 +92,15 @@ class _Stream(StreamingResponse):
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
-        with self._place:
+        """Send the answer; whoever stops reading it gets no more of it."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(LINE_S):
+                await send(message)
+
+        with self._place, suppress(TimeoutError):
             async with aclosing(self._lines):  # type: ignore[type-var] # it is a generator
-                await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, send_in_time)
 
 
 async def _collect(lines: AsyncIterator[bytes], model: "Reconstructor") -> bytes:

@@ -53,12 +53,12 @@ def add_models(router: APIRouter, service: Service, records: Mapping[str, Record
     @router.get(
         "/v1/models/{name}/training", operation_id="training", responses=problem_responses(404, 422, 500)
     )
-    def training(name: str) -> schemas.Training:
+    def training(name: str, request: Request) -> schemas.Training:
         """How a model was trained: its curve, and the same photos repainted along the way.
 
         A run that goes on is found under the name of its folder, where the service was told of it.
         """
-        return schemas.Training(**find(name).read(f"/v1/models/{quote(name)}/training/"))
+        return schemas.Training(**find(name).read(f"{_root(request)}/v1/models/{quote(name)}/training/"))
 
     @router.get(
         "/v1/models/{name}/training/{file}",
@@ -101,17 +101,17 @@ def add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:
         router: Takes them.
         samples: Photos to offer, by name.
     """
-    listing = {
-        "samples": [
-            {**sample.facts, "url": f"/v1/samples/{name}", "thumb": f"/v1/samples/{name}/thumb"}
-            for name, sample in samples.items()
-        ]
-    }
 
     @router.get("/v1/samples", operation_id="samples")
-    async def list_samples() -> dict[str, list[dict[str, str]]]:
+    async def list_samples(request: Request) -> dict[str, list[dict[str, str]]]:
         """Photos of known free licence to try the model on."""
-        return listing
+        folder = f"{_root(request)}/v1/samples"
+        return {
+            "samples": [
+                {**sample.facts, "url": f"{folder}/{name}", "thumb": f"{folder}/{name}/thumb"}
+                for name, sample in samples.items()
+            ]
+        }
 
     def find(name: str) -> Sample:
         if name not in samples:
@@ -142,8 +142,15 @@ def _absent(what: str, name: str, known: Iterable[str]) -> BadRequestError:
     )
 
 
+def _root(request: Request) -> str:
+    """The prefix of a proxy, which a client needs in an address and the service never sees."""
+    return str(request.scope.get("root_path", ""))
+
+
 def _cached(picture: Picture, request: Request) -> Response:
     headers = {"ETag": picture.etag, "Cache-Control": SAMPLE_CACHE}
-    if request.headers.get("if-none-match") == picture.etag:
+    # Proxies that compress weaken a tag; for a copy in a cache that makes no difference.
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if known & {picture.etag, "*"}:
         return Response(status_code=304, headers=headers)
     return Response(picture.content, media_type=picture.media_type, headers=headers)

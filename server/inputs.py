@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
@@ -108,12 +109,18 @@ def check(model: type[F], values: Mapping[str, Any]) -> F:
             [
                 {
                     "field": (name := str(entry["loc"][0])),
-                    "message": f"'{name}' is wrong: {entry['msg'].removeprefix('Value error, ')}.",
+                    "message": f"'{name}' is wrong: {_words(entry)}.",
                     "hint": described[name].description or "",
                 }
                 for entry in error.errors(include_url=False, include_input=False)
             ]
         ) from None
+
+
+def _words(entry: ErrorDetails) -> str:
+    if entry["type"] == "string_pattern_mismatch":
+        return "must be a decimal number such as 0.75"  # the only pattern there is
+    return entry["msg"].removeprefix("Value error, ")
 
 
 def _unknown_kind(kind: str) -> BadRequestError:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import limits
@@ -28,20 +29,32 @@ IPV6_BITS = 64  # that one customer is given
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_S = 10.0
 
+# When a client whose body found no room may come again.
+BODY_RETRY_S = 2
+
 
 class BodyLimit:
-    """Refuses bodies that are too large, by the declared length and by counting what arrives.
+    """Refuses bodies that are too large, too slow, or too many at a time.
 
+    Size is told by the declared length and by counting what arrives. What has arrived of all requests together is
+    bounded too, until each is answered: a body that never ends would hold its memory for ever.
     Frameworks answer an error inside `receive` in ways of their own, therefore the answer itself is replaced.
 
     Args:
         app: The next application.
         limit_of: Bytes allowed for a path and the kind of its body.
+        held_bytes: Bytes of all bodies together; where there is no other, one is not refused for them.
+        seconds: In which a body must have arrived.
     """
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str, str], int]) -> None:
+    def __init__(
+        self, app: ASGIApp, limit_of: Callable[[str, str], int], *, held_bytes: int, seconds: float
+    ) -> None:
         self.app = app
         self.limit_of = limit_of
+        self.held_bytes = held_bytes
+        self.seconds = seconds
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
@@ -52,36 +65,69 @@ class BodyLimit:
         limit = self.limit_of(scope["path"], headers.get("content-type", "").strip().lower())
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > limit:
-            await _refuse(limit, scope, receive, send, drain="expect" not in headers)
+            too_large = problems.TooLargeError("body", limit)
+            await _refuse(too_large, scope, receive, send, drain="expect" not in headers)
             return
         await self._counted(limit, scope, receive, send)
 
     async def _counted(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
-        total = 0
+        body = _Body(limit, asyncio.get_running_loop().time() + self.seconds)
         answering = False
 
         async def count() -> Message:
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            if total > limit and not answering:
-                raise problems.TooLargeError("body", limit)
+            message = await self._next(body, receive)
+            if body.refusal and not answering:
+                raise body.refusal
             return message
 
         async def guard(message: Message) -> None:
             nonlocal answering
-            if total > limit and not answering:
+            if body.refusal and not answering:
                 return  # whatever the application made of it, ours is the answer
             answering = True
             await send(message)
 
         try:
             await self.app(scope, count, guard)
-        except problems.TooLargeError:
-            if answering:
+        except problems.ServiceError as error:
+            if answering or error is not body.refusal:
                 raise
-        if total > limit and not answering:
-            await _refuse(limit, scope, receive, send, drain=True)
+        finally:
+            self._held -= body.arrived
+        if body.refusal and not answering:
+            slow = isinstance(body.refusal, problems.SlowBodyError)
+            await _refuse(body.refusal, scope, receive, send, drain=not slow)
+
+    async def _next(self, body: "_Body", receive: Receive) -> Message:
+        """What arrives next; notes in `body` what it is refused for."""
+        if body.complete:
+            return await receive()  # waits for the client to leave, as long as it likes
+        try:
+            async with asyncio.timeout_at(body.until):
+                message = await receive()
+        except TimeoutError:
+            body.refusal = problems.SlowBodyError(self.seconds)
+            return {"type": "http.disconnect"}
+        arrived = len(message.get("body", b""))
+        body.arrived += arrived
+        self._held += arrived
+        body.complete = not message.get("more_body", False)
+        if body.arrived > body.limit:
+            body.refusal = problems.TooLargeError("body", body.limit)
+        elif body.arrived < self._held > self.held_bytes:
+            body.refusal = problems.OverloadedError(BODY_RETRY_S)
+        return message
+
+
+@dataclass
+class _Body:
+    """What is known of a body while it arrives: bytes allowed, the time it has, bytes there, why it is refused."""
+
+    limit: int
+    until: float
+    arrived: int = 0
+    complete: bool = False
+    refusal: problems.ServiceError | None = None
 
 
 class ClientLimit:
@@ -127,13 +173,15 @@ def _client(scope: Scope) -> str:
     return str(mapped or ipaddress.ip_network((address, IPV6_BITS), strict=False))
 
 
-async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send, *, drain: bool) -> None:
-    """Answer 413 at once, then read on for a while before the connection is closed."""
+async def _refuse(
+    refusal: problems.ServiceError, scope: Scope, receive: Receive, send: Send, *, drain: bool
+) -> None:
+    """Answer at once, then read on for a while before the connection is closed."""
 
     async def hold_open(message: Message) -> None:
         await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
 
-    await problems.from_error(problems.TooLargeError("body", limit))(scope, receive, hold_open)
+    await problems.from_error(refusal)(scope, receive, hold_open)
     if drain:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):

@@ -32,6 +32,7 @@ PROBLEMS = {
     401: ("unauthorised", "This service needs a key.", None),
     404: ("not-found", "There is nothing at this path. The API is described at /docs.", None),
     406: ("not-acceptable", "The answer comes in other forms, and 'Accept' excludes all of them.", "Accept"),
+    408: ("slow-body", "The request's body had not arrived after 60 s.", None),
     413: ("too-large", "'image' is larger than the allowed 16 MiB.", "image"),
     415: ("content-type", "The body is 'text/plain', which is not accepted.", "Content-Type"),
     422: ("invalid-fields", "'seed' is wrong: must be a whole number.", "seed"),
@@ -44,7 +45,7 @@ PROBLEMS = {
     501: ("no-torch", "Reports on weight files need torch, which this service comes without.", None),
     503: (
         "overloaded",
-        "The service is busy and its queue is full. Send the same request again in 2 s.",
+        "The service is busy and takes no more for the moment. Send the same request again in 2 s.",
         None,
     ),
     504: ("deadline-exceeded", "The request was given up after 10 s.", None),

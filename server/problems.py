@@ -81,6 +81,20 @@ class TooLargeError(ServiceError):
         )
 
 
+class SlowBodyError(ServiceError):
+    """A body that did not arrive in time."""
+
+    status, title = 408, "Too slow"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"The request's body had not arrived after {seconds:g} s.",
+            code="slow-body",
+            hint="Send a smaller picture, or over a faster line.",
+        )
+        self.headers = {"Connection": "close"}
+
+
 class UnauthorisedError(ServiceError):
     """No key, or none of ours; the same answer for both."""
 
@@ -103,7 +117,7 @@ class OverloadedError(ServiceError):
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(
-            "The service is busy and its queue is full.",
+            "The service is busy and takes no more for the moment.",
             code="overloaded",
             hint=f"Send the same request again in {retry_after_s} s.",
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from model import Reconstructor
 
 OCTETS = "application/octet-stream"
-REFUSALS = (400, 413, 415, 422, 500)
+REFUSALS = (400, 408, 413, 415, 422, 500)
 DIGITS = 7  # of a float32 that mean something
 
 
@@ -131,7 +131,7 @@ def _add_inspect(router: APIRouter, service: Service) -> None:
         "/v1/inspect",
         operation_id="inspect",
         response_class=Response,
-        responses=openapi.problem_responses(413, 415, 422, 500, 501, 503)
+        responses=openapi.problem_responses(408, 413, 415, 422, 500, 501, 503)
         | {200: openapi.answer("WeightReport")},
         openapi_extra=openapi.INSPECT,
     )

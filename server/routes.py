@@ -55,7 +55,7 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
         `Accept` picks JSON with the pictures inside, or one picture as PNG, WebP or JPEG: the panels side by
         side, or the one that `panel` names. The seed in the answer repeats it.
         """
-        media_type = negotiate(request.headers.get("accept", "*/*"), FORMS)
+        media_type = negotiate(request.headers.getlist("accept"), FORMS)
         fields, files = await read(request, shape)
         _check_forms(fields, media_type)
         drawing = files["drawing"][0] if "drawing" in files else None
@@ -83,7 +83,7 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
             methods=["POST"],
             operation_id="reconstruct" if path.startswith("/v1") else "reconstruct_short",
             response_class=Response,
-            responses=problem_responses(400, 406, 413, 415, 422, 500, 503, 504)
+            responses=problem_responses(400, 406, 408, 413, 415, 422, 500, 503, 504)
             | {200: openapi.RECONSTRUCTION},
             openapi_extra=openapi.RECONSTRUCT,
         )

@@ -64,7 +64,8 @@ WholeNumber = Annotated[int, BeforeValidator(_text_to_int)]
 Ratio = Annotated[
     str,
     BeforeValidator(_number_to_text),
-    Field(pattern=r"^[+-]?([0-9]{1,4}(\.[0-9]{0,16})?|\.[0-9]{1,16})$"),
+    # Also what computed ratios look like: 0.30000000000000004, 5e-1.
+    Field(pattern=r"^[+-]?([0-9]{1,4}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,2})?$"),
 ]
 Panels = Annotated[
     tuple[str, ...],

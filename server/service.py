@@ -242,9 +242,8 @@ class Service:
             except TimeoutError:
                 raise DeadlineExceededError(self._deadline_s) from None
 
-    @contextmanager
-    def admit_batch(self) -> Iterator[None]:
-        """Hold a place for a request for many reconstructions, before its body is read.
+    def check_batch(self) -> None:
+        """Refuse a request for many reconstructions early, before its body is read.
 
         Raises:
             OverloadedError: When too many such requests are in work.
@@ -254,6 +253,15 @@ class Service:
             raise ShuttingDownError
         if self._batches >= BATCHES:
             raise OverloadedError(BATCH_RETRY_S)
+
+    @contextmanager
+    def admit_batch(self) -> Iterator[None]:
+        """Hold a place for such a request while it is in work.
+
+        Raises:
+            UnmaskError: As `check_batch`.
+        """
+        self.check_batch()
         self._batches += 1
         try:
             yield

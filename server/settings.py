@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import limits
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "UNMASK_"
@@ -36,10 +36,6 @@ class Settings(BaseSettings):
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
         description="Path prefix behind a proxy, such as /unmask.",
     )
-    trusted_proxies: str = Field(
-        default="127.0.0.1",
-        description="Addresses whose X-Forwarded-For and -Proto are believed, comma separated.",
-    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Origins of other web pages that may call the API, comma separated. None by default.",
@@ -57,6 +53,10 @@ class Settings(BaseSettings):
         default="",
         description="Requests with pictures that one client may send, such as 120/minute; a client is a key, else "
         "an address (see trusted_proxies), of IPv6 the first 64 bits. Empty: no limit.",
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="Addresses whose X-Forwarded-For and -Proto are believed, comma separated.",
     )
 
     models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -127,9 +127,13 @@ class Settings(BaseSettings):
         ge=1024,
         description="Bytes of a batch request with all its pictures; four may be in work.",
     )
-    max_waiting: int = Field(
-        default=64, ge=1, description="Requests in work or waiting; bounds the memory they hold."
+    held_bytes: int = Field(
+        default=256 * MIB,
+        ge=1024,
+        description="Bytes of all requests together, arriving, waiting or in work; further ones are refused.",
     )
+    body_s: float = Field(default=60.0, gt=0, description="Seconds in which a request must have arrived.")
+    max_waiting: int = Field(default=64, ge=1, description="Requests in work or waiting.")
     max_queue_s: float = Field(
         default=2.0, gt=0, description="Predicted wait in seconds above which requests are refused."
     )
@@ -159,6 +163,14 @@ class Settings(BaseSettings):
     def _readable(cls, value: str) -> str:
         if value:
             limits.parse(value)
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _no_client_names_itself(cls, value: str, info: ValidationInfo) -> str:
+        """Where everybody is believed, a client writes its own address and is somebody else every time."""
+        if "*" in value and info.data.get("client_rate") and not info.data.get("api_keys"):
+            raise ValueError("with a client rate, name the proxies' addresses instead of *")
         return value
 
     @property

@@ -177,6 +177,26 @@ def test_the_walk_can_be_kept_as_one_moving_picture(compare: ExplorePage) -> Non
     compare.screenshot("compare-walk", full=True)
 
 
+def test_a_walk_ends_with_the_picture_it_was_begun_for(compare: ExplorePage) -> None:
+    seen: list[Route] = []
+
+    def three(route: Route) -> None:
+        seen.append(route)
+        if len(seen) <= 3:
+            route.continue_()
+
+    compare.page.route("**/v1/reconstruct", three)
+    compare.one(".um-walk-go").click()
+    compare.page.wait_for_function("() => !document.querySelector('.um-walk-stage').hidden")  # some frames
+    compare.page.unroute("**/v1/reconstruct")
+    other: FilePayload = {"name": "other.png", "mimeType": "image/png", "buffer": quarters()}
+    compare.one(".um-file").first.set_input_files(other)
+    compare.page.wait_for_function("() => window.unmask.state.picture.title === 'other.png'", timeout=LONG)
+    compare.settle()
+    compare.page.wait_for_function("() => document.querySelector('.um-walk-stage').hidden")
+    assert compare.one(".um-walk-go").inner_text().startswith("Make the walk"), "anew"
+
+
 def test_another_language_relabels_and_asks_nothing(compare: ExplorePage) -> None:
     asked = len(compare.sent())
     compare.one(".um-language").click()

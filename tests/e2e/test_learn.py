@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import urllib.error
@@ -24,10 +25,20 @@ from tests.conftest import started_server
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
 from tests.e2e.tabs import axe_findings, foreign, open_tab
+from tests.e2e.test_pictures import wait_for_picture
 
 pytestmark = pytest.mark.e2e
 
 COST = Path(__file__).resolve().parents[2] / "ui" / "assets" / "learn-cost.js"
+
+
+def halves() -> bytes:
+    """A picture three times as wide as high: red, and its right half blue."""
+    picture = Image.new("RGB", (900, 300), "red")
+    picture.paste(Image.new("RGB", (450, 300), "blue"), (450, 0))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def costs(browser: Browser, config: MAEConfig, visible: int) -> dict[str, Any]:
@@ -124,6 +135,22 @@ def test_the_tab_follows_what_is_done_on_explore(new_page: OpenPage) -> None:
         "ratio": "0.50",
         "seed": "3",
     }
+
+
+def test_a_moved_square_is_the_one_that_is_explained(explore: ExplorePage) -> None:
+    explore.upload("wide.png", halves())
+    wait_for_picture(explore, "wide.png")
+    explore.one(".um-move-range").evaluate(
+        "(range) => { range.value = '100'; range.dispatchEvent(new Event('change', { bubbles: true })); }"
+    )
+    explore.page.wait_for_function("() => window.unmask.state.placement.left > 0")
+    explore.settle()
+    explore.one("button[role=tab]").nth(2).click()
+    explore.one(".um-loss-raw-fact b").first.wait_for(timeout=60_000)
+    assert "crop" not in explore.sent()[-1], "what is sent is the crop already"
+    middle = "(canvas) => [...canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data]"
+    red, _, blue, _ = explore.one(".um-loss-raw").evaluate(middle)
+    assert blue > red, "the right half of the picture"
 
 
 def test_visible_patches_are_seen_to_come_out_worse(learn: ExplorePage) -> None:

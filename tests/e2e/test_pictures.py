@@ -6,6 +6,7 @@ import io
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Route
 
 from tests.e2e.explore_page import ExplorePage
 
@@ -124,3 +125,43 @@ def test_a_hostile_file_name_does_nothing(explore: ExplorePage) -> None:
     with explore.page.expect_download() as waiting:
         explore.one(".um-download").click()
     assert set(waiting.value.suggested_filename) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.")
+
+
+# The next picture that is decoded for the eye takes as long as a large one from a phone.
+SLOW_ONCE = """() => {
+  const decode = window.createImageBitmap;
+  window.createImageBitmap = async (...all) => {
+    window.createImageBitmap = decode;
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    window.late = true;
+    return decode(...all);
+  };
+}"""
+
+
+def test_a_large_picture_that_is_ready_late_does_not_replace_the_next(explore: ExplorePage) -> None:
+    explore.evaluate(SLOW_ONCE)
+    explore.upload("first.png", quarters())
+    explore.page.wait_for_function("() => window.unmask.client.idle")  # answered, and still being decoded
+    explore.upload("second.png", quarters(turn=3))
+    wait_for_picture(explore, "second.png")
+    explore.page.wait_for_function("() => window.late")
+    explore.page.wait_for_timeout(300)
+    explore.settle()
+    assert explore.evaluate("window.unmask.state.picture.title") == "second.png"
+    assert colour_names(explore.evaluate(CORNERS)) == ["white", "blue", "lime", "red"]
+
+
+def test_an_example_that_arrives_late_does_not_replace_the_own_picture(explore: ExplorePage) -> None:
+    held: list[Route] = []
+    explore.page.route("**/v1/samples/*", lambda route: held.append(route))
+    explore.one(".um-sample").nth(2).click()
+    explore.page.wait_for_timeout(200)
+    assert len(held) == 1
+    explore.upload("own.png", quarters())
+    wait_for_picture(explore, "own.png")
+    with explore.page.expect_response("**/v1/samples/*"):
+        held[0].continue_()
+    explore.page.wait_for_timeout(500)
+    explore.settle()
+    assert explore.evaluate("window.unmask.state.picture.title") == "own.png"

@@ -68,6 +68,19 @@ def test_all_three_forms_of_a_request_give_the_same_answer(client: TestClient) -
     assert content_of(by_json(client, **texts)) == form
 
 
+@pytest.mark.parametrize("ratio", [0.1 + 0.2, 1 - 0.9, 0.15000000000000002, 5e-1, 9.9e-2])
+def test_a_ratio_may_look_as_computed_ones_do(ratio: float, client: TestClient) -> None:
+    answer = by_json(client, ratio=ratio).json()
+    assert answer["ratio"] == pytest.approx(ratio, abs=1 / 16), "to a patch of sixteen"
+
+
+def test_a_ratio_that_is_no_number_is_told_in_words(client: TestClient) -> None:
+    for ratio in ("x", "1e400", "0.75%"):
+        assert by_json(client, ratio=ratio).json()["errors"][0]["message"] == (
+            "'ratio' is wrong: must be a decimal number such as 0.75."
+        )
+
+
 def test_a_form_may_have_its_options_in_the_query_but_not_twice(client: TestClient) -> None:
     files = {"image": ("a", PHOTO)}
     answer = client.post("/v1/reconstruct", files=files, params={"seed": "3"})

@@ -2,14 +2,16 @@ import asyncio
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
+import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from tests.server.conftest import FakeEngine, build_app, png, post, problem_of, running
+from tests.server.conftest import FakeEngine, build_app, photo, png, post, problem_of, running
 
 CAP = 64 * 1024
 MIB = 1024 * 1024
@@ -145,3 +147,102 @@ def test_text_is_compressed_and_pictures_are_not(engine: FakeEngine) -> None:
         assert (
             "content-encoding" not in client.get("/openapi.json", headers={"accept-encoding": "br"}).headers
         )
+
+
+@contextmanager
+def unfinished(address: str, path: str, kind: str, body: bytes, length: int) -> Iterator[socket.socket]:
+    """A connection that sends the beginning of a body and then nothing."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(f"POST {path} HTTP/1.1\r\nHost: t\r\nContent-Type: {kind}\r\n".encode())
+        raw.sendall(f"Content-Length: {length}\r\n\r\n".encode() + body)
+        yield raw
+
+
+def test_bodies_that_do_not_end_hold_only_so_many_bytes_together(engine: FakeEngine) -> None:
+    app, _ = build_app(engine, held_bytes=2 * CAP)
+
+    def picture(address: str) -> httpx.Response:
+        return httpx.post(f"{address}/v1/reconstruct", files={"image": ("a", png())})
+
+    with listening(app) as address:
+        begun = (address, "/v1/reconstruct", "image/png", b"x" * 2 * CAP, 3 * CAP)
+        with unfinished(*begun):  # alone, so it may
+            for _ in range(200):
+                if (answer := picture(address)).status_code == 503:
+                    break
+                time.sleep(0.05)  # until all of it has arrived
+            problem_of(answer, 503)
+            assert int(answer.headers["retry-after"]) >= 1
+            assert httpx.get(f"{address}/healthz").status_code == 200, "no body, nothing to hold"
+        for _ in range(200):
+            if (answer := picture(address)).status_code == 200:
+                break
+            time.sleep(0.05)
+        assert answer.status_code == 200, "what the client that left had sent is forgotten"
+
+
+@pytest.mark.parametrize("path", ["/v1/reconstruct", "/v1/reconstruct/batch"])
+def test_a_body_that_does_not_arrive_in_time_is_refused(engine: FakeEngine, path: str) -> None:
+    app, _ = build_app(engine, body_s=0.2)
+    with (
+        listening(app) as address,
+        unfinished(address, path, "multipart/form-data; boundary=b", b"--b\r\n", 1000) as raw,
+    ):
+        raw.settimeout(20)
+        answer = b""
+        while part := raw.recv(65536):
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"urn:unmask:problem:slow-body"' in answer
+        assert httpx.get(f"{address}/healthz").status_code == 200
+
+
+def test_an_answer_may_take_longer_than_its_body(engine: FakeEngine) -> None:
+    engine.gate.clear()
+    app, _ = build_app(engine, body_s=0.2)
+    with listening(app) as address:
+        threading.Timer(0.6, engine.gate.set).start()
+        answer = httpx.post(f"{address}/reconstruct", files={"image": ("a", png())}, timeout=60)
+        assert answer.status_code == 200
+
+
+def test_batches_that_nobody_sends_or_reads_take_no_place_for_ever(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.batch.LINE_S", 0.3)
+    app, service = build_app(engine)
+    path = "/v1/reconstruct/batch"
+    large = photo(size=(1600, 1600))  # the fake engine answers with the picture: more than a socket buffers
+
+    def ask(address: str) -> httpx.Response:
+        return httpx.post(f"{address}{path}", files={"images": ("a", png())}, timeout=60)
+
+    with listening(app) as address, ExitStack() as clients:
+        for _ in range(5):
+            clients.enter_context(unfinished(address, path, "multipart/form-data; boundary=b", b"--b", 1000))
+        assert ask(address).status_code == 200, "places are for those whose body is there"
+        engine.gate.clear()
+        request = httpx.Request(
+            "POST",
+            f"{address}{path}",
+            files={"images": ("a", large)},
+            data={"seeds": ",".join(map(str, range(40)))},
+            headers={"accept": "application/x-ndjson"},
+        )
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        host, port = address.removeprefix("http://").split(":")
+        for _ in range(4):
+            raw = clients.enter_context(socket.create_connection((host, int(port))))
+            raw.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        for _ in range(400):
+            if service._batches == 4:
+                break
+            time.sleep(0.05)
+        assert ask(address).status_code == 503
+        engine.gate.set()
+        for _ in range(200):
+            if (answer := ask(address)).status_code == 200:
+                break
+            time.sleep(0.1)
+        assert answer.status_code == 200

@@ -48,11 +48,15 @@ def test_the_accept_header_picks_the_form(client: TestClient) -> None:
         "image/jpeg, image/png;q=0.9": "image/jpeg",
         "image/avif, image/webp, */*;q=0.8": "image/webp",
         "*/*": "application/json",
+        "*": "application/json",
+        "": "application/json",
         "application/*": "application/json",
     }
     for accept, kind in wants.items():
         answer = post(client, headers={"accept": accept})
         assert answer.headers["content-type"] == kind, accept
+    lines = httpx.Headers([("accept", "text/html"), ("accept", "image/png")])
+    assert post(client, headers=lines).headers["content-type"] == "image/png", "they are one list"
     png_answer = post(client, headers={"accept": "image/png"})
     assert (png_answer.headers["x-unmask-seed"], png_answer.headers["x-unmask-hidden-count"]) == ("1", "1")
     assert fields_of(post(client, headers={"accept": "text/html"}), 406) == ["Accept"]
@@ -237,8 +241,20 @@ def test_samples_are_listed_with_their_licence_and_cached(engine: FakeEngine) ->
             photo = client.get(sample["url"])
             assert photo.headers["content-type"] == "image/jpeg"
             assert client.get(sample["thumb"]).headers["content-type"] == "image/webp"
-            again = client.get(sample["url"], headers={"if-none-match": photo.headers["etag"]})
-            assert (again.status_code, again.content) == (304, b"")
+            tag = photo.headers["etag"]
+            for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+                again = client.get(sample["url"], headers={"if-none-match": known})
+                assert (again.status_code, again.content) == (304, b"")
+            assert client.get(sample["url"], headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_addresses_in_answers_carry_the_prefix_of_a_proxy(engine: FakeEngine) -> None:
+    _, service = build_app(engine)
+    app = create_app(service, Settings(), read_samples(SAMPLES))
+    with TestClient(app, root_path="/unmask") as client:
+        sample = client.get("/v1/samples").json()["samples"][0]
+        assert sample["url"] == f"/unmask/v1/samples/{sample['name']}"
+        assert client.get(sample["thumb"].removeprefix("/unmask")).status_code == 200
 
 
 def test_a_full_queue_answers_503_before_the_body_is_read(engine: FakeEngine) -> None:

@@ -39,6 +39,17 @@ def test_a_wrong_value_is_refused_at_start(name: str, value: str, monkeypatch: p
         Settings()
 
 
+def test_with_a_client_rate_nobody_may_write_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CLIENT_RATE", "3/minute")
+    monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "10.1.2.3")
+    assert Settings().trusted_proxies == "10.1.2.3"
+    monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "*")
+    with pytest.raises(ValidationError, match="name the proxies' addresses"):
+        Settings()
+    monkeypatch.setenv("UNMASK_CLIENT_RATE", "")
+    assert Settings().trusted_proxies == "*"
+
+
 def test_a_mistyped_variable_is_found() -> None:
     assert unknown_variables({"UNMASK_PRT": "1", "UNMASK_PORT": "1", "PATH": ""}) == ["UNMASK_PRT"]
 

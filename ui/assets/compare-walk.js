@@ -48,14 +48,15 @@ function play() {
 }
 async function gather() {
   const stop = (walking = new AbortController()), { picture } = store.state;
+  const requests = STEPS.map((ratio) => sent(atRatio('random', ratio).fields)); // of one model and seed, whatever is chosen meanwhile
   frames = []; at = 0;
-  for (const [i, ratio] of STEPS.entries()) {
+  for (const [i, fields] of requests.entries()) {
     const progress = (left) => { $('.um-walk-progress').textContent = words('compare.progress', { i: i + 1, n: STEPS.length, left }); };
     progress(leftOf(STEPS.length - i));
     const waiting = (state, s) => progress(words('status.' + state, { s: Math.ceil(s) })), queue = (line) => progress(queueWords(words, line));
-    const began = performance.now(), found = await askFigure(sent(atRatio('random', ratio).fields), picture.blob, { signal: stop.signal, waiting, queue }).catch(() => null);
+    const began = performance.now(), found = await askFigure(fields, picture.blob, { signal: stop.signal, waiting, queue }).catch(() => null);
     took(performance.now() - began);
-    if (!found) break;
+    if (!found || stop.signal.aborted) break;
     frames.push(found); at = i; walkWords();
   }
   const whole = frames.length === STEPS.length;
@@ -73,7 +74,11 @@ $('.um-walk-go').addEventListener('click', () => {
 $('.um-walk-range').addEventListener('input', (event) => { if (playing) stopPlaying(); showFrame(Number(event.target.value)); });
 store.watch(({ picture, model }) => {
   const now = picture && `${picture.title} ${model.name} ${base().seed} ${picture.blob.size}`;
-  if (walked !== now && !walking && frames.length) { frames = []; if (playing) stopPlaying(); }
+  if (walked !== now) { // the frames would be another picture's
+    if (walking) walking.abort('replaced');
+    frames = [];
+    if (playing) stopPlaying();
+  }
   walked = now;
   walkWords();
 }, $('.um-walk'));

@@ -126,7 +126,9 @@ function createRow(name, { jobs, paint, after = () => {} }) {
     }
     if (stop !== running) return;
     running = null;
-    tell(stop.signal.aborted ? 'compare.stopped' : results.includes(null) ? 'compare.some_failed' : '');
+    const now = store.state.result, stale = now && now.edition !== edition;
+    if (stale) edition = now.edition;
+    tell(stop.signal.aborted ? 'compare.stopped' : results.includes(null) ? 'compare.some_failed' : stale ? 'compare.stale' : '');
     draw();
   }
   go.addEventListener('click', run);

@@ -1,8 +1,11 @@
 // --- pictures --------------------------------------------------------------------------------------------------------
-function offer(blob, title, sample = '') { state.incoming = { blob, title, sample }; state.crop = ''; status(''); client.replace(); }
+function offer(blob, title, sample = '') { choose({ blob, title, sample }); state.crop = ''; status(''); client.replace(); }
 async function offerSample(sample) {
+  const mine = (state.picks += 1);
   const response = await fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))).catch(() => null);
-  if (response && response.ok) offer(await response.blob(), sample.title, sample.name);
+  const blob = response && response.ok && await response.blob();
+  if (state.picks !== mine) return; // something else was chosen while it was on its way
+  if (blob) offer(blob, sample.title, sample.name);
   else status('status.offline', {}, 'error');
 }
 function offerFile(file) { if (file) offer(file, file.name || words('pictures.pasted_title')); }

@@ -21,6 +21,8 @@ const state = {
   source: null,      // {blob, title, sample}: the file as it was given, for another crop or another model
   picture: null,     // {blob, image, title, sample, source}: the model's own crop, sent with every request; source: the file
   incoming: null,    // a source that is chosen and not yet accepted by the server
+  picks: 0,          // choices of a source so far, those that still have to be fetched included
+  offered: 0,        // number of the newest that could be sent
   samples: 8,        // masks of the uncertainty; fewer where the server is slow
   spread: '',        // '', 'wanted' or 'asked': the uncertainty is computed once after a change, not while drawing
   behind: false,     // the server is busy or away: the result may belong to an older mask
@@ -80,7 +82,7 @@ function reshape(shape, width, height) {
 /** Reads the picture again: another crop, or another model with another size. */
 function readAgain() {
   if (state.fit === 'square') reshape(model.grid, model.image_size, model.image_size);
-  if (state.source) { state.incoming = state.source; client.replace(); }
+  if (state.source) { choose(state.source); client.replace(); }
 }
 
 // --- asking the server ----------------------------------------------------------------------------------------
@@ -134,7 +136,11 @@ function placeFields() {
 }
 async function accept(job, answer, images) {
   if (job.kind === 'spread') { acceptSpread(job, answer, images); return; }
-  if (job.incoming) job.edition += await adopt(job.incoming, answer, images.original);
+  if (job.incoming) {
+    const editions = await adopt(job.incoming, answer, images.original);
+    if (editions === null) return;
+    job.edition += editions;
+  }
   if (job.kind === 'picture') { renderRight(); if (state.fit === 'whole') client.pump(); return; } // only the crop was wanted
   if (job.kind === 'rule') {
     if (state.known) return; // drawn over in the meantime: the newer mask is already on its way
@@ -164,10 +170,13 @@ function share() {
   });
   noteAddress();
 }
-/** The server has read the picture: from now on its crop is the picture. Gives the editions that this took. */
+/** A source to be sent to the server: the newest one counts. */
+function choose(source) { state.picks += 1; state.offered = state.picks; state.incoming = { ...source, choice: state.picks }; }
+/** The server has read the picture: from now on its crop is the picture. Gives the editions that this took; null for an old one. */
 async function adopt(incoming, answer, original) {
   const blob = fetchable(original);
   const sharp = await sharpened(incoming, answer.placement).catch(() => original);
+  if (incoming.choice < state.offered) return null; // a large file takes seconds to decode: another was chosen meanwhile
   state.source = incoming;
   state.picture = { blob, image: original, title: incoming.title, sample: incoming.sample, source: incoming.blob };
   if (state.incoming === incoming) state.incoming = null;

@@ -65,7 +65,7 @@ function createTraining(element, words) {
     at = index;
     $('.um-training-step').value = String(index);
     caption(); redraw();
-    const { url } = record.pictures[index], address = rootUrl(url.replace(/^\//, ''));
+    const { url } = record.pictures[index], address = new URL(url, location).href;
     if (!sheets.has(address)) {
       const image = await decoded(address).catch(() => null);
       if (image) sheets.set(address, image);

@@ -29,8 +29,8 @@ function reconstruct({ picture, fields }, change, panels, signal) {
   const queue = (line) => { const text = queueWords(words, line); if (text && told[0] === 'learn.working') $('.um-learn-say').textContent = words('status.slow_queue', { line: text }); };
   return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue });
 }
-/** The mask of one pass: covering the picture with several masks is another story (Compare). */
-function single({ cover, samples, panels, ...fields }) { return fields; }
+/** The mask of one pass: covering the picture with several masks is another story (Compare). What is sent is the crop already. */
+function single({ cover, samples, panels, crop, ...fields }) { return fields; }
 
 async function follow(state) {
   training.of(state.model.name);
