@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,38 @@ _SCALE = (
     "Ours: a small network, a few minutes, few photos. The paper's: ViT-L, 800 epochs of ImageNet-1k. "
     "Only the trends can be compared, never the figures."
 )
-_UNDECIDED = (
+_INTERVAL = (
     "In brackets the 95 % interval of the difference, by drawing the photos to judge by again, the same ones for both "
-    "rows; for losses and speeds, 2 % to either side. Undecided: the interval holds 0"
+    "rows; {plain}. {seeds}. Undecided: the interval holds 0."
 )
-#: Relative difference below which losses and speeds, which have no interval, count as alike.
-_ALIKE = 0.02
+#: Half an interval, as a share of the larger value, where there are no photos to draw again: of losses, and of speeds
+#: where no seeds tell it. One network's speed differed by a factor of 1.5 for the machine's load alone.
+_ALIKE, _LOAD = 0.02, 1 / 3
+#: Student's t at 97.5 % for 1 to 10 degrees of freedom; more are taken as 10, which only widens.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What the seed alone changes.
+
+    Attributes:
+        runs: Of one recipe, a seed each.
+        deviations: Sample standard deviation of each figure over them; nothing for fewer than two.
+    """
+
+    runs: int = 1
+    deviations: Mapping[str, float] = field(default_factory=dict)
+
+    def half_width(self, figure: str) -> float:
+        """Half the 95 % interval of the difference of two runs that only their seeds set apart; 0 if not known."""
+        if figure not in self.deviations:
+            return 0.0
+        return _STUDENT[min(self.runs - 1, len(_STUDENT)) - 1] * math.sqrt(2) * self.deviations[figure]
 
 
 def write(
-    table: Table, setting: Setting, rows: list[dict[str, Any]], apart: Mapping[str, float] | None = None
+    table: Table, setting: Setting, rows: list[dict[str, Any]], seeds: Seeds | None = None
 ) -> tuple[Path, list[dict[str, str]]]:
     """Write the report of a table.
 
@@ -38,13 +62,13 @@ def write(
         table: Which.
         setting: What it was run with.
         rows: As ``runs.run`` gave them.
-        apart: How far seeds alone set the figures apart, from ``spread``.
+        seeds: What they alone change, from ``spread``; None where none were run.
 
     Returns:
         The Markdown file, and every claim with its verdict.
     """
     found = {row["name"]: row for row in rows if "figures" in row}
-    verdicts = [judge(claim, found, apart or {}) for claim in table.claims]
+    verdicts = [judge(claim, found, seeds or Seeds()) for claim in table.claims]
     facts = {
         "table": table.name, "title": table.title, "budget_min": setting.budget_min, "samples": setting.samples,
         "tuned": setting.tuned, "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
@@ -101,11 +125,11 @@ def write_all(setting: Setting, judged: Sequence[tuple[Table, list[dict[str, str
     )
 
 
-def spread(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How far apart the figures of rows lie, largest less smallest, of those that all rows have."""
-    figures = [row["figures"] for row in rows]
-    shared = [name for name in FIGURES if all(name in of for of in figures)]
-    return {name: max(of[name] for of in figures) - min(of[name] for of in figures) for name in shared}
+def spread(rows: list[dict[str, Any]]) -> Seeds:
+    """What the seed alone changes, by rows of one recipe; of the figures that all of them have."""
+    figures = [row["figures"] for row in rows if "figures" in row]
+    shared = [name for name in FIGURES if len(figures) > 1 and all(name in of for of in figures)]
+    return Seeds(len(figures), {name: float(np.std([of[name] for of in figures], ddof=1)) for name in shared})
 
 
 def without_photos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,10 +139,14 @@ def without_photos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _undecided(setting: Setting) -> str:
     if not setting.seeds:
-        return f"{_UNDECIDED}. One run a row: the spread between seeds is not measured."
-    return (
-        f"{_UNDECIDED}, or the difference is no larger than that between the best and the worst of "
-        f"{setting.seeds + 1} seeds of the unchanged recipe (table-seeds)."
+        return _INTERVAL.format(
+            plain="for losses 2 % to either side, for speeds a third, as much as other work on the machine changes",
+            seeds="One run a row: what another seed changes is not in it",
+        )
+    return _INTERVAL.format(
+        plain="for losses and speeds 2 % to either side",
+        seeds="Widened by what the seed alone changes, as the standard deviation over "
+        f"{setting.seeds + 1} seeds of the unchanged recipe tells it (table-seeds, Student's t)",
     )
 
 
@@ -152,13 +180,16 @@ def _table(table: Table, found: Found) -> pages.Table:
     return pages.Table(header, [cells(row) for row in table.rows])
 
 
-def judge(claim: Claim, found: Found, apart: Mapping[str, float]) -> dict[str, str]:
+def judge(claim: Claim, found: Found, seeds: Seeds) -> dict[str, str]:
     """Whether a claim holds in our rows: ``agrees``, ``disagrees``, ``undecided`` or ``not measured``.
+
+    It is decided where 0 lies outside the 95 % interval of the difference: each side is what the photos leave open
+    and what the seed changes, by the root of the sum of squares.
 
     Args:
         claim: What to check.
         found: Rows by name.
-        apart: How far seeds alone set each figure apart.
+        seeds: What they alone change.
     """
     verdict = {"words": claim.words, "figure": claim.figure, "ours": "–", "verdict": "not measured"}
     compared = _compared(claim, found)
@@ -170,10 +201,15 @@ def judge(claim: Claim, found: Found, apart: Mapping[str, float]) -> dict[str, s
     if all(figure in found[row]["each_photo"] for row, figure in values):
         draws, _ = resampled(np.stack([found[row]["each_photo"][figure] for row, figure in values], axis=1))
         low, high = np.percentile(difference(draws), [2.5, 97.5])
+        # A spread drawn again is larger on average, so that the interval may lie beside what was found.
+        sides = np.maximum([here - low, high - here], 0)
     else:
-        low, high = here - _ALIKE * np.abs(figures).max(), here + _ALIKE * np.abs(figures).max()
+        unknown = claim.figure == "images_per_second" and claim.figure not in seeds.deviations
+        sides = np.full(2, (_LOAD if unknown else _ALIKE) * np.abs(figures).max())
+    seeded = math.hypot(*(seeds.half_width(figure) for figure in {figure for _, figure in values}))
+    low, high = here - math.hypot(sides[0], seeded), here + math.hypot(sides[1], seeded)
     verdict["ours"] = f"{words}; {here:+.3g} ({low:.3g} to {high:.3g})"
-    if low <= 0 <= high or abs(here) <= max(apart.get(figure, 0.0) for _, figure in values):
+    if low <= 0 <= high:
         verdict["verdict"] = "undecided"
     else:
         verdict["verdict"] = "agrees" if here > 0 else "disagrees"

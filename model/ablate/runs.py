@@ -6,11 +6,10 @@ tables in one folder share what is the same: with equal samples the row that a t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +17,8 @@ from model.ablate.tables import Row, Table
 from model.checkpoints import shapes
 from model.checkpoints.containers import open_raw
 from model.checkpoints.files import replacing
-from model.errors import CheckpointError, DataError, RecipeError, UnmaskError
-from model.evaluate import finetune, knn, linear, reconstruction
+from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
+from model.evaluate import finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task, find_device
@@ -96,8 +95,11 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         a row cannot be run.
 
     Raises:
-        DataError: A training run was stopped; the same call goes on.
+        DataError: A training run was stopped, and the same call goes on; or the folder holds answers about other
+            photos or settings.
+        CheckpointError: The device cannot be used.
     """
+    find_device(setting.device)  # before anything is made
     steps = _steps(table, setting)
     return [_row(row, steps, table, setting) for row in table.rows]
 
@@ -144,10 +146,9 @@ def _accuracies(
         load_encoder(weights), train.share(setting.label_share), test, weights.parent / "judged",
         find_device(setting.device), setting.workers, setting.label_share,
     )  # fmt: skip
-    yield "knn", task.answered(f"knn-{task.tag}", lambda: knn.evaluate(task))["cls"]
+    yield "knn", knn.answer(task)["cls"]
     if "linear" in table.measure:
-        answer = task.answered(f"linear-{task.tag}", lambda: linear.evaluate(task, linear.Protocol()))
-        yield "linear", answer["cls"]
+        yield "linear", linear.answer(task, linear.Protocol())["cls"]
     if "finetune" in table.measure and (setting.tuned or setting.samples is None):
         yield "finetune", _finetuned(row, replace(task, workers=0), table, setting)
 
@@ -162,10 +163,10 @@ def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
 
 
 def _trained(recipe: Recipe, setting: Setting) -> Path:
-    """The weight file of a recipe, trained if it is not there; rows of one recipe share it."""
+    """The weight file of a recipe and its photos, trained if it is not there; rows of one recipe share it."""
     said = recipe.to_dict() | {"size": recipe.config.to_dict()}
     said = {key: value for key, value in said.items() if key not in said["size"]}
-    key = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    key = state.digest(said, state.places(Photos.open(setting.data).entries))[:12]
     folder = setting.out / "runs" / key
     weights = folder / f"{recipe.name}.safetensors"
     if not weights.is_file() or _steps_made(weights) < recipe.steps:
@@ -197,12 +198,10 @@ def _finetuned(row: Row, task: Task, table: Table, setting: Setting) -> dict[str
     kind = "finetune" if row.blocks is None else "partial"
     epochs = _epochs(kind, task, table, setting)
     settings = finetune.load_settings(kind, {**finetune.SHORT, "blocks": row.blocks, "epochs": epochs})
-    file = task.out / f"{finetune.name_of(task, settings)}.json"
-    if file.is_file():
-        asked: dict[str, Any] = json.loads(file.read_text())
-        if asked["settings"] == json.loads(json.dumps(asdict(settings))):
-            return dict(asked["answer"])
-    answer: dict[str, Any] = finetune.evaluate(task, settings)["answer"]
+    if setting.samples is None:
+        # Each table tunes for a length of its own, and may share the weights with another table's row.
+        task = replace(task, out=task.out / table.name)
+    answer: dict[str, Any] = finetune.answer(task, settings)["answer"]
     return answer
 
 
@@ -210,30 +209,34 @@ def _epochs(kind: str, task: Task, table: Table, setting: Setting) -> float:
     """Of fine-tuning: as many as were asked for, or what the dearest row can in its share of the budget."""
     if setting.samples is not None:
         return setting.tuned / len(task.train)
-    plan = setting.folder(table) / "finetune.json"
-    if not plan.is_file():
+    file = setting.folder(table) / "finetune.json"
+    asked = state.digest(kind, setting.budget_min, len(task.train))
+
+    def plan() -> dict[str, Any]:
         assert setting.budget_min is not None
         blocks = [
             of.blocks for of in table.rows if of.blocks is not None and of.blocks <= task.encoder.config.depth
         ]
         minutes = setting.budget_min * _FINETUNING / len(table.rows)
         dearest = {**finetune.SHORT, "blocks": max(blocks, default=None), "minutes": minutes}
-        _write(plan, {"epochs": finetune.epochs_in(task, finetune.load_settings(kind, dearest))})
-    return float(json.loads(plan.read_text())["epochs"])
+        epochs = finetune.epochs_in(task, finetune.load_settings(kind, dearest))
+        return _written(file, {"asked": asked, "epochs": epochs})
+
+    return float(state.answered(file, asked, plan)["epochs"])
 
 
 def _repainted(weights: Path, recipe: Recipe, setting: Setting) -> dict[str, Any]:
     """Scores over hidden pixels, masked as in training; nothing where the target is no picture."""
     strategy = max(recipe.masking, key=lambda name: recipe.masking[name])
-    judged = weights.parent / "judged"
+    ratio = f"{sum(recipe.ratio_range) / 2:g}"
+    photos = Photos.open(setting.photos)
     try:
         reconstructor = load(weights, setting.device)
-        file = judged / f"reconstruct-{reconstructor.name}.json"
-        facts = json.loads(file.read_text()) if file.is_file() else reconstruction.evaluate(
-            reconstructor, Photos.open(setting.photos), strategies=[strategy],
-            ratios=[f"{sum(recipe.ratio_range) / 2:g}"], limit=setting.limit, out=judged,
+        facts = reconstruction.answer(
+            reconstructor, photos, weights.parent / "judged",
+            strategies=[strategy], ratios=[ratio], limit=setting.limit,
         )  # fmt: skip
-    except UnmaskError:
+    except (CheckpointError, MaskError):
         return {}
     return dict(facts["settings"][0])
 
@@ -249,12 +252,17 @@ def _steps(table: Table, setting: Setting) -> dict[str, int]:
         return {
             row.name: max(round(setting.samples * row.length / batches[row.name]), 4) for row in table.rows
         }
-    assert setting.budget_min is not None
     file = setting.folder(table) / "plan.json"
-    if file.is_file():
-        kept: dict[str, int] = json.loads(file.read_text())["steps"]
-        if set(kept) | set(_failed(table, setting)) >= {row.name for row in table.rows}:
-            return kept
+    recipe = load_recipe(setting.recipe).to_dict()
+    asked = state.digest(recipe, setting.size, setting.budget_min, setting.equal)
+    plan = state.answered(file, asked, lambda: _written(file, {"asked": asked, **_planned(table, setting)}))
+    if not set(plan["steps"]) | set(_failed(table, setting)) >= {row.name for row in table.rows}:
+        plan = _written(file, {"asked": asked, **_planned(table, setting)})
+    return dict(plan["steps"])
+
+
+def _planned(table: Table, setting: Setting) -> dict[str, Any]:
+    assert setting.budget_min is not None
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
     for row in table.rows:
@@ -262,14 +270,14 @@ def _steps(table: Table, setting: Setting) -> dict[str, int]:
             seconds[row.name] = _seconds_a_step(row, setting)
         except UnmaskError as error:
             failed[row.name] = f"{error} {error.hint}"
-    _write(_speeds_file(table, setting), failed)
+    _written(_speeds_file(table, setting), failed)
     share = _PRETRAINING if "finetune" in table.measure else _PRETRAINING + _FINETUNING
     # Rows that differ only in what is tuned on top share one run.
     distinct = {
         json.dumps([row.recipe, row.length], sort_keys=True): row for row in table.rows if row.name in seconds
     }
     left_s = setting.budget_min * 60 * share
-    steps = {}
+    steps: dict[str, int] = {}
     for row in table.rows:
         if row.name not in seconds:
             continue
@@ -278,11 +286,9 @@ def _steps(table: Table, setting: Setting) -> dict[str, int]:
         else:
             own = row.length * left_s / sum(of.length * seconds[of.name] for of in distinct.values())
         steps[row.name] = max(round(own), 4)
-    _write(
-        file,
-        {"steps": steps, "seconds_a_step": seconds, "budget_min": setting.budget_min, "equal": setting.equal},
-    )
-    return steps
+    return {
+        "steps": steps, "seconds_a_step": seconds, "budget_min": setting.budget_min, "equal": setting.equal,
+    }  # fmt: skip
 
 
 def _seconds_a_step(row: Row, setting: Setting) -> float:
@@ -303,9 +309,10 @@ def _failed(table: Table, setting: Setting) -> Sequence[str]:
     return list(json.loads(file.read_text())) if file.is_file() else []
 
 
-def _write(file: Path, content: Any) -> None:
+def _written(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
     with replacing(file) as part:
-        part.write_text(json.dumps(content, indent=1))
+        part.write_text(json.dumps(facts, indent=1))
+    return facts
 
 
 def _slug(name: str) -> str:

@@ -31,7 +31,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument(
         "--seeds", type=int, default=0,
-        help="run the unchanged recipe with so many further seeds, and count their spread in every verdict (default 0)",
+        help="run the unchanged recipe with so many further seeds, and widen intervals by what they change (default 0)",
     )  # fmt: skip
     verb.add_argument("--data", type=Path, nargs="+", required=True, help="photos to pre-train on")
     verb.add_argument(
@@ -84,15 +84,15 @@ def _ablate(given: argparse.Namespace) -> str:
     )
     answers: list[dict[str, Any]] = []
     judged: list[tuple[tables.Table, list[dict[str, str]]]] = []
-    apart: dict[str, float] = {}
+    seeds = None
     if setting.seeds:
-        seeds = tables.of_seeds(load_recipe(setting.recipe).seed, setting.seeds)
-        rows = runs.run(seeds, setting)
-        report.write(seeds, setting, rows)
-        apart = report.spread(rows)
+        alike = tables.of_seeds(load_recipe(setting.recipe).seed, setting.seeds)
+        rows = runs.run(alike, setting)
+        report.write(alike, setting, rows)
+        seeds = report.spread(rows)
     for table in asked:
         rows = runs.run(table, setting)
-        written, claims = report.write(table, setting, rows, apart)
+        written, claims = report.write(table, setting, rows, seeds)
         judged.append((table, claims))
         answers.append(
             {

@@ -33,7 +33,9 @@ def seeded(key: int, device: torch.device | None = None) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         random.seed(key)
         np.random.seed(key % 2**32)
-        torch.manual_seed(key % 2**63)  # noqa: TID251 (inside fork_rng: the caller's generator is kept)
+        # torch.manual_seed would reseed GPUs too, whose generators are kept only where one is asked for.
+        seed: Any = torch.manual_seed if devices else torch.default_generator.manual_seed  # noqa: TID251
+        seed(key % 2**63)
         try:
             yield
         finally:

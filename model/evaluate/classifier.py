@@ -39,7 +39,7 @@ def build(encoder: Encoder, classes: int, *, drop_path: float, seed: int) -> Vis
     config = encoder.config
     norm_layer: Any = partial(nn.LayerNorm, eps=1e-6)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # noqa: TID251 (weights of the new layer only, and the caller's generator is kept)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would reseed every GPU too
         vit = VisionTransformer(
             img_size=config.image_size, patch_size=config.patch_size, num_classes=classes, global_pool="avg",
             embed_dim=config.width, depth=config.depth, num_heads=config.heads, mlp_ratio=config.mlp_ratio,

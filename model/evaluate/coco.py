@@ -6,6 +6,7 @@ names, beside it or in ``images``. Crowds and things without polygons are left o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from dataclasses import dataclass
@@ -35,11 +36,13 @@ class Scenes:
         photos: In the order of the file.
         things: For each photo its things: class number from 1, and polygons in its pixels.
         classes: Names, of class 1 and on.
+        digest: Of the annotations.
     """
 
     photos: Photos
     things: tuple[tuple[tuple[int, list[NDArray[np.float32]]], ...], ...]
     classes: tuple[str, ...]
+    digest: str
 
     @classmethod
     def open(cls, folder: Path) -> Scenes:
@@ -50,7 +53,8 @@ class Scenes:
         """
         file = folder / "annotations.json"
         try:
-            facts: dict[str, Any] = json.loads(file.read_text())
+            text = file.read_bytes()
+            facts: dict[str, Any] = json.loads(text)
             order = {one["id"]: number for number, one in enumerate(facts["categories"], 1)}
             found: dict[int, list[tuple[int, list[NDArray[np.float32]]]]] = defaultdict(list)
             for one in facts["annotations"]:
@@ -68,7 +72,7 @@ class Scenes:
                 hint="Give a folder with annotations.json (images, annotations, categories) and its pictures.",
                 field="data",
             ) from error
-        return cls(Photos(entries), things, names)
+        return cls(Photos(entries), things, names, hashlib.sha256(text).hexdigest())
 
     def __len__(self) -> int:
         """Number of photos."""

@@ -174,6 +174,11 @@ class _Run:
         return self.ema.module if self.ema is not None else self.vit
 
 
+def answer(task: Task, settings: Settings) -> dict[str, Any]:
+    """What ``evaluate`` says, from the folder where it was asked before."""
+    return task.answered(name_of(task, settings), asdict(settings), lambda: evaluate(task, settings))
+
+
 def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> dict[str, Any]:
     """Train a classifier on the training photos and judge it on the others; all goes to ``task.out``.
 
@@ -190,7 +195,7 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
     """
     name = name_of(task, settings)
     size = _batch_size(task, settings)
-    keep = state.Keeper(task.out / f"{name}.state", {**task.facts(), **asdict(settings)})
+    keep = state.Keeper(task.out / f"{name}.state", task.facts(asdict(settings)))
     run = _Run(task, settings, size)
     if saved := keep.load():
         run.restore(saved)
@@ -205,7 +210,7 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
         answers(run.result, task.test, side, task.device), task.test.labels, task.train.classes
     )
     facts = {
-        **task.facts(), "question": settings.kind, "settings": asdict(settings), "batch_size": size,
+        **task.facts(asdict(settings)), "question": settings.kind, "settings": asdict(settings), "batch_size": size,
         "steps": run.steps, "samples": run.steps * size, "epochs": round(run.steps * size / len(task.train), 3),
         "minutes_of_last_call": round(minutes, 2), "answer": found.to_dict(), "curve": run.curve,
     }  # fmt: skip

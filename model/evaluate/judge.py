@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from model.checkpoints.files import replacing
-from model.evaluate import classifier, finetune, knn, linear, pages, plots
+from model.evaluate import classifier, finetune, knn, linear, pages, plots, state
 from model.evaluate.features import Encoder
-from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 
 #: Other people's figures on Imagenette, for scale (stable-pretraining and fastai/imagenette): full-size photos.
@@ -57,16 +54,23 @@ def evaluate(task: Task, questions: Questions) -> dict[str, Any]:
         JSON-ready: ``rows`` with question, share, percent and interval, and ``margins`` of fine-tuning over scratch.
     """
     random = classifier.scratch(task.encoder.config, 0, f"{task.encoder.name}-shape")
+    plan = _plan(task, questions)
     rows = []
     for share in questions.shares:
         here = replace(task, train=task.train.share(share), label_share=share)
         rows += _frozen(here)
-        rows += _tuned(here, random, questions, task.train)
+        rows += _tuned(here, random, questions, plan["samples"])
     margins = {
         f"{share:g}": round(_percent(rows, "finetune", share) - _percent(rows, "scratch", share), 2)
         for share in questions.shares
     }
-    facts = {**task.facts(), "question": "judge", "rows": rows, "margins": margins, "plan": _plan(task)}
+    facts = {
+        **task.facts(asdict(questions)),
+        "question": "judge",
+        "rows": rows,
+        "margins": margins,
+        "plan": plan,
+    }
     pages.write(
         task.out,
         f"judged-{task.encoder.name}",
@@ -80,51 +84,44 @@ def evaluate(task: Task, questions: Questions) -> dict[str, Any]:
 def _frozen(task: Task) -> list[dict[str, Any]]:
     """Neighbours and probe; both features, the class token's under the plain name."""
     rows = []
-    for name, ask in (
-        ("knn", lambda: knn.evaluate(task)),
-        ("linear", lambda: linear.evaluate(task, linear.Protocol())),
-    ):
-        facts = task.answered(f"{name}-{task.tag}", ask)
+    for name, facts in (("knn", knn.answer(task)), ("linear", linear.answer(task, linear.Protocol()))):
         for pool, of in (("cls", name), ("mean", f"{name}, mean of patches")):
             rows.append(_line(of, task, facts[pool]))
     return rows
 
 
-def _tuned(task: Task, random: Encoder, questions: Questions, everything: Labelled) -> list[dict[str, Any]]:
+def _tuned(task: Task, random: Encoder, questions: Questions, samples: int) -> list[dict[str, Any]]:
     asked: list[tuple[str, str, float | None, Encoder]] = [("finetune", "finetune", None, task.encoder)]
     asked += [(f"partial {blocks:g}", "partial", blocks, task.encoder) for blocks in questions.blocks]
     asked += [("scratch", "scratch", None, random)]
     rows = []
     for name, kind, blocks, encoder in asked:
-        own = replace(task, encoder=encoder)
-        short = finetune.SHORT | ({} if questions.base_lr is None else {"base_lr": questions.base_lr})
-        settings = finetune.load_settings(
-            kind, {**short, "blocks": blocks, **_length(own, questions.minutes)}
-        )
-        facts = own.answered(
-            finetune.name_of(own, settings),
-            partial(finetune.evaluate, own, settings),
-        )
-        if not _plan(task):
-            _write(
-                task.out / "judge-plan.json",
-                {"samples": facts["samples"], "of": name, "share": task.label_share},
-            )
+        length = {"blocks": blocks, "epochs": samples / len(task.train)}
+        facts = finetune.answer(replace(task, encoder=encoder), _settings(kind, questions, length))
         rows.append(
             _line(name, task, facts["answer"]) | {"epochs": facts["epochs"], "samples": facts["samples"]}
         )
     return rows
 
 
-def _length(task: Task, minutes: float) -> dict[str, float]:
-    """The length of a fine-tuning: photos seen by the first one, or its minutes."""
-    plan = _plan(task)
-    return {"epochs": plan["samples"] / len(task.train)} if plan else {"minutes": minutes}
+def _settings(kind: str, questions: Questions, changes: dict[str, Any]) -> finetune.Settings:
+    rate = {} if questions.base_lr is None else {"base_lr": questions.base_lr}
+    return finetune.load_settings(kind, finetune.SHORT | rate | changes)
 
 
-def _plan(task: Task) -> dict[str, Any]:
-    file = task.out / "judge-plan.json"
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+def _plan(task: Task, questions: Questions) -> dict[str, Any]:
+    """``samples``: photos that every fine-tuning sees, of all models judged in the folder; by the first one's speed."""
+    file, length = task.out / "judge-plan.json", {"minutes": questions.minutes}
+    asked = state.digest(length)
+
+    def plan() -> dict[str, Any]:
+        epochs = finetune.epochs_in(task, _settings("finetune", questions, length))
+        facts = {"asked": asked, "samples": round(epochs * len(task.train))}
+        with replacing(file) as part:
+            part.write_text(json.dumps(facts, indent=1))
+        return facts
+
+    return state.answered(file, asked, plan)
 
 
 def _line(name: str, task: Task, found: dict[str, Any]) -> dict[str, Any]:
@@ -171,8 +168,3 @@ def _blocks(task: Task, rows: list[dict[str, Any]], margins: dict[str, float]) -
         "Figures of others on Imagenette. They are not about the same photos where yours are reduced or fewer.",
         pages.Table(("published", "right %"), PUBLISHED),
     ]  # fmt: skip
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    with replacing(file) as part:
-        part.write_text(json.dumps(content, indent=1))

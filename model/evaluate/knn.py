@@ -45,6 +45,11 @@ def classify(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) 
     return torch.cat(named)
 
 
+def answer(task: Task, k: int = 20) -> dict[str, Any]:
+    """What ``evaluate`` says, from the folder where it was asked before."""
+    return task.answered(f"knn-{task.tag}", {"k": k}, lambda: evaluate(task, k))
+
+
 def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
     """Name the test photos by their neighbours among the training photos; the report goes to ``task.out``.
 
@@ -61,7 +66,9 @@ def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
     for pool in ("cls", "mean"):
         answers = classify(train.of(pool), labels, test.of(pool), len(task.train.classes), k)
         found[pool] = Accuracy.of(answers.numpy(), task.test.labels, task.train.classes)
-    facts = {**task.facts(), "question": "knn", "k": k, **{pool: of.to_dict() for pool, of in found.items()}}
+    facts = {
+        **task.facts({"k": k}), "question": "knn", "k": k, **{pool: of.to_dict() for pool, of in found.items()},
+    }  # fmt: skip
     blocks: list[pages.Block] = [
         f"{k} nearest neighbours by cosine, weighted. {task.words()}",
         pages.Table(

@@ -215,6 +215,11 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
     return batches
 
 
+def answer(task: Task, protocol: Protocol) -> dict[str, Any]:
+    """What ``evaluate`` says, from the folder where it was asked before."""
+    return task.answered(f"linear-{task.tag}", asdict(protocol), lambda: evaluate(task, protocol))
+
+
 def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
     """Train probes on the training photos, judge them on the others; the report goes to ``task.out``.
 
@@ -236,7 +241,7 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
     if protocol.form == "augmented":
         batches = augmented(task, size, protocol.seed)
         keep = state.Keeper(
-            task.out / f"linear-{task.tag}.state", {**task.facts(), **asdict(protocol), "rates": rates}
+            task.out / f"linear-{task.tag}.state", {**task.facts(asdict(protocol)), "rates": rates}
         )
     else:
         batches = cached(features, labels, size, protocol.seed)
@@ -248,8 +253,8 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         for pool, answer in zip(POOLS, answers, strict=True)
     }
     facts = {
-        **task.facts(), "question": "linear", "protocol": asdict(protocol), "rates": dict(wanted), "tried": tried,
-        **{pool: of.to_dict() for pool, of in found.items()}, "curve": fitted.curve,
+        **task.facts(asdict(protocol)), "question": "linear", "protocol": asdict(protocol), "rates": dict(wanted),
+        "tried": tried, **{pool: of.to_dict() for pool, of in found.items()}, "curve": fitted.curve,
     }  # fmt: skip
     if keep:
         keep.forget()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model import views
-from model.evaluate import pages, plots
+from model.evaluate import pages, plots, state
 from model.evaluate.fills import FILLS, METRICS, figures, resampled
 from model.images import encode_png
 from model.pretrain.data import Photos
@@ -80,13 +80,14 @@ def evaluate(
         model and each fill, the shares of photos on which the model beats linear interpolation, and the model's
         figures for each photo.
     """
-    numbers = np.linspace(0, len(photos) - 1, min(limit or len(photos), len(photos))).astype(int).tolist()
+    numbers = _chosen(photos, limit)
     settings = [Setting(*pair) for pair in itertools.product(strategies, ratios)]
     tables = [_measure(reconstructor, photos, numbers, setting, view, batch) for setting in settings]
     shown = view or reconstructor.views[0]
     facts = {
         "model": reconstructor.name,
         "digest": reconstructor.digest,
+        "asked": _asked(reconstructor, photos, strategies, ratios, view, limit),
         "photos": len(numbers),
         "view": shown,
         "view_note": VIEWS[shown],
@@ -99,6 +100,42 @@ def evaluate(
             facts, list(_blocks(reconstructor.name, facts, settings, tables, sheet)),
         )  # fmt: skip
     return facts
+
+
+def answer(
+    reconstructor: Reconstructor, photos: Photos, out: Path, *,
+    strategies: Sequence[str], ratios: Sequence[str], view: str | None = None, limit: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What ``evaluate`` says, from the folder where it was asked before.
+
+    Raises:
+        DataError: The folder holds the answer to another question.
+    """
+    return state.answered(
+        out / f"reconstruct-{reconstructor.name}.json",
+        _asked(reconstructor, photos, strategies, ratios, view, limit),
+        lambda: evaluate(
+            reconstructor, photos, strategies=strategies, ratios=ratios, view=view, limit=limit, out=out
+        ),
+    )
+
+
+def _asked(
+    reconstructor: Reconstructor, photos: Photos, strategies: Sequence[str], ratios: Sequence[str],
+    view: str | None, limit: int | None,
+) -> str:  # fmt: skip
+    """Digest of what decides the answer."""
+    numbers = _chosen(photos, limit)  # of all the photos: a photo's number is the seed of its mask
+    which = [numbers, state.places(photos.entries[number] for number in numbers)]
+    shown = view or reconstructor.views[0]
+    return state.digest(reconstructor.digest, which, list(strategies), list(ratios), shown)
+
+
+def _chosen(photos: Photos, limit: int | None) -> list[int]:
+    """Numbers of as many photos, evenly spaced."""
+    count = min(limit or len(photos), len(photos))
+    chosen: list[int] = np.linspace(0, len(photos) - 1, count).astype(int).tolist()
+    return chosen
 
 
 def _options(setting: Setting, view: str | None, number: int) -> Options:

@@ -1,9 +1,14 @@
-"""The state of a run that judges a model: one file, written beside the old one and renamed."""
+"""What is kept of a question to a model: its state while it runs, and its answer. Neither is taken for another's.
+
+A state is one file, written beside the old one and renamed. An answer is a report's JSON; ``asked`` in it is a digest
+of all that decided it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,42 @@ from typing import Any
 import torch
 
 from model.checkpoints.files import replacing
-from model.errors import CheckpointError
+from model.errors import CheckpointError, DataError
+from model.pretrain.data import Entry
+
+
+def digest(*facts: Any) -> str:
+    """Plain values as 24 signs: other values, other signs."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def places(entries: Iterable[Entry]) -> list[Any]:
+    """Which photos, for ``digest``: all but the folders above, so that moved photos are the same ones."""
+    return [[entry.path.name, *entry[1:]] for entry in entries]
+
+
+def answered(file: Path, asked: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer that lies in a file, or a new one.
+
+    Args:
+        file: A report's JSON.
+        asked: Digest of what decides the answer.
+        ask: Gives a new answer, and leaves it in the file.
+
+    Raises:
+        DataError: The file holds the answer to another question.
+    """
+    if not file.is_file():
+        return ask()
+    facts: dict[str, Any] = json.loads(file.read_text())
+    if facts.get("asked") != asked:
+        raise DataError(
+            f"{file} is about other weights, photos or settings.",
+            code="judged",
+            hint="Give another folder with --out.",
+            field="out",
+        )
+    return facts
 
 
 @dataclass(frozen=True)
@@ -63,4 +103,4 @@ class Keeper:
         self.path.unlink(missing_ok=True)
 
     def _run(self) -> str:
-        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+        return digest(self.facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from model.errors import CheckpointError, DataError
+from model.errors import CheckpointError
+from model.evaluate import state
 from model.evaluate.features import Encoder, Features, extract
 from model.evaluate.labelled import Labelled
 
@@ -51,35 +51,35 @@ class Task:
         )
         return train, test
 
-    def facts(self) -> dict[str, Any]:
-        """What an answer needs to be repeated."""
+    def facts(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What an answer needs to be repeated; ``settings`` are the question's own."""
         return {
             "model": self.encoder.name,
             "digest": self.encoder.digest,
+            "asked": self.asked(settings),
             "train_photos": len(self.train),
             "test_photos": len(self.test),
             "label_share": self.label_share,
             "classes": list(self.train.classes),
         }
 
-    def answered(self, name: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def asked(self, settings: dict[str, Any]) -> str:
+        """Digest of what decides an answer: weights, photos, their classes, and the question's own settings."""
+        photos = [
+            [state.places(of.photos.entries), of.labels.tolist(), of.classes]
+            for of in (self.train, self.test)
+        ]
+        return state.digest(self.encoder.digest, self.encoder.config.to_dict(), photos, settings)
+
+    def answered(
+        self, name: str, settings: dict[str, Any], ask: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """The answer that lies in the folder under this name, or a new one, which ``ask`` leaves there.
 
         Raises:
-            DataError: The folder holds the answer for other weights or photos under this name.
+            DataError: The folder holds the answer to another question under this name.
         """
-        file = self.out / f"{name}.json"
-        if not file.is_file():
-            return dict(ask())
-        facts: dict[str, Any] = json.loads(file.read_text())
-        if facts["digest"] != self.encoder.digest or facts["train_photos"] != len(self.train):
-            raise DataError(
-                f"{file} is about other weights or photos.",
-                code="judged",
-                hint="Give another folder with --out.",
-                field="out",
-            )
-        return facts
+        return state.answered(self.out / f"{name}.json", self.asked(settings), ask)
 
     def words(self) -> str:
         """The same for people."""
@@ -94,14 +94,16 @@ def find_device(wanted: str | None) -> torch.device:
     """The device asked for, or the GPU where there is one.
 
     Raises:
-        CheckpointError: A GPU was asked for and none is usable.
+        CheckpointError: torch does not know it, or it is not here.
     """
-    usable = torch.cuda.is_available()
-    if wanted and wanted.startswith("cuda") and not usable:
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name).cpu()  # a name that torch knows may still lack hardware, driver or module
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise CheckpointError(
-            f"Device {wanted!r} was asked for, and no usable GPU is here.",
+            f"Device {name!r} cannot be used here: {str(error).splitlines()[0]:.100}",
             code="device",
-            hint="Leave the device out to run on the CPU, or check the GPU's driver.",
+            hint="Give cpu or cuda, or check the GPU's driver.",
             field="device",
-        )
-    return torch.device(wanted or ("cuda" if usable else "cpu"))
+        ) from error
+    return torch.device(name)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from model.config import IMAGE_MEAN, IMAGE_STD
 from model.errors import RecipeError
 from model.evaluate import pages, plots, state
+from model.evaluate.augment import seeded
 from model.evaluate.classifier import layer_of
 from model.evaluate.coco import Scenes, average_precision
 from model.evaluate.features import Encoder
@@ -156,7 +157,7 @@ def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
     """The encoder with a fresh head."""
     side = settings.side or encoder.config.image_size
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # noqa: TID251 (fresh weights only, and the caller's generator is kept)
+        torch.default_generator.manual_seed(settings.seed)  # not torch.manual_seed: it would reseed GPUs too
         pyramid = Pyramid(encoder, settings.width)
         if settings.task == "segment":
             return Segmenter(pyramid, classes)
@@ -194,14 +195,16 @@ def evaluate(
         JSON-ready: ``scores`` (``ap`` and ``ap50`` of masks in percent, or ``miou``), and the curve.
     """
     side = settings.side or encoder.config.image_size
+    photos = [[state.places(of.photos.entries), of.digest] for of in (train, test)]
     facts = {
         "model": encoder.name,
         "digest": encoder.digest,
+        "asked": state.digest(encoder.digest, encoder.config.to_dict(), photos, asdict(settings)),
         "train_photos": len(train),
         "test_photos": len(test),
     }
     name = f"transfer-{settings.task}-{encoder.name}"
-    keep = state.Keeper(out / f"{name}.state", {**facts, **asdict(settings)})
+    keep = state.Keeper(out / f"{name}.state", facts)
     model = build(encoder, len(train.classes), settings).to(device)
     curve = _train(model, train, side, settings, device, keep, save_every)
     judged = _detected if settings.task == "detect" else _segmented
@@ -255,8 +258,7 @@ def _train(
         schedule.step_update(step)
         keys = noise(np.array([(settings.seed << 32) + step], dtype=np.uint64), settings.batch_size)[0]
         batch = [scenes.scene(int(key % np.uint64(len(scenes))), side) for key in keys]
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(step)  # noqa: TID251 (Mask R-CNN samples its proposals; the caller's generator is kept)
+        with seeded(step, device):  # Mask R-CNN samples its proposals
             loss: Any = _loss(model, batch, device)
         optimiser.zero_grad()
         loss.backward()

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.config import SIZES
+
 if TYPE_CHECKING:
     from model.evaluate.features import Encoder
     from model.evaluate.task import Task
@@ -23,7 +25,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--data", type=Path, nargs="+", required=True, help="folders of pictures, or .tar shards"
     )
-    verb.add_argument("--ratio", default="0.75", help="shares hidden, comma list (default 0.75)")
+    verb.add_argument("--ratio", type=_list, default="0.75", help="shares hidden, comma list (default 0.75)")
     verb.add_argument("--strategy", default="random", help="random, block, grid, comma list (default random)")
     verb.add_argument(
         "--view", help="how a normalised prediction becomes a picture; default: the model's first"
@@ -36,11 +38,13 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb = questions.add_parser("knn", help="name photos by their nearest neighbours in feature space")
     verb.set_defaults(verb=_knn)
     _labelled(verb)
+    _drawn(verb)
     verb.add_argument("--k", type=int, default=20, help="neighbours (default 20)")
 
     verb = questions.add_parser("linear", help="train one linear layer on frozen features")
     verb.set_defaults(verb=_linear)
     _labelled(verb)
+    _drawn(verb)
     verb.add_argument(
         "--features",
         choices=("cached", "augmented"),
@@ -63,8 +67,9 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
         verb = questions.add_parser(kind, help=words)
         verb.set_defaults(verb=_finetune, kind=kind)
         _labelled(verb, checkpoint=kind != "scratch", workers=0)
+        _drawn(verb)
         if kind == "scratch":
-            verb.add_argument("--size", default="small", help="vit_base, vit_large, vit_huge, small or debug")
+            verb.add_argument("--size", default="small", help=f"{', '.join(SIZES)} (default small)")
         if kind == "partial":
             verb.add_argument(
                 "--blocks",
@@ -81,11 +86,16 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
     verb = questions.add_parser(
         "judge", help="all of these, at several shares of labels, with one table at the end"
     )
-    verb.set_defaults(verb=_judge)
+    verb.set_defaults(verb=_judge, label_share=1.0, seed=0)
     _labelled(verb, workers=0)
-    verb.add_argument("--shares", default="0.1,1", help="shares of the labels, comma list (default 0.1,1)")
     verb.add_argument(
-        "--blocks", default="0.5,1,4", help="for partial fine-tuning, comma list (default 0.5,1,4)"
+        "--shares", type=_list, default="0.1,1", help="shares of the labels, comma list (default 0.1,1)"
+    )
+    verb.add_argument(
+        "--blocks",
+        type=_list,
+        default="0.5,1,4",
+        help="for partial fine-tuning, comma list (default 0.5,1,4)",
     )
     verb.add_argument(
         "--minutes",
@@ -133,14 +143,28 @@ def _labelled(verb: argparse.ArgumentParser, checkpoint: bool = True, workers: i
     )  # fmt: skip
     verb.add_argument("--test", type=Path, nargs="+", required=True, help="photos to judge by, likewise")
     verb.add_argument("--out", type=Path, required=True, help="folder for report, curves and kept features")
-    verb.add_argument(
-        "--label-share", type=float, default=1.0, help="share of the labels to learn from (default 1)"
-    )
-    verb.add_argument("--seed", type=int, default=0)
     what = "decoding threads" if workers else "processes that augment; 0: the one that trains"
     verb.add_argument("--workers", type=int, default=workers, help=f"{what} (default {workers})")
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     verb.add_argument("--json", action="store_true")
+
+
+def _drawn(verb: argparse.ArgumentParser) -> None:
+    """What ``judge`` does not have: it asks at shares of its own."""
+    verb.add_argument(
+        "--label-share", type=float, default=1.0, help="share of the labels to learn from (default 1)"
+    )
+    verb.add_argument("--seed", type=int, default=0, help="of the share and of every draw (default 0)")
+
+
+def _list(text: str) -> tuple[str, ...]:
+    """A comma list of numbers, each as it was written."""
+    written = tuple(text.split(","))
+    try:
+        [float(number) for number in written]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no comma list of numbers.") from error
+    return written
 
 
 def _task(given: argparse.Namespace) -> Task:
@@ -170,7 +194,7 @@ def _reconstruct(given: argparse.Namespace) -> str:
         load(given.checkpoint, given.device),
         Photos.open(given.data),
         strategies=given.strategy.split(","),
-        ratios=given.ratio.split(","),
+        ratios=given.ratio,
         view=given.view,
         limit=given.limit,
         out=given.out,
@@ -204,7 +228,6 @@ def _linear(given: argparse.Namespace) -> str:
 
 
 def _random(given: argparse.Namespace) -> Encoder:
-    from model.config import SIZES
     from model.errors import RecipeError
     from model.evaluate.classifier import scratch
 
@@ -227,8 +250,8 @@ def _judge(given: argparse.Namespace) -> str:
     from model.evaluate import judge
 
     questions = judge.Questions(
-        shares=tuple(float(share) for share in given.shares.split(",")),
-        blocks=tuple(float(blocks) for blocks in given.blocks.split(",")),
+        shares=tuple(map(float, given.shares)),
+        blocks=tuple(map(float, given.blocks)),
         minutes=given.minutes,
         base_lr=given.base_lr,
     )

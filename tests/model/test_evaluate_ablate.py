@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from model.__main__ import main
 from model.ablate import report, runs, tables
+from model.ablate.report import Seeds
 from model.ablate.tables import Claim
-from model.errors import RecipeError
+from model.errors import CheckpointError, DataError, RecipeError
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
 from tests.pictures import encoded, photo
@@ -45,6 +47,26 @@ def _row(**each_photo: Any) -> dict[str, Any]:
     }
 
 
+def _setting(out: Path, **changes: Any) -> runs.Setting:
+    plain: dict[str, Any] = {
+        "recipe": "ablation",
+        "size": None,
+        "data": (),
+        "labelled": (),
+        "test": (),
+        "photos": (),
+    }
+    return runs.Setting(**plain | {"device": "cpu", "out": out} | changes)
+
+
+def _plain(**speeds_or_losses: tuple[float, float]) -> report.Found:
+    """Rows a and b, of figures without photos."""
+    return {
+        name: {"figures": {of: pair[place] for of, pair in speeds_or_losses.items()}, "each_photo": {}}
+        for place, name in enumerate("ab")
+    }
+
+
 @pytest.mark.parametrize("name", tables.names())
 def test_every_row_of_a_shipped_table_is_a_recipe_that_can_be_trained(name: str) -> None:
     table = tables.load(name)
@@ -73,36 +95,73 @@ def test_a_claim_is_judged_by_the_difference_and_its_uncertainty() -> None:
             name: _row(linear=[100] * right + [0] * (1000 - right)) for name, right in (("a", a), ("b", b))
         }
 
-    assert report.judge(claim, found(700, 600), {})["verdict"] == "agrees"
-    assert report.judge(claim, found(600, 700), {})["verdict"] == "disagrees"
-    assert report.judge(claim, found(601, 600), {})["verdict"] == "undecided"
-    assert report.judge(claim, {}, {})["verdict"] == "not measured"
-    assert report.judge(claim, found(700, 600), {"linear": 11})["verdict"] == "undecided", (
-        "seeds differ as much"
-    )
-    assert report.judge(claim, found(700, 600), {"linear": 9})["verdict"] == "agrees"
+    assert report.judge(claim, found(700, 600), Seeds())["verdict"] == "agrees"
+    assert report.judge(claim, found(600, 700), Seeds())["verdict"] == "disagrees"
+    assert report.judge(claim, found(601, 600), Seeds())["verdict"] == "undecided"
+    assert report.judge(claim, {}, Seeds())["verdict"] == "not measured"
+
+
+def test_the_interval_is_widened_by_what_the_seed_changes() -> None:
+    claim = Claim("a is worse", "loss", higher="a", lower="b")
+    rows = _plain(loss=(1.0, 0.9))
+
+    def judged(deviation: float, runs: int) -> tuple[str, str]:
+        verdict = report.judge(claim, rows, Seeds(runs, {"loss": deviation}))
+        return verdict["verdict"], verdict["ours"]
+
+    # 2 % of 1, and t * sqrt(2) * s: 2.776 * 1.414 * 0.02 = 0.0785, together 0.081
+    assert judged(0.02, 5) == ("agrees", "a: 1, b: 0.9; +0.1 (0.019 to 0.181)")
+    assert judged(0.02, 3)[0] == "undecided", "the same deviation of fewer seeds says less"
+    assert judged(0.03, 5)[0] == "undecided"
+    assert judged(0.03, 40)[0] == "agrees"
+
+
+def test_what_seeds_change_is_told_by_the_rows_that_could_be_run() -> None:
+    rows = [{"figures": {"loss": loss, "linear": 50.0}} for loss in (1.0, 1.1, 1.2)]
+    seeds = report.spread([*rows, {"name": "seed 3", "error": "no"}])
+    assert seeds.runs == 3
+    assert seeds.deviations == pytest.approx({"loss": 0.1, "linear": 0})
+    assert report.spread(rows[:1]) == Seeds()
+
+
+def test_of_rows_that_only_their_seeds_set_apart_one_in_twenty_is_decided() -> None:
+    claim = Claim("a is higher", "loss", higher="a", lower="b")
+    rng = np.random.default_rng(0)
+    decided = 0
+    for _ in range(1000):
+        losses = rng.normal(size=7)
+        seeds = report.spread([{"figures": {"loss": float(loss)}} for loss in losses[:5]])
+        rows = _plain(loss=(float(losses[5]), float(losses[6])))
+        decided += report.judge(claim, rows, seeds)["verdict"] != "undecided"
+    assert 30 <= decided <= 65
 
 
 def test_rows_are_compared_photo_by_photo() -> None:
     claim = Claim("a paints worse", "nmse", higher="a", lower="b")
     hard = np.random.default_rng(0).uniform(0, 2, 200)  # photos differ far more than the two models do
     other = np.random.default_rng(1).permutation(hard)
-    assert report.judge(claim, {"a": _row(nmse=hard + 0.02), "b": _row(nmse=hard)}, {})["verdict"] == "agrees"
+    paired = {"a": _row(nmse=hard + 0.02), "b": _row(nmse=hard)}
+    assert report.judge(claim, paired, Seeds())["verdict"] == "agrees"
     unpaired = {"a": _row(nmse=other + 0.02), "b": _row(nmse=hard)}
-    assert report.judge(claim, unpaired, {})["verdict"] == "undecided"
+    assert report.judge(claim, unpaired, Seeds())["verdict"] == "undecided"
 
 
-def test_a_loss_or_a_speed_has_no_photos_and_must_differ_by_two_percent() -> None:
-    claim = Claim("a is faster", "images_per_second", higher="a", lower="b")
+def test_a_loss_has_no_photos_and_must_differ_by_two_percent_a_speed_by_a_third_unless_seeds_were_run() -> (
+    None
+):
+    def verdict(figure: str, a: float, b: float, seeds: Seeds) -> str:
+        claim = Claim("a has more", figure, higher="a", lower="b")
+        return report.judge(claim, _plain(**{figure: (a, b)}), seeds)["verdict"]
 
-    def verdict(a: float, b: float) -> str:
-        rows = {
-            name: {"figures": {"images_per_second": speed}, "each_photo": {}}
-            for name, speed in (("a", a), ("b", b))
-        }
-        return report.judge(claim, rows, {})["verdict"]
-
-    assert (verdict(110, 100), verdict(101, 100), verdict(100, 110)) == ("agrees", "undecided", "disagrees")
+    losses = [verdict("loss", *pair, Seeds()) for pair in ((110, 100), (101, 100), (100, 110))]
+    assert losses == ["agrees", "undecided", "disagrees"]
+    speeds = [verdict("images_per_second", *pair, Seeds()) for pair in ((140, 100), (160, 100), (100, 160))]
+    assert speeds == ["undecided", "agrees", "disagrees"]
+    timed = Seeds(5, {"images_per_second": 5.0})  # 2.776 * 1.414 * 5 = 19.6
+    assert [verdict("images_per_second", faster, 100, timed) for faster in (118, 123)] == [
+        "undecided",
+        "agrees",
+    ]
 
 
 def test_two_spreads_over_the_rows_are_compared() -> None:
@@ -112,10 +171,64 @@ def test_two_spreads_over_the_rows_are_compared() -> None:
         share: (100.0 * (np.arange(1000) < 1000 * share))[rng.permutation(1000)] for share in (0.4, 0.5, 0.6)
     }
     sensitive = {f"{share}": _row(linear=of, finetune=right[0.5]) for share, of in right.items()}
-    assert report.judge(claim, sensitive, {})["verdict"] == "agrees"
-    assert report.judge(claim, {"one": sensitive["0.4"]}, {})["verdict"] == "not measured"
+    assert report.judge(claim, sensitive, Seeds())["verdict"] == "agrees"
+    assert report.judge(claim, {"one": sensitive["0.4"]}, Seeds())["verdict"] == "not measured"
     turned = {name: _row(linear=right[0.5], finetune=right[float(name)]) for name in sensitive}
-    assert report.judge(claim, turned, {})["verdict"] == "disagrees"
+    assert report.judge(claim, turned, Seeds())["verdict"] == "disagrees"
+    # 2.776 * 1.414 * 4 = 15.7 of either figure is less than the difference of 20, of both together it is more.
+    assert report.judge(claim, sensitive, Seeds(5, {"linear": 4.0}))["verdict"] == "agrees"
+    both = Seeds(5, {"linear": 4.0, "finetune": 4.0})
+    assert report.judge(claim, sensitive, both)["verdict"] == "undecided"
+
+
+def test_another_budget_is_not_answered_from_the_plan_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_seconds_a_step", lambda row, setting: 1.0)
+    table = tables.load("loss")
+    first = runs._steps(table, _setting(tmp_path, budget_min=10))
+    assert runs._steps(table, _setting(tmp_path, budget_min=10)) == first
+    for change in ({"budget_min": 20}, {"budget_min": 10, "equal": "minutes"}):
+        with pytest.raises(DataError, match="other weights, photos or settings"):
+            runs._steps(table, _setting(tmp_path, **change))
+
+
+def test_other_photos_make_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def noted(recipe: Recipe, data: Any, folder: Path, **more: Any) -> None:
+        folders.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.ablate.runs.pretrain", noted)
+    recipe = load_recipe("ablation", steps=4)
+    one, two = _photos(tmp_path / "one", 2), _photos(tmp_path / "two", 2)
+    for data in (one, one, two):
+        with pytest.raises(KeyboardInterrupt):
+            runs._trained(recipe, _setting(tmp_path, data=(data,)))
+    assert folders[0] == folders[1] != folders[2]
+
+
+def test_a_kept_repainting_is_not_taken_for_one_of_other_photos(debug_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("ablation", steps=4)
+    setting = _setting(tmp_path, photos=(_photos(tmp_path / "one", 2),), limit=3)
+    first = runs._repainted(debug_file, recipe, setting)
+    kept = tmp_path / "judged" / "reconstruct-debug.json"
+    made = kept.stat().st_mtime_ns
+    assert runs._repainted(debug_file, recipe, setting) == first
+    assert kept.stat().st_mtime_ns == made
+    for change in (
+        replace(setting, limit=2),
+        replace(setting, photos=(_photos(tmp_path / "two", 2),)),
+    ):
+        with pytest.raises(DataError, match="other weights, photos or settings"):
+            runs._repainted(debug_file, recipe, change)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Device 'abacus'"):
+        runs.run(tables.load("loss"), _setting(tmp_path, samples=8, device="abacus"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -225,9 +338,7 @@ def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_a
 
 def test_a_row_that_cannot_be_trained_does_not_stop_the_table(tmp_path: Path) -> None:
     rows = [{"name": "pixel", "error": "no"}]
-    setting = runs.Setting(
-        recipe="small", size=None, data=(), labelled=(), test=(), photos=(), out=tmp_path, budget_min=1
-    )
+    setting = _setting(tmp_path, budget_min=1)
     written, verdicts = report.write(tables.load("1d").only(["pixel"]), setting, rows)
     assert "pixel could not be run: no" in written.read_text()
     assert verdicts == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from model.evaluate import classifier, knn, linear, state
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import Encoder, extract, load_encoder
 from model.evaluate.labelled import Labelled
-from model.evaluate.task import Task
+from model.evaluate.task import Task, find_device
 from model.network import MAE
 from tests.pictures import encoded, photo, two_classes
 
@@ -94,6 +95,92 @@ def test_features_are_kept_and_another_models_are_not_taken_for_them(
     store.write(tmp_path / "other.safetensors", debug_network, name="other", card={})
     other = extract(load_encoder(tmp_path / "other.safetensors"), photos, tmp_path / "kept", device=CPU)
     assert not torch.allclose(first.cls, other.cls)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_features_are_float32_on_a_gpu_too(debug_file: Path, shapes: Path, tmp_path: Path) -> None:
+    photos = Labelled.open([shapes / "test"]).photos
+    made = {
+        device: extract(load_encoder(debug_file), photos, tmp_path / device, device=torch.device(device))
+        for device in ("cpu", "cuda")
+    }
+    torch.testing.assert_close(made["cuda"].cls, made["cpu"].cls, atol=1e-4, rtol=0)
+
+
+def test_a_kept_answer_is_not_taken_for_one_about_other_photos_labels_weights_or_settings(
+    debug_network: MAE, debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    everything = Labelled.open([shapes / "train"])
+    train, other = everything.take(np.arange(0, 24, 2)), everything.take(np.arange(1, 24, 2))
+    test = Labelled.open([shapes / "test"], train.classes)
+    task = Task(load_encoder(debug_file), train, test, tmp_path / "out", CPU)
+    first = knn.answer(task)
+    file = tmp_path / "out" / "knn-debug-1.json"
+    made = file.stat().st_mtime_ns
+    assert knn.answer(task) == first
+    assert knn.answer(replace(task, workers=2)) == first, "what decides nothing"
+    assert file.stat().st_mtime_ns == made
+    debug_network.init_weights(torch.Generator().manual_seed(1))
+    store.write(tmp_path / "other" / "debug.safetensors", debug_network, name="debug", card={})
+    for changed in (
+        replace(task, train=other),
+        replace(task, test=test.take(np.arange(4))),
+        replace(task, train=replace(train, labels=1 - train.labels)),
+        replace(task, test=replace(test, classes=("red", "blue"))),
+        replace(task, encoder=load_encoder(tmp_path / "other" / "debug.safetensors")),
+    ):
+        with pytest.raises(DataError, match="other weights, photos or settings"):
+            knn.answer(changed)
+    with pytest.raises(DataError, match="other weights, photos or settings"):
+        knn.answer(task, k=5)
+    linear.answer(task, linear.Protocol(epochs=1, lr=0.4))
+    with pytest.raises(DataError, match="other weights, photos or settings"):
+        linear.answer(task, linear.Protocol(epochs=1, lr=0.5))
+
+
+def test_an_answer_from_before_it_was_told_what_decides_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(json.dumps({"digest": "abc", "train_photos": 24}))
+    with pytest.raises(DataError, match="other weights, photos or settings"):
+        state.answered(tmp_path / "old.json", state.digest("abc"), dict)
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "meta", "xpu", "hpu", "cpu:x"])
+def test_a_device_that_torch_does_not_know_or_have_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"Device '{name}' cannot be used here"):
+        find_device(name)
+    assert find_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["judge", "m", "--data", "d", "--test", "t", "--out", "o", "--shares", "a"],
+        ["judge", "m", "--data", "d", "--test", "t", "--out", "o", "--blocks", "1,,2"],
+        ["reconstruct", "m", "--data", "d", "--ratio", "abc"],
+    ],
+    ids=lambda given: given[-1],
+)
+def test_a_list_that_is_not_of_numbers_is_refused_by_name(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", *arguments])
+    said = capsys.readouterr().err
+    assert f"{arguments[-2]}: {arguments[-1]!r} is no comma list of numbers." in said
+
+
+def test_judge_has_shares_of_its_own_and_no_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--seed", "1"], ["--label-share", "0.5"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["evaluate", "judge", "m", "--data", "d", "--test", "t", "--out", "o", *option])
+        assert f"unrecognized arguments: {option[0]}" in capsys.readouterr().err
+
+
+def test_the_help_of_scratch_names_every_size(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", "scratch", "--help"])
+    said = capsys.readouterr().out
+    assert all(size in said for size in SIZES)
 
 
 def test_labels_come_from_folders_and_from_sidecars(shapes: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from model.__main__ import main
 from model.config import SIZES
 from model.errors import DataError
-from model.evaluate import classifier, finetune, state
+from model.evaluate import classifier, finetune, state, transfer
 from model.evaluate.augment import Augmented, Samples, batches, seeded
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
@@ -108,6 +108,41 @@ def test_every_photo_comes_once_an_epoch() -> None:
         assert samples(1) == Samples(6, 4, seed=1)(1)
 
 
+def test_fresh_weights_and_draws_on_a_cpu_leave_the_generators_of_gpus_alone(
+    debug_file: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded_too: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_too.append)
+    encoder = load_encoder(debug_file)
+    classifier.build(encoder, 3, drop_path=0.0, seed=0)
+    transfer.build(encoder, 2, transfer.Settings(task="segment", width=8))
+    Augmented(Labelled.open([shapes / "train"]), 64, None, 0.25)[(0, 5)]
+    assert seeded_too == []
+
+
+def test_fresh_weights_are_a_function_of_the_seed(debug_file: Path) -> None:
+    heads = [
+        classifier.build(load_encoder(debug_file), 3, drop_path=0.0, seed=seed).head for seed in (0, 0, 1)
+    ]
+    first, again, other = (head.weight for head in heads if isinstance(head, torch.nn.Linear))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_kept_answer_is_not_taken_for_one_of_other_settings(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    task = _task(debug_file, shapes, tmp_path / "out")
+    given = {"epochs": 1, "batch_size": 8, "base_lr": 0.05}
+    first = finetune.answer(task, finetune.load_settings("finetune", given))
+    again = finetune.answer(task, finetune.load_settings("finetune", given))
+    assert again["minutes_of_last_call"] == first["minutes_of_last_call"]
+    assert again["asked"] == first["asked"]
+    for change in ({"base_lr": 0.1}, {"epochs": 2}, {"seed": 1}):
+        with pytest.raises(DataError, match="other weights, photos or settings"):
+            finetune.answer(task, finetune.load_settings("finetune", given | change))
+
+
 @pytest.mark.parametrize("kind", ["finetune", "scratch"])
 def test_an_interrupted_run_ends_as_an_unbroken_one(
     kind: str, debug_file: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -199,3 +234,6 @@ def test_a_model_is_judged_by_one_command_and_what_is_done_is_not_done_again(
     assert main(arguments) == 0
     assert "scratch" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.glob("finetune-*.json")} == before
+    for change in (["--minutes", "0.002"], ["--base-lr", "0.1"]):
+        assert main([*arguments, *change]) == 2
+        assert "other weights, photos or settings" in capsys.readouterr().err

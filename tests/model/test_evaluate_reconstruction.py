@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from model.__main__ import main
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
+from model.errors import DataError
 from model.evaluate.fills import (
     FILLS,
     METRICS,
@@ -22,8 +24,11 @@ from model.evaluate.fills import (
     resampled,
     sharpness,
 )
+from model.evaluate.reconstruction import answer
 from model.images import load_square
 from model.network import MAE
+from model.pretrain.data import Photos
+from model.reconstruct import Reconstructor
 from model.scores import Floats
 from tests.pictures import encoded, photo
 
@@ -121,6 +126,22 @@ def test_intervals_hold_the_mean_and_shrink_with_the_number_of_photos() -> None:
         assert low < values[:count].mean() < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+def test_a_kept_answer_is_not_taken_for_one_of_other_photos_or_masks(
+    reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(photo(80, 72, number)))
+    photos = Photos.open([tmp_path])
+    asked: dict[str, Any] = {"strategies": ["random"], "ratios": ["0.75"], "limit": 2}
+    first = answer(reconstructor, photos, tmp_path / "out", **asked)
+    assert answer(reconstructor, photos, tmp_path / "out", **asked) == first
+    for change in ({"limit": 3}, {"ratios": ["0.5"]}, {"strategies": ["block"]}):
+        with pytest.raises(DataError, match="other weights, photos or settings"):
+            answer(reconstructor, photos, tmp_path / "out", **asked | change)
+    with pytest.raises(DataError, match="other weights, photos or settings"):
+        answer(reconstructor, Photos(photos.entries[1:]), tmp_path / "out", **asked)
 
 
 def test_one_command_measures_several_masks_and_writes_a_report(

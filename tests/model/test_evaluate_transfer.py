@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 from model.checkpoints import store
 from model.config import SIZES
-from model.errors import DataError, RecipeError
+from model.errors import CheckpointError, DataError, RecipeError
 from model.evaluate import transfer
 from model.evaluate.coco import Scenes, average_precision
 from model.evaluate.features import load_encoder
@@ -70,6 +72,29 @@ def test_a_coco_folder_is_read_with_classes_and_outlines(tmp_path: Path) -> None
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"annotations\.json"):
         Scenes.open(tmp_path)
+
+
+def test_an_interrupted_training_does_not_go_on_with_other_photos_or_outlines(
+    encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, other = Scenes.open(_set(tmp_path / "train", 2, 1)), Scenes.open(_set(tmp_path / "other", 2, 2))
+    settings = transfer.Settings(task="segment", steps=2, batch_size=2, width=8)
+
+    def train_on(scenes: Scenes) -> dict[str, Any]:
+        encoder = load_encoder(encoder_file)
+        return transfer.evaluate(encoder, scenes, train, tmp_path / "out", settings, CPU, save_every=1)
+
+    def killed(*given: Any) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transfer, "_segmented", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(train)
+    monkeypatch.undo()
+    for scenes in (other, replace(train, digest=other.digest)):
+        with pytest.raises(CheckpointError, match="other weights, photos or settings"):
+            train_on(scenes)
+    assert len(train_on(train)["curve"]) == 2
 
 
 def test_average_precision_is_full_for_the_truth_and_falls_with_misses_and_false_finds() -> None:
