@@ -30,6 +30,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 ENGINES = ("auto", "openvino", "torch")
+PRECISIONS = ("auto", "float32", "bfloat16")
 _TABLES = {"pos_embed": "width", "decoder_pos_embed": "decoder_width"}
 
 
@@ -65,21 +66,31 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The network as it was trained: float32 on a CPU, bfloat16 on a GPU.
+    """The network as it was trained.
 
     Args:
         network: In evaluation mode.
         device: Where to run it.
+        precision: ``float32``; ``bfloat16`` where the device has it; ``auto``: that on a GPU, float32 on a CPU, whose
+            answers are those that others must meet.
+
+    Raises:
+        CheckpointError: The device does not have the precision.
     """
 
     name = "torch"
 
-    def __init__(self, network: MAE, device: str) -> None:
+    def __init__(self, network: MAE, device: str, precision: str = "auto") -> None:
         import torch
 
         self._device = torch.device(device)
+        if precision == "auto":
+            fast = self._device.type != "cpu" and has_bf16(self._device)
+            precision = "bfloat16" if fast else "float32"
+        elif precision == "bfloat16" and not has_bf16(self._device):
+            raise _no_bf16(f"Device {device!r}")
+        self.precision = precision
         self._network = network.to(self._device).eval()
-        self.precision = "float32" if self._device.type == "cpu" else "bfloat16"
 
     def handles(self, grid: Grid) -> bool:  # noqa: D102 (said by Engine)
         return True
@@ -114,7 +125,7 @@ class TorchEngine:
     def _autocast(self) -> torch.autocast:
         import torch
 
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 class OpenVINOEngine:
@@ -151,12 +162,7 @@ class OpenVINOEngine:
             raise NotImplementedError("the decoder of this model leaves the class token out")
         core = ov.Core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise CheckpointError(
-                "This processor does not compute in bfloat16.",
-                code="precision",
-                hint="Leave the precision out, for float32.",
-                field="precision",
-            )
+            raise _no_bf16("This processor")
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cpus(),
@@ -238,6 +244,25 @@ def _tables(
         formula = formula and bool(np.allclose(stored, own, rtol=0, atol=1e-5))
         tables[name, config.grid] = stored
     return tables, formula
+
+
+def _no_bf16(who: str) -> CheckpointError:
+    return CheckpointError(
+        f"{who} does not compute in bfloat16.",
+        code="precision",
+        hint="Leave the precision out, for float32.",
+        field="precision",
+    )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has arithmetic for bfloat16; one that only emulates it is faster in float32, often by far."""
+    import torch
+
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # torch answers for the current one, and there may be several kinds
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def usable_cpus() -> int:

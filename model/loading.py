@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from model.checkpoints import files, registry
 from model.checkpoints.files import FORMAT
 from model.config import MAEConfig
-from model.engines import Engine, OpenVINOEngine, TorchEngine
+from model.engines import ENGINES, PRECISIONS, Engine, OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError
 from model.export import LIMITS, Proof, make_proof
 from model.positions import Grid
@@ -117,9 +117,15 @@ class Loaded:
         }
 
 
-def with_torch(checkpoint: Checkpoint, device: str = "cpu", note: str = "") -> Loaded:
-    """A checkpoint as torch computes it."""
-    engine = TorchEngine(checkpoint.network, device)
+def with_torch(
+    checkpoint: Checkpoint, device: str = "cpu", *, precision: str = "auto", note: str = ""
+) -> Loaded:
+    """A checkpoint as torch computes it.
+
+    Raises:
+        CheckpointError: The device does not have the precision.
+    """
+    engine = TorchEngine(checkpoint.network, device, precision)
     return Loaded(Facts.of(checkpoint), engine, device=device, note=note)
 
 
@@ -128,7 +134,7 @@ def open_weights(
     device: str | None = None,
     *,
     engine: str = "auto",
-    precision: str = "float32",
+    precision: str = "auto",
     threads: int | None = None,
     proofs: Path | None = None,
 ) -> Loaded:
@@ -136,19 +142,29 @@ def open_weights(
 
     Args:
         path: A file or folder of any known layout, or a name of the registry.
-        device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
-        engine: ``auto``, ``openvino`` or ``torch``.
-        precision: Of the CPU: ``float32``, or ``bfloat16`` where the processor has it.
+        device: ``cpu``, ``cuda``, ...; None for the GPU where there is one, or the CPU for OpenVINO.
+        engine: ``auto``, ``openvino`` (on a CPU) or ``torch``.
+        precision: ``float32``, or ``bfloat16`` where the device has it; ``auto``: that on a GPU, float32 on a CPU.
         threads: CPU threads; None for those this process may use.
         proofs: Where proofs are kept; None for a folder in the user's cache.
 
     Raises:
-        CheckpointError: File, device or precision cannot be used; or torch is needed, and is not installed.
+        CheckpointError: File, device, engine or precision cannot be used; or torch is needed, and is not installed.
     """
-    device = device or ("cuda" if _gpu() else "cpu")
+    _check_choice("engine", engine, ENGINES)
+    _check_choice("precision", precision, PRECISIONS)
+    device = device or ("cuda" if engine != "openvino" and _gpu() else "cpu")
+    if device != "cpu" and engine == "openvino":
+        raise CheckpointError(
+            f"OpenVINO computes on the CPU, and the device asked for is {device!r}.",
+            code="engine",
+            hint="Leave the device out, or take engine=torch.",
+            field="engine",
+        )
     if device != "cpu" or engine == "torch":
-        _check_device(device)
-        return with_torch(_read(path), device)
+        check_device(device)
+        return with_torch(_read(path), device, precision=precision)
+    precision = "float32" if precision == "auto" else precision
     ready = _ready(path, proofs)
     try:
         if ready is None:
@@ -331,15 +347,33 @@ def _gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse a device that cannot be computed on.
+
+    Raises:
+        CheckpointError: Torch knows no such device, or it is not here.
+    """
     try:
         import torch
     except ImportError:
         return  # reading says so, better
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        torch.zeros(1, device=device).cpu()  # only what gives a number back is there
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch says it differently of every kind
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise CheckpointError(
-            f"Device {device!r} was asked for, and no usable GPU is here.",
+            f"Device {device!r} cannot be used: {reason.rstrip('.')}.",
             code="device",
-            hint="Leave the device out to run on the CPU, or check the GPU's driver.",
+            hint="Leave the device out to run on what is here; if there is a GPU, check its number and driver.",
             field="device",
+        ) from error
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise CheckpointError(
+            f"{name} is {value!r:.60}, and there are {', '.join(known)}.",
+            code=name,
+            hint=f"Leave out {name}, or choose one of these.",
+            field=name,
         )

@@ -114,7 +114,10 @@ class MAE(nn.Module):
         self.init_weights()
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights as the public code does: Xavier for every linear map, 0.02 for the tokens."""
+        """Draw fresh weights as the public code does: Xavier for every linear map, 0.02 for the tokens.
+
+        But the patch projection's bias is 0, where that code leaves the convolution's default.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)

@@ -337,16 +337,16 @@ def load(
     device: str | None = None,
     *,
     engine: str = "auto",
-    precision: str = "float32",
+    precision: str = "auto",
     threads: int | None = None,
 ) -> Reconstructor:
     """Load a weight file.
 
     Args:
         path: A file or folder of any layout that ``checkpoints.layouts`` knows; None for the shipped ``mini``.
-        device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
-        engine: ``auto`` (the fastest that proves itself against torch), ``openvino`` or ``torch``.
-        precision: On the CPU ``float32``, or ``bfloat16`` where the processor has it.
+        device: ``cpu``, ``cuda``, ...; None for the GPU where there is one, or the CPU for OpenVINO.
+        engine: ``auto`` (the fastest that proves itself against torch), ``openvino`` (on a CPU) or ``torch``.
+        precision: ``float32``, or ``bfloat16`` where the device has it; ``auto``: that on a GPU, float32 on a CPU.
         threads: CPU threads; None for those this process may use.
 
     Raises:

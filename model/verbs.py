@@ -94,6 +94,7 @@ def _array(given: argparse.Namespace) -> str:
     from model import arrays
     from model.checkpoints import store
     from model.checkpoints.files import replacing
+    from model.loading import check_device
 
     for name in ("like", "panels", "full_size", "json"):
         if getattr(given, name):
@@ -104,8 +105,10 @@ def _array(given: argparse.Namespace) -> str:
                 field=name,
             )
     out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.npy")
+    device = given.device or "cpu"
+    check_device(device)
     checkpoint = store.read(given.weights or store.shipped())
-    checkpoint.network.to(given.device or "cpu")
+    checkpoint.network.to(device)
     result = arrays.repaint(checkpoint, arrays.read(given.photo), _options(given, None))
     with replacing(out) as part, part.open("wb") as file:
         np.save(file, result.values)

@@ -471,7 +471,7 @@ class Point(BaseModel):
     step: int
     samples: int = Field(description="Photos seen.")
     loss: float = Field(description="Mean since the report before.")
-    lr: float = Field(description="Share of the highest learning rate.")
+    lr: float = Field(description="Learning rate; in older records its share of the highest.")
 
 
 class Sheet(BaseModel):

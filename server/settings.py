@@ -82,9 +82,10 @@ class Settings(BaseSettings):
         default="auto",
         description="What computes on a CPU; auto takes OpenVINO where it meets torch's answers, else torch.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="Numbers OpenVINO computes in; bfloat16 needs a processor that has it. Stated in every answer.",
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Numbers the network computes in; auto is float32 on a CPU and bfloat16 on a GPU that has it. "
+        "Stated in every answer.",
     )
     threads: int = Field(
         default_factory=lambda: available_cpus(),

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from model.errors import CheckpointError
 from model.evaluate import state
 from model.evaluate.features import Encoder, Features, extract
 from model.evaluate.labelled import Labelled
+from model.loading import check_device
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,5 @@ def find_device(wanted: str | None) -> torch.device:
         CheckpointError: torch does not know it, or it is not here.
     """
     name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name).cpu()  # a name that torch knows may still lack hardware, driver or module
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise CheckpointError(
-            f"Device {name!r} cannot be used here: {str(error).splitlines()[0]:.100}",
-            code="device",
-            hint="Give cpu or cuda, or check the GPU's driver.",
-            field="device",
-        ) from error
+    check_device(name)
     return torch.device(name)

@@ -29,6 +29,7 @@ from model.errors import DataError
 from model.masking import noise
 from model.network import MAE
 from model.pretrain.recipe import Adversarial
+from model.pretrain.world import World
 
 #: Share of the old value in a running mean of what is watched for collapse.
 _MEMORY = 0.98
@@ -97,7 +98,8 @@ class Adversary:
         self.settings = settings
         device = network.pos_embed.device
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # noqa: TID251 (fresh weights only, and the caller's generator is kept)
+            # The CPU's alone, which is kept: torch.manual_seed would seed every GPU's generator as well.
+            torch.default_generator.manual_seed(seed)
             self.network = Discriminator(settings.channels, settings.scales).to(device).train()
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=settings.lr, betas=(0.5, 0.9), weight_decay=0.0
@@ -202,6 +204,14 @@ class Adversary:
         self.optimiser.zero_grad(set_to_none=True)
         self.step_made += 1
 
+    def share(self, world: World) -> None:
+        """Put everyone's means in place of what this process noted since the last report.
+
+        All then judge alike in ``report``: none stops while others wait for it.
+        """
+        means = iter(world.means([value for values in self._sums.values() for value in values]))
+        self._sums = {name: [next(means) for _ in values] for name, values in self._sums.items()}
+
     def report(self) -> dict[str, float]:
         """Running means since the start, brought up to date; the host waits for the device here.
 
@@ -256,7 +266,8 @@ class Adversary:
 
 def _spread(patches: Tensor, hidden: Tensor) -> Tensor:
     """Mean deviation of values inside the hidden patches of ``[B, L, V]``."""
-    return patches.float().std(dim=-1)[hidden].mean()
+    # Weighed, not picked: how many are picked a GPU would have to tell first, and the host would wait.
+    return (patches.float().std(dim=-1) * hidden).sum() / hidden.sum()
 
 
 def _matching(painted: list[list[Tensor]], true: list[list[Tensor]]) -> Tensor:

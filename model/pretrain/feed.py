@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from model.errors import RecipeError
 from model.pretrain import host, resident
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
@@ -31,9 +32,20 @@ def batches(
         device: Where the network lives.
         workers: Decoding threads.
         world: Who computes which part of a batch.
+
+    Raises:
+        RecipeError: The photos do not fit the device's memory.
     """
     gpu = device.type == "cuda"
     if recipe.data_path == "device" or (recipe.data_path == "auto" and gpu and resident.fits(photos, device)):
-        pool = resident.Pool.decode(photos, device, workers, quiet=not world.first)
+        try:
+            pool = resident.Pool.decode(photos, device, workers, quiet=not world.first)
+        except torch.OutOfMemoryError as error:
+            raise RecipeError(
+                f"The {len(photos)} photos, decoded, do not fit the memory of {device}.",
+                code="memory",
+                hint="Take --data-path host: threads then decode them as they are needed.",
+                field="data_path",
+            ) from error
         return resident.batches(pool, photos, recipe, start_step, world)
     return host.batches(photos, recipe, start_step, workers, world, pinned=gpu)

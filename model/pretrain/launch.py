@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from model.checkpoints import store
 from model.errors import CheckpointError, RecipeError
+from model.loading import check_device
 from model.network import MAE
 from model.pretrain import resume, sharded
 from model.pretrain.data import Photos
@@ -51,8 +52,9 @@ def pretrain(
 
     Raises:
         DataError: There are no photos, too many are broken, or the loss is no longer finite.
-        CheckpointError: There is nothing to resume, it belongs to another recipe, or ``out`` holds another run.
-        RecipeError: The batch cannot be shared out, or does not fit the device's memory.
+        CheckpointError: There is nothing to resume, it belongs to another recipe, ``out`` holds another run, or the
+            device cannot be used.
+        RecipeError: The batch cannot be shared out, or it or the photos do not fit the device's memory.
     """
     begun = (out / resume.LATEST).is_file()
     # torchrun starts everyone anew when one dies: then the same command goes on.
@@ -140,12 +142,14 @@ def _fresh_store(size: int) -> Any:
 def _world(device: str | None) -> Iterator[tuple[World, torch.device]]:
     """The processes ``torchrun`` started, connected for as long as the block runs, and this one's device."""
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if "WORLD_SIZE" not in os.environ:  # noqa: TID251 (torchrun's way to tell)
-        yield ALONE, torch.device(kind)
-        return
-    if kind == "cuda":
+    alone = "WORLD_SIZE" not in os.environ  # noqa: TID251 (torchrun's way to tell)
+    if kind == "cuda" and not alone:
         kind = f"cuda:{os.environ['LOCAL_RANK']}"  # noqa: TID251
+    check_device(kind)
     where = torch.device(kind)
+    if alone:
+        yield ALONE, where
+        return
     if where.type == "cuda":
         torch.cuda.set_device(where)
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"

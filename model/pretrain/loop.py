@@ -13,9 +13,10 @@ import copy
 import json
 import math
 import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.checkpoints.files import replacing
+from model.engines import has_bf16
 from model.errors import DataError
 from model.network import MAE
 from model.pretrain import feed, resume, sharded, targets
@@ -107,12 +109,7 @@ def build_optimisers(network: MAE, recipe: Recipe) -> list[torch.optim.Optimizer
 
 def wants_bf16(recipe: Recipe, device: torch.device) -> bool:
     """Whether to compute in bfloat16: as the recipe says, or where the device has arithmetic for it."""
-    if recipe.precision == "auto":
-        if device.type == "cuda":
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-        # torch emulates bfloat16 on older CPUs, ten times slower than float32.
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return recipe.precision == "bf16"
+    return has_bf16(device) if recipe.precision == "auto" else recipe.precision == "bf16"
 
 
 def step(objective: Objective | DistributedDataParallel, batch: Batch, training: Training) -> Tensor:
@@ -176,6 +173,8 @@ def run(
 ) -> Training:
     """Train to the recipe's last step, or until SIGTERM or Ctrl-C, saving the state either way.
 
+    Only Python's main thread hears of signals: a run in another one goes on to its last step.
+
     Args:
         recipe: What to do.
         photos: On what.
@@ -191,46 +190,48 @@ def run(
     Raises:
         DataError: Too many photos are broken, or the loss is no longer finite (the last state on disk is
             from before that).
+        RecipeError: The photos do not fit the device's memory, where they are to be kept.
     """
     began = time.monotonic()
-    stop = _stop_signals()
-    training = _begin(recipe, photos, out, device, resumed, init, workers, world)
-    objective = _objective(training, device, world)
-    if begin:
-        begin(training.step, training.result)
-    pace = Pace(training.step, began)
-    stream = feed.batches(photos, training.recipe, training.step, device=device, workers=workers, world=world)
-    since_state: list[Tensor] = []
-    stopped = False
-    while not (stopped or training.finished):
-        batch = next(stream)
-        training.broken |= batch.broken
-        refuse_too_many_broken(training.broken, photos, recipe)
-        scale = learning_rate(training.recipe, training.step)
-        loss = step(objective, batch, training)
-        training.step += 1
-        training.losses.append(loss)
-        since_state.append(loss)
-        if training.recipe.steps == 0:
-            training.recipe = pace.plan(training, device, world)
-        due = training.step % recipe.log_every == 0 or training.finished
-        # Several processes must stop after the same step: they ask each other now and then.
-        asked = world.size == 1 or training.step % ASK_EVERY == 0
-        stopped = asked and world.any(bool(stop))
-        saving = training.step % recipe.checkpoint_every == 0 or stopped or training.finished
-        if due or saving:
-            training.broken = world.union(training.broken)
-            training.losses = world.means(training.losses)
-            _refuse_not_finite(training, photos, out, world)
-        if due:
-            report(_progress(training, scale, pace), training.result)
-            training.losses = []
-            pace.reported()
-        if saving:
-            mean = float(torch.stack(world.means(since_state)).mean())
-            since_state = []
-            if world.first or sharded.is_sharded(training.network):
-                resume.save(out, training, mean, world)
+    with _stop_signals() as stop:
+        training = _begin(recipe, photos, out, device, resumed, init, workers, world)
+        objective = _objective(training, device, world)
+        if begin:
+            begin(training.step, training.result)
+        pace = Pace(training.step, began)
+        stream = feed.batches(
+            photos, training.recipe, training.step, device=device, workers=workers, world=world
+        )
+        since_state: list[Tensor] = []
+        stopped = False
+        while not (stopped or training.finished):
+            batch = next(stream)
+            training.broken |= batch.broken
+            refuse_too_many_broken(training.broken, photos, recipe)
+            scale = learning_rate(training.recipe, training.step)
+            loss = step(objective, batch, training)
+            training.step += 1
+            training.losses.append(loss)
+            since_state.append(loss)
+            if training.recipe.steps == 0:
+                training.recipe = pace.plan(training, device, world)
+            due = training.step % recipe.log_every == 0 or training.finished
+            # Several processes must stop after the same step: they ask each other now and then.
+            asked = world.size == 1 or training.step % ASK_EVERY == 0
+            stopped = asked and world.any(bool(stop))
+            saving = training.step % recipe.checkpoint_every == 0 or stopped or training.finished
+            if due or saving:
+                _share(training, world)
+                _refuse_not_finite(training, photos, out, world)
+            if due:
+                report(_progress(training, scale, pace), training.result)
+                training.losses = []
+                pace.reported()
+            if saving:
+                mean = float(torch.stack(world.means(since_state)).mean())
+                since_state = []
+                if world.first or sharded.is_sharded(training.network):
+                    resume.save(out, training, mean, world)
     return training
 
 
@@ -288,6 +289,14 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
+def _share(training: Training, world: World) -> None:
+    """Make what was noted since the last report everyone's: a state holds it, and all judge by the same."""
+    training.broken = world.union(training.broken)
+    training.losses = world.means(training.losses)
+    if training.adversary is not None:
+        training.adversary.share(world)
+
+
 def _progress(training: Training, scale: float, pace: Pace) -> Progress:
     """What there is to say since the last report; the host waits for the device here."""
     return Progress(
@@ -320,9 +329,21 @@ def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: Wor
     )
 
 
-def _stop_signals() -> list[int]:
-    """A list that fills when SIGTERM or SIGINT arrives: the loop ends after its step, with its state saved."""
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that fills when SIGTERM or SIGINT arrives: the loop ends after its step, with its state saved.
+
+    Afterwards they do again what they did before. Off the main thread Python lets nobody listen: it stays empty.
+    """
     received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda got, _: received.append(got))
-    return received
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            # None: set by other than Python, which cannot set it again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

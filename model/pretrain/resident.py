@@ -8,7 +8,8 @@ The same samples, boxes, flips and masks as ``host``; pixels differ by rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,6 +31,12 @@ from model.pretrain.world import ALONE, World
 CHUNK = 2**26
 #: Share of the device's free memory that the photos may take where the choice is left to us.
 FREE_SHARE = 0.5
+#: Photos by which the size of the decoded set is judged, ...
+SAMPLED = 64
+#: ... and the room that is taken for it: a judgement that proves too low costs a second copy for a moment.
+ROOM = 1.1
+#: Photos of each thread that are decoded and not yet on the device.
+AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,14 @@ class Pool:
 
     @classmethod
     def decode(cls, photos: Photos, device: torch.device, workers: int, quiet: bool = True) -> Pool:
-        """Decode every photo once, by ``workers`` threads; what cannot be decoded has height 0."""
+        """Decode every photo, by ``workers`` threads; what cannot be decoded has height 0.
+
+        Each goes to the device as it comes: the host never holds more than a few.
+
+        Raises:
+            DataError: A file can no longer be read.
+            torch.OutOfMemoryError: They do not fit the device's memory.
+        """
 
         def decode(number: int) -> Tensor:
             try:
@@ -60,22 +74,19 @@ class Pool:
                     raise
                 return torch.zeros(0, 0, 3, dtype=torch.uint8)
 
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
-            numbers = range(len(photos))
-            decoded = list(
-                tqdm(threads.map(decode, numbers), total=len(photos), desc="decode", disable=quiet)
-            )
-        height, width = (
-            np.array([photo.shape[axis] for photo in decoded], dtype=np.int64) for axis in (0, 1)
-        )
-        end = np.cumsum(height * width)
-        pixels = torch.empty(int(end[-1]), 3, dtype=torch.uint8, device=device)
-        start = end - height * width
-        for number, first in enumerate(start.tolist()):
-            photo = decoded[number].reshape(-1, 3)
-            pixels[first : first + len(photo)] = photo
-            decoded[number] = photo[:0]  # the host's copy goes as the device's comes
-        return cls(pixels, start, height, width)
+        height, width = np.zeros((2, len(photos)), dtype=np.int64)
+        pixels = torch.empty(round(ROOM * _expected(photos) / 3), 3, dtype=torch.uint8, device=device)
+        end = 0
+        decoded = _in_order(decode, len(photos), workers)
+        for number, photo in enumerate(tqdm(decoded, total=len(photos), desc="decode", disable=quiet)):
+            height[number], width[number], _ = photo.shape
+            first, end = end, end + height[number] * width[number]
+            if end > len(pixels):
+                larger = pixels.new_empty(round(ROOM * end * len(photos) / (number + 1)), 3)
+                larger[:first] = pixels[:first]
+                pixels = larger
+            pixels[first:end] = photo.reshape(-1, 3)
+        return cls(pixels[:end], np.cumsum(height * width) - height * width, height, width)
 
     @property
     def broken(self) -> Bools:
@@ -83,17 +94,32 @@ class Pool:
         return self.height == 0
 
 
+def _in_order(make: Callable[[int], Tensor], count: int, workers: int) -> Iterator[Tensor]:
+    """What threads make of 0, 1, ..., one after the other; few are made before they are asked for."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
+        made = deque(threads.submit(make, number) for number in range(min(AHEAD * workers, count)))
+        for number in range(len(made), count + len(made)):
+            yield made.popleft().result()
+            if number < count:
+                made.append(threads.submit(make, number))
+
+
 def fits(photos: Photos, device: torch.device) -> bool:
-    """Whether the decoded set is small enough for the device's free memory, judged by 64 photos of it."""
+    """Whether the decoded set is small enough for the device's free memory, judged by some photos of it."""
     free, _ = torch.cuda.mem_get_info(device)
-    numbers = np.linspace(0, len(photos) - 1, min(64, len(photos))).astype(int).tolist()
+    return 0 < _expected(photos) < FREE_SHARE * free
+
+
+def _expected(photos: Photos) -> float:
+    """Bytes of the decoded set, judged by some photos of it; 0 where none of these can be decoded."""
+    numbers = np.linspace(0, len(photos) - 1, min(SAMPLED, len(photos))).astype(int).tolist()
     sizes = []
     for number in numbers:
         try:
             sizes.append(photos.decode(number).numel())
         except DataError:
             continue
-    return bool(sizes) and float(np.mean(sizes)) * len(photos) < FREE_SHARE * free
+    return float(np.mean(sizes)) * len(photos) if sizes else 0.0
 
 
 def batches(

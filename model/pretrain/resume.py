@@ -167,6 +167,8 @@ def restore(folder: Path, training: Training) -> None:
         "loss_on",
         "augment",
         "crops",
+        "crop_scale",
+        "source_weights",
     ):
         if saved.get(key, getattr(Recipe(name="", steps=1), key)) != wanted[key]:
             raise CheckpointError(

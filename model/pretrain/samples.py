@@ -61,6 +61,7 @@ class Sampler:
         sources = np.array([entry.source for entry in photos.entries])
         self._seed = recipe.seed
         self._crops = recipe.crops
+        self._weighted = bool(recipe.source_weights)
         self._weight = np.ones(len(photos))
         self._phase = np.zeros(len(photos))
         for source, weight in recipe.source_weights.items():
@@ -72,10 +73,7 @@ class Sampler:
 
     def epoch(self, number: int) -> list[Sample]:
         """All samples of one epoch in their order."""
-        due = np.floor((number + 1) * self._weight + self._phase) - np.floor(
-            number * self._weight + self._phase
-        )
-        members = np.flatnonzero(due > 0.5)
+        members = np.flatnonzero(self._due(number))
         keys = noise(_key(self._seed, number + 1), self._weight.size)[0]
         members = members[np.argsort(keys[members], kind="stable")]
         each = keys[members][:, None]
@@ -84,14 +82,25 @@ class Sampler:
             each = np.concatenate([each, further], axis=1)
         return [Sample(int(n), key) for n, row in zip(members, each, strict=True) for key in row]
 
+    def length(self, number: int) -> int:
+        """Samples of one epoch, counted without making them."""
+        photos = int(self._due(number).sum()) if self._weighted else self._weight.size
+        return photos * self._crops
+
+    def _due(self, number: int) -> Bools:
+        """``[N] bool``: which photos come in an epoch."""
+        before, behind = (np.floor(n * self._weight + self._phase) for n in (number, number + 1))
+        return behind - before > 0.5
+
     def stream(self, start: int) -> Iterator[Sample]:
-        """Samples from position ``start`` on, across epochs."""
+        """Samples from position ``start`` on, across epochs; those before are counted and not made."""
         epoch = 0
-        while True:
-            samples = self.epoch(epoch)
-            yield from samples[start:]
-            start = max(0, start - len(samples))
+        while start >= (length := self.length(epoch)):
+            start -= length
             epoch += 1
+        while True:
+            yield from self.epoch(epoch)[start:]
+            start, epoch = 0, epoch + 1
 
     def batches(self, size: int, start_step: int, part: slice) -> Iterator[tuple[int, list[Sample]]]:
         """Step by step from ``start_step`` on: its number, and the ``part`` of its batch this process computes."""

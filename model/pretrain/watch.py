@@ -76,20 +76,21 @@ class Watch:
             network: As it stands.
         """
         step, speed = progress.step, progress.images_per_second
+        rate = progress.lr * self._recipe.lr
         samples = step * self._recipe.batch_size
         self._bar.total = progress.steps or None
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix(
             epoch=f"{samples / len(self._photos):.2f}",
             loss=f"{progress.loss:.4f}",
-            lr=f"{progress.lr * self._recipe.lr:.2e}",
+            lr=f"{rate:.2e}",
             images_per_second=f"{speed:.1f}",
             memory=f"{_memory_gib(self._device):.1f}G",
         )
         self._name_broken(progress.broken)
         values = {
             "loss": round(progress.loss, 6),
-            "lr": round(progress.lr, 6),
+            "lr": float(f"{rate:.6g}"),
             "images_per_second": round(speed, 2),
             "broken": len(progress.broken),
             **progress.extra,

@@ -1,7 +1,8 @@
 """The processes that train together, and the few things they tell each other beside gradients.
 
 One process is a world of size 1, in which every question is answered without asking anyone. Values travel by
-CPU tensors (gloo), also where gradients travel by NCCL: no question makes the host wait for its GPU.
+CPU tensors (gloo), also where gradients travel by NCCL. So only ``means``, whose values the GPU has yet to compute,
+makes the host wait for it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class World:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def means(self, values: list[Tensor]) -> list[Tensor]:
-        """Mean over everyone of each of some scalars."""
+        """Mean over everyone of each of some scalars; among several processes the host waits for its device here."""
         if self.size == 1 or not values:
             return values
         together = torch.stack(values)

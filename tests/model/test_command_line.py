@@ -103,6 +103,23 @@ def test_a_mistake_says_what_and_how_and_exits_with_2(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:999"])
+def test_a_device_that_is_not_here_is_named_by_every_verb(
+    picture: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    array = tmp_path / "array.npy"
+    np.save(array, np.zeros((64, 64, 3), dtype=np.uint8))
+    out = tmp_path / "run"
+    for verb in (
+        ["reconstruct", str(picture), "--weights", str(debug_file)],
+        ["reconstruct", str(array), "--weights", str(debug_file)],
+        ["pretrain", "small", "--size", "debug", "--data", str(tmp_path), "--out", str(out)],
+    ):
+        assert main([*verb, "--device", device]) == 2
+        assert f"Device {device!r} cannot be used: " in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_evaluate_prints_the_model_beside_classical_fills(
     picture: Path, debug_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

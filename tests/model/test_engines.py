@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 
 from model.checkpoints import store
 from model.config import MAEConfig
-from model.engines import OpenVINOEngine, TorchEngine
+from model.engines import OpenVINOEngine, TorchEngine, has_bf16
 from model.errors import CheckpointError
 from model.export import LIMITS, Proof, make_proof
 from model.loading import open_weights, prove
 from model.masking import hidden_count, random_hidden
 from model.network import MAE
+from model.pretrain.loop import wants_bf16
+from tests.training import toy
 
 Inputs = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
 
@@ -165,3 +169,122 @@ def test_a_precision_the_processor_lacks_is_refused(
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32"])
     with pytest.raises(CheckpointError, match="bfloat16"):
         OpenVINOEngine(debug_network.config, arrays(debug_network), precision="bfloat16")
+
+
+# --- devices and precisions -------------------------------------------------------------------------------
+
+HasBF16 = Callable[[bool], None]
+
+
+class Unmoved(MAE):
+    """A network that says it went to a GPU which is not here."""
+
+    def to(self, *_: Any, **__: Any) -> Any:
+        return self
+
+
+@pytest.fixture
+def has(monkeypatch: pytest.MonkeyPatch) -> HasBF16:
+    """Makes every processor and GPU one that has bfloat16, or one that has not."""
+
+    def answer(yes: bool) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": yes})
+        monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: yes or including_emulation
+        )
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("device", "able", "asked", "got"),
+    [
+        ("cuda", True, "auto", "bfloat16"),
+        ("cuda", True, "float32", "float32"),
+        ("cuda", True, "bfloat16", "bfloat16"),
+        ("cuda", False, "auto", "float32"),  # Turing and older
+        ("mps", True, "auto", "float32"),
+        ("cpu", True, "auto", "float32"),
+        ("cpu", True, "bfloat16", "bfloat16"),
+    ],
+)
+def test_torch_states_the_precision_asked_for_or_the_fast_one_of_a_gpu(
+    debug_network: MAE, has: HasBF16, device: str, able: bool, asked: str, got: str
+) -> None:
+    has(able)
+    assert TorchEngine(Unmoved(debug_network.config), device, asked).precision == got
+
+
+def test_torch_computes_in_the_precision_it_states(debug_network: MAE, has: HasBF16) -> None:
+    has(True)
+    given = inputs((4, 4), 3, "0.75")
+    exact, same, rounded = (
+        TorchEngine(debug_network, "cpu", precision).run(*given)
+        for precision in ("auto", "float32", "bfloat16")
+    )
+    assert np.array_equal(exact, same)
+    assert 1e-4 < np.abs(rounded - exact).max() / np.abs(exact).max() < LIMITS["bfloat16"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu", "mps"])
+def test_torch_refuses_a_precision_the_device_lacks(debug_network: MAE, has: HasBF16, device: str) -> None:
+    has(False)
+    with pytest.raises(CheckpointError, match=f"{device}.*bfloat16") as caught:
+        TorchEngine(Unmoved(debug_network.config), device, "bfloat16")
+    assert caught.value.field == "precision"
+
+
+def test_a_gpu_is_asked_about_itself_and_not_about_the_current_one(
+    has: HasBF16, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(True)
+    asked: list[torch.device] = []
+
+    def current(device: torch.device) -> nullcontext[None]:
+        asked.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    assert has_bf16(torch.device("cuda:1"))
+    assert asked == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_training_and_serving_agree_on_what_a_device_has(has: HasBF16, able: bool) -> None:
+    has(able)
+    for kind in ("cpu", "cuda", "mps"):
+        device = torch.device(kind)
+        assert wants_bf16(toy(precision="auto"), device) == has_bf16(device) == (able and kind != "mps")
+        assert wants_bf16(toy(precision="bf16"), device)
+        assert not wants_bf16(toy(precision="fp32"), device)
+
+
+def test_the_precision_asked_for_reaches_torch(debug_file: Path, has: HasBF16) -> None:
+    has(True)
+    assert open_weights(debug_file, "cpu", engine="torch").engine.precision == "float32"
+    assert (
+        open_weights(debug_file, "cpu", engine="torch", precision="bfloat16").engine.precision == "bfloat16"
+    )
+    has(False)
+    with pytest.raises(CheckpointError, match="does not compute in bfloat16"):
+        open_weights(debug_file, "cpu", engine="torch", precision="bfloat16")
+
+
+def test_openvino_is_refused_on_a_gpu_and_found_a_cpu(
+    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match="OpenVINO computes on the CPU") as caught:
+        open_weights(debug_file, "cuda", engine="openvino")
+    assert caught.value.field == "engine"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # the driver's sign
+    loaded = open_weights(debug_file, engine="openvino", proofs=tmp_path)
+    assert (loaded.engine.name, loaded.engine.precision, loaded.device) == ("openvino", "float32", "cpu")
+
+
+@pytest.mark.parametrize("wrong", [{"engine": "tensorrt"}, {"precision": "half"}])
+def test_an_engine_or_precision_that_is_none_is_named(debug_file: Path, wrong: dict[str, str]) -> None:
+    with pytest.raises(CheckpointError, match=next(iter(wrong.values()))) as caught:
+        open_weights(debug_file, "cpu", **wrong)  # type: ignore[arg-type]
+    assert caught.value.field == next(iter(wrong))

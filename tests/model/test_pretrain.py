@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from model.pretrain.launch import pretrain
 from model.pretrain.loop import build_optimisers, learning_rate, run
 from model.pretrain.muon import Muon, orthogonalise
 from model.pretrain.recipe import load_recipe
-from model.pretrain.samples import Sampler
+from model.pretrain.samples import Sample, Sampler
 from model.pretrain.watch import Progress
 from model.reconstruct import load
 from tests.pictures import encoded
@@ -78,6 +79,30 @@ def test_the_sequence_of_samples_goes_on_from_any_place(folder: Path) -> None:
     expected = [next(whole) for _ in range(40)]
     later = sampler.stream(17)
     assert [next(later) for _ in range(23)] == expected[17:]
+
+
+class _Counting(Sampler):
+    """Remembers which epochs were made."""
+
+    def epoch(self, number: int) -> list[Sample]:
+        self.made = [*getattr(self, "made", []), number]
+        return super().epoch(number)
+
+
+@pytest.mark.parametrize("source_weights", [{}, {"odd": 0.3}, {"odd": 0.1, "even": 0.45}])
+@pytest.mark.parametrize("crops", [1, 3])
+def test_epochs_before_the_one_reached_are_counted_and_not_made(
+    shard: Path, crops: int, source_weights: dict[str, float]
+) -> None:
+    sampler = _Counting(Photos.open([shard]), toy(crops=crops, source_weights=source_weights))
+    epochs = [Sampler.epoch(sampler, number) for number in range(60)]
+    first = [sum(map(len, epochs[:number])) for number in range(60)]
+    plain = [sample for epoch in epochs for sample in epoch]
+    for start in [0, 1, 5, 17, 40, *first[1:50:7], *(number - 1 for number in first[2:50:7])]:
+        sampler.made = []
+        assert list(islice(sampler.stream(start), 3)) == plain[start : start + 3]
+        reached = max(number for number in range(60) if first[number] <= start)
+        assert min(sampler.made) >= reached, start
 
 
 def test_the_same_step_gives_the_same_batch_whatever_the_threads(folder: Path) -> None:
@@ -254,6 +279,47 @@ def test_resuming_another_recipe_or_nothing_is_refused(folder: Path, tmp_path: P
     pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
     with pytest.raises(CheckpointError, match="batch_size"):
         pretrain(toy(batch_size=2), [folder], tmp_path / "run", resumed=True, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"crop_scale": (0.5, 1.0)}, {"source_weights": {"photos": 0.5}}, {"augment": "fixed"}]
+)
+def test_a_resumed_run_draws_its_samples_as_before(
+    folder: Path, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
+    with pytest.raises(CheckpointError, match=next(iter(changed))):
+        pretrain(toy(**changed), [folder], tmp_path / "run", resumed=True, device="cpu")
+
+
+def test_a_signal_stops_the_run_and_afterwards_does_what_it_did_before(folder: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def stop(progress: Progress, network: MAE) -> None:
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    training = run(toy(), Photos.open([folder]), tmp_path, device=torch.device("cpu"), report=stop)
+    assert training.step == 4
+    assert (tmp_path / "LATEST").read_text() == "state-0000004.pt"
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_that_fails_gives_the_signals_back_too(folder: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        pretrain(toy(), [folder], tmp_path, resumed=True, device="cpu")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_in_a_thread_listens_to_no_signal(folder: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as thread:
+        left = thread.submit(pretrain, toy(steps=1), [folder], tmp_path, device="cpu").result()
+    assert left is not None
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from model.errors import DataError, RecipeError
 from model.masking import random_hidden
 from model.network import MAE
 from model.pretrain import resume
-from model.pretrain.adversarial import Adversary, Discriminator
+from model.pretrain.adversarial import Adversary, Discriminator, _spread
 from model.pretrain.data import Photos
 from model.pretrain.loop import _begin, _objective, mask_orders, step
 from model.pretrain.recipe import Adversarial, Recipe
 from model.pretrain.resume import Training
 from model.pretrain.samples import Batch
-from model.pretrain.world import ALONE
+from model.pretrain.world import ALONE, World
 
 CPU = torch.device("cpu")
 
@@ -174,6 +174,53 @@ def test_a_model_that_paints_one_colour_stops_the_run() -> None:
     adversary.seen["spread"] = 0.01
     with pytest.raises(DataError, match="paints one colour"):
         adversary.report()
+
+
+class _BesideOneThatHasWon(World):
+    """Two processes, of which the other one's discriminator tells every picture apart."""
+
+    def means(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [(value + 0) / 2 for value in values]
+
+
+def test_all_processes_judge_by_everyones_means(tmp_path: Path) -> None:
+    alone, together = (_fresh(_recipe(), tmp_path).adversary for _ in range(2))
+    assert alone is not None
+    assert together is not None
+    for adversary in (alone, together):
+        adversary._note(discriminator=torch.tensor(0.5), pixel=torch.tensor(3.0))
+        adversary._note(discriminator=torch.tensor(0.25))
+    alone.share(ALONE)
+    together.share(_BesideOneThatHasWon(0, 2))
+    assert together.state_dict()["sums"]["discriminator"] == [0.25, 0.125]
+    ours, theirs = alone.report(), together.report()
+    assert ours["discriminator"] == pytest.approx(0.98 * (0.98 + 0.02 * 0.5) + 0.02 * 0.25, abs=1e-4)
+    assert theirs["discriminator"] == pytest.approx(0.98 * (0.98 + 0.02 * 0.25) + 0.02 * 0.125, abs=1e-4)
+    assert (ours["pixel"], theirs["pixel"]) == pytest.approx((0.06, 0.03))
+
+
+def test_the_spread_is_that_inside_hidden_patches_and_nobody_waits_for_it() -> None:
+    patches = torch.randn(2, 6, 12, generator=torch.Generator().manual_seed(0))
+    hidden = torch.arange(6).expand(2, -1) >= torch.tensor([[2], [4]])
+    assert float(_spread(patches, hidden)) == pytest.approx(float(patches.std(dim=-1)[hidden].mean()))
+    # On the meta device a shape that depends on values is an error.
+    assert _spread(patches.to("meta"), hidden.to("meta")).shape == ()
+
+
+def test_a_fresh_discriminator_is_a_function_of_the_seed_and_touches_no_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = MAE(_recipe().config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        expected = Discriminator(4, 2).state_dict()
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    made = Adversary(Adversarial(channels=4, scales=2), network, 5).network.state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert seeded == []
+    assert all(torch.equal(made[name], value) for name, value in expected.items())
 
 
 def test_each_scale_sees_the_picture_at_half_the_size() -> None:

@@ -186,6 +186,47 @@ def test_a_batch_is_cropped_in_chunks_as_in_one(
     assert torch.equal(whole, resident.crop(pool, numbers, boxes, 64))
 
 
+def test_the_host_holds_few_decoded_photos_at_a_time() -> None:
+    begun: list[int] = []
+
+    def make(number: int) -> torch.Tensor:
+        begun.append(number)
+        return torch.tensor(number)
+
+    for taken, made in enumerate(resident._in_order(make, 100, workers=2)):
+        assert int(made) == taken
+        assert len(begun) <= taken + 1 + 2 * resident.AHEAD
+    assert len(begun) == 100
+
+
+def test_a_pool_grows_where_photos_are_larger_than_was_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, side in enumerate([9, 8, 70, 8, 90]):
+        (tmp_path / f"{n}.png").write_bytes(encoded(photo(side, side + n, seed=n)))
+    photos = Photos.open([tmp_path])
+    monkeypatch.setattr(resident, "SAMPLED", 1)  # the first, and smallest but one
+    pool = resident.Pool.decode(photos, CPU, workers=1)
+    assert len(pool.pixels) == int((pool.height * pool.width).sum())
+    for n in range(5):
+        first, size = int(pool.start[n]), int(pool.height[n] * pool.width[n])
+        kept = pool.pixels[first : first + size].view(int(pool.height[n]), int(pool.width[n]), 3)
+        assert torch.equal(kept.permute(2, 0, 1), photos.decode(n))
+
+
+def test_photos_that_do_not_fit_the_device_are_told_from_a_batch_that_does_not(
+    damaged_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "empty", full)
+    photos, recipe = Photos.open([damaged_folder]), _recipe(data_path="device")
+    with pytest.raises(RecipeError, match="12 photos, decoded, do not fit the memory of cpu") as caught:
+        feed.batches(photos, recipe, 0, device=CPU, workers=1)
+    assert "--data-path host" in caught.value.hint
+
+
 def test_the_path_is_the_recipes_choice_and_auto_stays_on_a_cpus_host(damaged_folder: Path) -> None:
     photos = Photos.open([damaged_folder])
     for path, where in (("host", "host"), ("device", "resident"), ("auto", "host")):

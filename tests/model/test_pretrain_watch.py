@@ -15,6 +15,7 @@ from model.errors import DataError
 from model.pretrain import pictures
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
+from model.pretrain.loop import learning_rate
 from model.pretrain.samples import Sampler
 from tests.training import equal, run_until, toy
 
@@ -90,12 +91,20 @@ def test_every_line_of_the_log_has_what_the_page_reads(folder: Path, tmp_path: P
     assert all({"loss", "lr", "images_per_second", "broken"} <= line.keys() for line in lines)
 
 
+def test_the_log_tells_the_learning_rate_itself(folder: Path, tmp_path: Path) -> None:
+    recipe = toy(lr=3e-7, warmup_steps=3)
+    pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+    told = [json.loads(line)["lr"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert told == pytest.approx([3e-7 * learning_rate(recipe, step) for step in range(6)], rel=1e-5)
+
+
 def test_tensorboard_gets_curves_and_sheets(folder: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     pretrain(toy(picture_every=3), [folder], tmp_path / "run", device="cpu")
     events = accumulator.EventAccumulator(str(tmp_path / "run/tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert events.Scalars("lr")[0].value == pytest.approx(1e-3)
     assert [event.step for event in events.Images("pictures")] == [0, 3, 6]
     with Image.open(io.BytesIO(events.Images("pictures")[0].encoded_image_string)) as sheet:
         assert sheet.size == (3 * 64, 6 * 64)
