@@ -103,16 +103,13 @@ def write_all(setting: Setting, judged: Sequence[tuple[Table, list[dict[str, str
         for table, claims in judged
         for of in claims
     ]
-    kinds = {
-        "agrees": "agree",
-        "disagrees": "disagree",
-        "undecided": "are undecided",
-        "not measured": "were not measured",
+    counts = {
+        verdict: sum(line[-1] == verdict for line in lines)
+        for verdict in ("agrees", "disagrees", "undecided", "not measured")
     }
-    counts = {words: sum(line[-1] == name for line in lines) for name, words in kinds.items()}
     blocks: list[pages.Block] = [
         f"{_SCALE} {_length(setting)}",
-        "Of the claims here " + ", ".join(f"{count} {words}" for words, count in counts.items()) + ".",
+        "Claims by verdict: " + ", ".join(f"{verdict} {count}" for verdict, count in counts.items()) + ".",
         pages.Table(("table", "claim", "ours", "verdict"), lines),
         _undecided(setting),
     ]
