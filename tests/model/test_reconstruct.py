@@ -314,7 +314,7 @@ def test_a_gpu_that_is_not_there_is_said() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
-    with pytest.raises(CheckpointError, match="Device .cuda. cannot be used"):
+    with pytest.raises(CheckpointError, match="cannot be used: "):
         load(device="cuda")
 
 
