@@ -156,8 +156,7 @@ class Segmenter(nn.Module):
 def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
     """The encoder with a fresh head."""
     side = settings.side or encoder.config.image_size
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)  # not torch.manual_seed: it would reseed GPUs too
+    with seeded(settings.seed):
         pyramid = Pyramid(encoder, settings.width)
         if settings.task == "segment":
             return Segmenter(pyramid, classes)
