@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from contextlib import ExitStack
 from typing import Any
 
@@ -200,8 +201,9 @@ def encode(
             chunks.add_text(keyword, value)
         if xmp is not None:
             chunks.add_itxt("XML:com.adobe.xmp", xmp)
-        # Level 1 is three times faster than the default and 5 % larger.
-        saving = {"compress_level": 1, "pnginfo": chunks} | saving
+        # Faster than level 1 alone, which is three times as fast as the default, and for what a model paints a sixth
+        # smaller: after PNG's filters the pixels of a photo hardly repeat, but for runs of hidden patches.
+        saving = {"compress_level": 1, "compress_type": zlib.Z_RLE, "pnginfo": chunks} | saving
     elif xmp is not None:
         saving["xmp"] = xmp.encode()
     buffer = io.BytesIO()

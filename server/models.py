@@ -136,7 +136,7 @@ class Models:
         self._loaded: OrderedDict[str, Reconstructor] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Reconstructor]] = {}
         self._failed: dict[str, float] = {}  # when
-        self._reports = Reports()
+        self.reports = Reports()
         self._one_at_a_time = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-load", initializer=stand_back)
         self.default_name = sources[0].name
@@ -219,7 +219,7 @@ class Models:
     def close(self) -> None:
         """Begin no more loading."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._reports.close()
+        self.reports.close()
 
     def listing(self) -> list[dict[str, Any]]:
         """All models, the default first: what they are, of those not loaded what their files say of themselves."""
@@ -232,7 +232,7 @@ class Models:
     async def report(self, name: str) -> dict[str, Any] | None:
         """What a weight file is, as `python -m model inspect` tells it; its folder is left out."""
         path = self.source(name).path
-        return None if path is None else await self._reports.get(path, (await self.get(name)).digest)
+        return None if path is None else await self.reports.get(path, (await self.get(name)).digest)
 
     async def _fetch(self, source: Source) -> Reconstructor:
         try:

@@ -1,6 +1,5 @@
 """What else can be read: what the encoder makes of a picture, how a labelled one was made, what a weight file is."""
 
-import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +7,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from model import CheckpointError, labels
+from model import labels
 from server import openapi
 from server.answers import JSON, dump
 from server.inputs import Shape, read
@@ -125,8 +124,6 @@ def _replay(image: bytes, served: list[str]) -> bytes:
 
 
 def _add_inspect(router: APIRouter, service: Service) -> None:
-    one_at_a_time = asyncio.Semaphore(1)  # it holds the interpreter for a moment, which pictures need too
-
     @router.post(
         "/v1/inspect",
         operation_id="inspect",
@@ -160,32 +157,7 @@ def _add_inspect(router: APIRouter, service: Service) -> None:
             )
         service.check_room()
         head = await request.body()
-
-        async def work() -> bytes:
-            async with one_at_a_time:
-                return await run_in_threadpool(_report, head, name, size)
-
-        return _json(await unless_gone(request, work()))
-
-
-def _report(head: bytes, name: str, size: int | None) -> bytes:
-    try:
-        from model.checkpoints.report import inspect_header  # pulls torch, which must not delay the start
-    except ImportError:
-        raise BadRequestError(
-            "Reports on weight files need torch, which this service comes without.",
-            status=501,
-            code="no-torch",
-            hint="Look at the file with python -m model inspect FILE.",
-        ) from None
-    try:
-        report = inspect_header(head, name, size).to_dict()
-    except CheckpointError as error:  # the file is the client's
-        raise BadRequestError(
-            str(error), status=422, code=error.code, hint=error.hint, field="body"
-        ) from error
-    del report["path"], report["digest"]
-    return dump({"name": name, **report})
+        return _json(dump(await unless_gone(request, service.models.reports.of_head(head, name, size))))
 
 
 def _json(content: bytes) -> Response:

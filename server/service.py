@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 from asgi_correlation_id import correlation_id
 from PIL import Image
 
-from server.batcher import Batcher, Run
+from server.batcher import Batcher, Run, stand_back
 from server.line import Line, Turn
 from server.metrics import Metrics, surface
 from server.models import Models
@@ -91,7 +91,9 @@ class Service:
         self._max_loading = settings.max_waiting
         self._awaiting_model = 0  # touched by the event loop only
         self._deadline_s = settings.deadline_s
-        self._pool = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="unmask-picture")
+        self._pool = ThreadPoolExecutor(
+            settings.decode_threads, thread_name_prefix="unmask-picture", initializer=stand_back
+        )
         self.metrics = Metrics()
         self.max_batch = most_passes(settings, models.default.device)
         self._line = Line(

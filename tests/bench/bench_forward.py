@@ -35,6 +35,7 @@ from tests.bench.report import publish, table
 
 BASELINE = "transformers eager float32"
 HEAD = ("model, batch", "variant", "ms best / median", "times baseline", "GFLOP/s", "of peak", "error")
+SHIPPED = ("mini", "small")
 #: Shapes of the peak: rows x inner x outer, those of ViT-B's and of a larger MLP.
 PRODUCTS = ((400, 768, 3072), (1024, 1024, 4096))
 
@@ -49,7 +50,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     cases = [("debug", 1, 2)] if given.tiny else [
         ("vit_base", 1, given.rounds), ("vit_base", 8, max(given.rounds // 6, 3)),
-        ("small", 1, 2 * given.rounds), ("small", 8, given.rounds // 2),
+        *((name, batch, 4 * given.rounds // batch) for name in SHIPPED for batch in (1, 8)),
     ]  # fmt: skip
     peaks = {"float32": _peak("f32", threads), "bfloat16": _peak("bf16", threads)}
     rows = [row for size, batch, rounds in cases for row in _measure(size, batch, rounds, peaks, threads)]
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def _measure(size: str, batch: int, rounds: int, peaks: dict[str, float], threads: int) -> list[list[str]]:
-    network = store.read(store.shipped("small")).network if size == "small" else MAE(SIZES[size]).eval()
+    network = store.read(store.shipped(size)).network if size in SHIPPED else MAE(SIZES[size]).eval()
     config = network.config
     pixels, ids_keep, ids_restore = _inputs(config, batch)
     variants = {BASELINE: _transformers(network, pixels, ids_keep)}

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import uvloop
+
 from model import Options, Reconstructor, load
 from tests.bench.load import Request, Tally, beside, closed_loop, open_loop, quantile
 from tests.bench.peers import Peer, others, ours, started
@@ -51,7 +53,7 @@ def main() -> None:
         for peer in servers:
             ideal = _ideal(model, picture, seconds / 2)
             with started(peer, Path(folder) / f"{peer.name}.log") as port:
-                steady, flood, health = asyncio.run(_load(peer, port, picture, seconds))
+                steady, flood, health = uvloop.run(_load(peer, port, picture, seconds))
             closed.append(_closed_row(peer.name, ideal, steady))
             flooded.append(_flooded_row(peer.name, steady, flood, health, seconds))
     text = (

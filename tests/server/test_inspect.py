@@ -72,6 +72,13 @@ def test_other_bodies_and_wrong_queries_are_refused(client: TestClient, head: by
     assert problem_of(send(client, head, size="-1"), 422)["errors"][0]["field"] == "size"
 
 
+def test_where_torch_is_not_there_that_is_said(
+    client: TestClient, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "torch" in problem_of(send(client, head), 501)["detail"]
+
+
 def test_a_request_learns_how_many_are_before_it(engine: FakeEngine) -> None:
     engine.gate.clear()
     app, service = build_app(engine, max_batch=1)

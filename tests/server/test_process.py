@@ -71,6 +71,48 @@ def test_it_says_when_it_is_ready_and_finishes_what_runs_when_asked_to_stop(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="reads what a process has loaded as Linux tells it"
+)
+def test_a_weight_file_s_head_is_read_by_another_process_which_ends_with_the_service(
+    tmp_path: Path, debug_weights: Path
+) -> None:
+    data = debug_weights.read_bytes()
+    head = data[: 8 + int.from_bytes(data[:8], "little")]
+    with start(tmp_path, UNMASK_MODELS=debug_weights) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip().rpartition(" ")[2] + "/v1/inspect"
+        kind = {"Content-Type": "application/octet-stream"}
+        assert httpx.post(url, content=head, headers=kind, timeout=START_S).status_code == 200
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        [reader] = [child for child in children(process.pid) if "libtorch" in maps(child)]
+        os.kill(reader, signal.SIGKILL)  # as the system does where memory ends
+        refused = httpx.post(url, content=head, headers=kind, timeout=START_S)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert httpx.post(url, content=head, headers=kind, timeout=START_S).status_code == 200
+        [reader] = [child for child in children(process.pid) if "libtorch" in maps(child)]
+        process.kill()
+    until = time.monotonic() + 10
+    while maps(reader):
+        assert time.monotonic() < until, "the reader outlives its service"
+        time.sleep(0.05)
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has begun."""
+    begun = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(child) for listing in begun for child in listing.read_text().split()]
+
+
+def maps(process: int) -> str:
+    """What a process has loaded; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{process}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@pytest.mark.slow
 def test_an_unreadable_weight_file_is_told_and_ends_the_start(tmp_path: Path) -> None:
     weights = tmp_path / "broken.safetensors"
     weights.write_bytes(b"no weights")
