@@ -7,9 +7,11 @@ torch serves, and says why. Knows no picture file, no option and no view.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -265,6 +267,20 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def usable_cpus() -> int:
-    """CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs this process may use: its affinity, cut by the container's quota (cgroup v2 or v1), at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, min(allowed, math.ceil(_quota(root) or allowed)))
+
+
+def _quota(root: Path) -> float | None:
+    """CPUs granted by the cgroup, None when it sets no bound or cannot be read."""
+    try:
+        if (v2 := root / "cpu.max").exists():
+            quota, period = v2.read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
+            period = (root / "cpu/cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None  # "max", -1, or no cgroup at all

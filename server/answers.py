@@ -5,17 +5,14 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Response
 
-from model import labels
+from model import Reconstruction, labels
 from model.views import side_by_side
 from server import __version__
 from server.problems import BadRequestError
-
-if TYPE_CHECKING:
-    from model import Reconstruction
 
 JSON, PNG, WEBP, JPEG, NDJSON = (
     "application/json", "image/png", "image/webp", "image/jpeg", "application/x-ndjson",
@@ -52,7 +49,7 @@ class Form:
     request_id: str | None = None
     etag: Callable[[], str] | None = None
 
-    def render(self, result: "Reconstruction") -> Response:
+    def render(self, result: Reconstruction) -> Response:
         """The answer for a result. Encodes pictures: not for the event loop."""
         as_json = self.media_type == JSON
         facts = describe(result, self.panels if as_json else (), self.model_digest, self.pictures)
@@ -70,21 +67,21 @@ class Form:
         content = dump(facts | {"request_id": self.request_id}) if as_json else self._picture(result)
         return Response(content, media_type=self.media_type, headers=headers)
 
-    def _picture(self, result: "Reconstruction") -> bytes:
+    def _picture(self, result: Reconstruction) -> bytes:
         names = self.panels if self.panel == SHEET else (self.panel,)
         if self.media_type == PNG:
             return result.sheet(names) if self.panel == SHEET else result.png(self.panel)
         return _encode(result, names, self.media_type)
 
 
-def _encode(result: "Reconstruction", names: tuple[str, ...], media_type: str) -> bytes:
+def _encode(result: Reconstruction, names: tuple[str, ...], media_type: str) -> bytes:
     """Panels side by side as a labelled file of another type than PNG."""
     pixels = side_by_side([result.panel(name) for name in names])
     return labels.write(pixels, result.settings(names), **ENCODINGS[media_type])
 
 
 def describe(
-    result: "Reconstruction", panels: tuple[str, ...], model_digest: str, pictures: str = PNG
+    result: Reconstruction, panels: tuple[str, ...], model_digest: str, pictures: str = PNG
 ) -> dict[str, Any]:
     """A result ready for JSON, with what identifies mask and model."""
     facts = result.to_dict(panels if pictures == PNG else ())

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import __version__, openapi, problems
 from server.compress import Compress
@@ -61,6 +62,28 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
     return app
 
 
+class Head:
+    """Answers HEAD wherever GET is answered, as RFC 9110 wants it; the body is left out by who sends the answer.
+
+    Args:
+        app: The next application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        got = {**scope, "method": "GET"}
+        try:
+            await self.app(got, receive, send)
+        finally:
+            scope.update(got, method="HEAD")  # the route and the problem, for log and counters
+
+
 def _middleware(service: Service, settings: Settings) -> list[Middleware]:
     """From the outermost inwards; every answer, refusals included, passes the first four."""
     return [
@@ -86,6 +109,7 @@ def _middleware(service: Service, settings: Settings) -> list[Middleware]:
         ),
         Middleware(Gate),
         Middleware(Admission, check=service.check_room),
+        Middleware(Head),
     ]
 
 

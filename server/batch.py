@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from asgi_correlation_id import correlation_id
@@ -17,18 +17,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from model import UnmaskError
+from model import Reconstruction, Reconstructor, UnmaskError
 from server import openapi, problems
 from server.answers import JSON, NDJSON, describe, dump, negotiate
 from server.inputs import Shape, read
-from server.limits import unless_gone
+from server.limits import charge, unless_gone
 from server.problems import InvalidFieldsError
 from server.schemas import BatchFields, Variant
 from server.service import Service
 from server.settings import Settings
-
-if TYPE_CHECKING:
-    from model import Reconstruction, Reconstructor
 
 logger = structlog.stdlib.get_logger("unmask.batch")
 
@@ -43,7 +40,7 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
         service: Does the work.
         settings: For the limits.
     """
-    limit = settings.batch_items
+    limit = settings.max_items
     shape = Shape(BatchFields, picture="images", max_bytes=settings.max_bytes, max_pictures=limit)
 
     @router.post(
@@ -67,6 +64,7 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
         _check_count(fields, len(images), limit)
         for variant in fields.variants():
             fields.options(variant)  # what all entries would be refused for is refused at once
+        charge(request, fields.count * len(images))
         with ExitStack() as place:  # taken late: whose body is slow takes it from nobody
             place.enter_context(service.admit_batch())
             model = await unless_gone(request, service.model(fields.model))
@@ -103,7 +101,7 @@ class _Stream(StreamingResponse):
                 await super().__call__(scope, receive, send_in_time)
 
 
-async def _collect(lines: AsyncIterator[bytes], model: "Reconstructor") -> bytes:
+async def _collect(lines: AsyncIterator[bytes], model: Reconstructor) -> bytes:
     async with aclosing(lines):  # type: ignore[type-var] # it is a generator
         items = [line async for line in lines]
     facts = {"model": model.name, "model_digest": model.digest, "request_id": correlation_id.get()}
@@ -111,7 +109,7 @@ async def _collect(lines: AsyncIterator[bytes], model: "Reconstructor") -> bytes
 
 
 async def _run(
-    service: Service, model: "Reconstructor", images: list[bytes], fields: BatchFields
+    service: Service, model: Reconstructor, images: list[bytes], fields: BatchFields
 ) -> AsyncIterator[bytes]:
     """The entries in order. No more are in work, or done and unsent, than one call of the network takes."""
     variants = fields.variants()
@@ -135,7 +133,7 @@ async def _run(
 
 async def _entry(
     service: Service,
-    model: "Reconstructor",
+    model: Reconstructor,
     image: bytes,
     fields: BatchFields,
     variant: Variant,
@@ -157,7 +155,7 @@ async def _entry(
     return dump(head)[:-1] + b', "problem": ' + bytes(answer.body) + b"}"
 
 
-def _render(result: "Reconstruction", *, head: dict[str, Any], panels: tuple[str, ...], digest: str) -> bytes:
+def _render(result: Reconstruction, *, head: dict[str, Any], panels: tuple[str, ...], digest: str) -> bytes:
     return dump(head | {"result": describe(result, panels, digest)})
 
 

@@ -1,14 +1,14 @@
 """What there is to look at: models, how they were trained, and sample photos. Nothing here computes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
-from server import schemas
+from server import responses
 from server.openapi import problem_responses
-from server.problems import BadRequestError
+from server.problems import ReportPendingError, unknown
 from server.samples import Picture, Sample
 from server.service import Service
 from server.training import Record
@@ -33,12 +33,14 @@ def add_models(router: APIRouter, service: Service, records: Mapping[str, Record
         return service.describe()
 
     @router.get("/v1/models", operation_id="models")
-    async def models() -> schemas.Models:
+    async def models() -> responses.Models:
         """All models that are served, the default first; those not loaded yet tell what their files say of them."""
-        return schemas.Models(models=service.models.listing())
+        return responses.Models(models=service.models.listing())
 
     @router.get(
-        "/v1/models/{name}", operation_id="model_by_name", responses=problem_responses(404, 422, 500, 503)
+        "/v1/models/{name}",
+        operation_id="model_by_name",
+        responses=problem_responses(404, 422, 500, ReportPendingError("mini")),
     )
     async def model_by_name(name: str) -> dict[str, Any]:
         """One of them, with the report on its weight file: layout, shape, target, what it can be used for."""
@@ -48,17 +50,17 @@ def add_models(router: APIRouter, service: Service, records: Mapping[str, Record
         if name in records and records[name].exists:
             return records[name]
         service.models.source(name, status=404)
-        raise _absent("training", name, [known for known, record in records.items() if record.exists])
+        raise unknown("training", name, [known for known, record in records.items() if record.exists])
 
     @router.get(
         "/v1/models/{name}/training", operation_id="training", responses=problem_responses(404, 422, 500)
     )
-    def training(name: str, request: Request) -> schemas.Training:
+    def training(name: str, request: Request) -> responses.Training:
         """How a model was trained: its curve, and the same photos repainted along the way.
 
         A run that goes on is found under the name of its folder, where the service was told of it.
         """
-        return schemas.Training(**find(name).read(f"{_root(request)}/v1/models/{quote(name)}/training/"))
+        return responses.Training(**find(name).read(f"{_root(request)}/v1/models/{quote(name)}/training/"))
 
     @router.get(
         "/v1/models/{name}/training/{file}",
@@ -70,7 +72,7 @@ def add_models(router: APIRouter, service: Service, records: Mapping[str, Record
         """One sheet of a training: a row for each photo, with masked, repainted and original."""
         found = find(name).picture(file)
         if found is None:
-            raise _absent("picture", file, [])
+            raise unknown("picture", file, [])
         return Response(found[0], media_type=found[1], headers={"Cache-Control": SHEET_CACHE})
 
 
@@ -87,11 +89,11 @@ def add_queue(router: APIRouter, service: Service) -> None:
         request: Annotated[
             str, Query(max_length=64, description="The X-Request-ID that was sent with it.")
         ] = "",
-    ) -> schemas.Queue:
+    ) -> responses.Queue:
         """How many requests are in work or waiting, how many before a given one, and about how long that takes."""
         turn = service.turn(request)
         estimate_ms = round(1000 * turn.wait_s)
-        return schemas.Queue(admitted=turn.admitted, before=turn.before, estimate_ms=estimate_ms)
+        return responses.Queue(admitted=turn.admitted, before=turn.before, estimate_ms=estimate_ms)
 
 
 def add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:
@@ -115,10 +117,13 @@ def add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:
 
     def find(name: str) -> Sample:
         if name not in samples:
-            raise _absent("sample", name, samples)
+            raise unknown("sample", name, samples)
         return samples[name]
 
-    common: dict[str, Any] = {"response_class": Response, "responses": problem_responses(404, 422) | PICTURE}
+    common: dict[str, Any] = {
+        "response_class": Response,
+        "responses": problem_responses(unknown("sample", "dog", ["cat", "coffee"]), 422) | PICTURE,
+    }
 
     @router.get("/v1/samples/{name}", operation_id="sample", **common)
     async def sample(name: str, request: Request) -> Response:
@@ -129,17 +134,6 @@ def add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:
     async def thumb(name: str, request: Request) -> Response:
         """One photo, small."""
         return _cached(find(name).thumb, request)
-
-
-def _absent(what: str, name: str, known: Iterable[str]) -> BadRequestError:
-    listed = ", ".join(known)
-    return BadRequestError(
-        f"There is no {what} '{name[:64]}'.",
-        status=404,
-        code=f"{what}-unknown",
-        hint=f"Take one of {listed}." if listed else "See the list that named it.",
-        field="name",
-    )
 
 
 def _root(request: Request) -> str:

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import serve
@@ -24,7 +25,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model import Reconstructor
+from model.loading import Loaded
 from server import logs
 from server.batcher import Batcher, Run
 from server.line import Line
@@ -34,14 +38,6 @@ from server.models import Models, find_sources
 from server.problems import OverloadedError
 from server.service import Done, Work, most_passes
 from server.settings import Settings, prepare_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from model import Reconstructor
-    from model.loading import Loaded
 
 NAME = "unmask"
 TRIES = 3  # a job that kills whoever runs it must not kill them all
@@ -97,8 +93,6 @@ class Replica:
 
     async def look(self, name: str) -> Loaded:
         """A model without its engine."""
-        from model.loading import Loaded
-
         loaded = (await self._models.get(name)).loaded
         engine = Elsewhere(loaded.engine.name, loaded.engine.precision)
         return Loaded(loaded.facts, engine, device=loaded.device, error=loaded.error, note=loaded.note)
@@ -140,8 +134,6 @@ class Replicas:
 
     def load(self, path: Path) -> Reconstructor:
         """What prepares and finishes for a model; runs in a thread of its own."""
-        from model import Reconstructor
-
         name = self._names[path]
         try:
             loaded: Loaded = self._handle.look.remote(name).result()

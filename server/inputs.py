@@ -87,7 +87,7 @@ async def read(request: Request, shape: Shape[F]) -> tuple[F, Files]:
     elif kind.startswith("image/"):
         values, files = {}, {shape.picture: [content] if (content := await request.body()) else []}
     else:
-        raise _unknown_kind(kind)
+        raise unknown_kind(kind)
     twice = [(name, *_repeated(name)) for name in query if name in values]
     _refuse(twice)
     fields = check(shape.fields, query | values)
@@ -123,7 +123,8 @@ def _words(entry: ErrorDetails) -> str:
     return entry["msg"].removeprefix("Value error, ")
 
 
-def _unknown_kind(kind: str) -> BadRequestError:
+def unknown_kind(kind: str) -> BadRequestError:
+    """The refusal of a body of another kind."""
     return BadRequestError(
         f"The body is '{kind[:60]}'; accepted are {', '.join(ACCEPTED)}.",
         status=415,
@@ -165,7 +166,7 @@ async def _read_form(request: Request, shape: Shape[Any]) -> tuple[Values, Files
 
 def _read_json(body: bytes, shape: Shape[Any]) -> tuple[Values, Files]:
     """The fields of a JSON object; those that are null count as left out."""
-    pairs = _parse_object(body)
+    pairs = parse_object(body)
     _check_names([name for name, _ in pairs], shape.names, shape, repeatable=())
     values = {name: value for name, value in pairs if value is not None}
     files: Files = {}
@@ -182,8 +183,12 @@ def _read_json(body: bytes, shape: Shape[Any]) -> tuple[Values, Files]:
     raise _too_many(shape)
 
 
-def _parse_object(body: bytes) -> list[tuple[str, Any]]:
-    """Name and value pairs of the outermost object, repeated ones included."""
+def parse_object(body: bytes) -> list[tuple[str, Any]]:
+    """Name and value pairs of the outermost object, repeated ones included.
+
+    Raises:
+        BadRequestError: It is no JSON object.
+    """
 
     def refuse(_: str) -> Any:
         raise ValueError

@@ -3,10 +3,10 @@
 import asyncio
 import ipaddress
 import math
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import limits
@@ -20,8 +20,9 @@ from server import problems
 
 T = TypeVar("T")
 
-# Where `Keys` notes whose key a request has.
+# Where `Keys` notes whose key a request has, and `ClientLimit` how more of its client's share is taken.
 KEY_SCOPE = "unmask.key"
+CHARGE_SCOPE = "unmask.charge"
 IPV6_BITS = 64  # that one customer is given
 
 # After a refusal the rest of the body is read and thrown away, so that the client sees the answer instead
@@ -131,7 +132,7 @@ class _Body:
 
 
 class ClientLimit:
-    """Refuses what one client sends beyond its share. Only what brings work counts: POST.
+    """Refuses what one client sends beyond its share. Only what brings work counts: POST, and of a batch each item.
 
     Args:
         app: The next application.
@@ -142,7 +143,8 @@ class ClientLimit:
         self.app = app
         self.rate = limits.parse(rate)
         # Two counters a client, whatever the rate, and gone when its time is over.
-        self.windows = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self.storage = MemoryStorage()
+        self.windows = SlidingWindowCounterRateLimiter(self.storage)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or answer 429."""
@@ -150,12 +152,40 @@ class ClientLimit:
             await self.app(scope, receive, send)
             return
         client = _client(scope)
-        if self.windows.hit(self.rate, client):
+        scope[CHARGE_SCOPE] = partial(self._charge, client, counted=1)
+        try:
+            self._charge(client, 1)
+        except problems.TooManyRequestsError as refusal:
+            await problems.from_error(refusal)(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
-        wait_s = self.windows.get_window_stats(self.rate, client).reset_time - time.time()
-        refusal = problems.TooManyRequestsError(str(self.rate), max(1, math.ceil(wait_s)))
-        await problems.from_error(refusal)(scope, receive, send)
+
+    def _charge(self, client: str, items: int, counted: int = 0) -> None:
+        """Count a request of so many items, of which some are counted already."""
+        if not self.windows.hit(self.rate, client, cost=items - counted):
+            retry_after_s = max(1, math.ceil(self._wait_s(client, items)))
+            raise problems.TooManyRequestsError(str(self.rate), retry_after_s)
+
+    def _wait_s(self, client: str, items: int) -> float:
+        """Until so many items are let in; `limits` itself tells it of one only."""
+        window_s = self.rate.get_expiry()
+        before, _, current, left_s = self.storage.get_sliding_window(self.rate.key_for(client), window_s)
+        left_s -= window_s  # of the current window: it is kept for one more
+        free = self.rate.amount - items + 1  # what is counted must fall below
+        # Every window counts in full while it runs, and then less and less until the next one ends.
+        if current < free:
+            return left_s - (free - current) * window_s / before if before else 0.0
+        return left_s + window_s - free * window_s / current
+
+
+def charge(request: Request, items: int) -> None:
+    """Count a request for so many items, where one client may have only so many; it is counted as one before.
+
+    Raises:
+        TooManyRequestsError: They are more than its client may have now.
+    """
+    if CHARGE_SCOPE in request.scope:
+        request.scope[CHARGE_SCOPE](items)
 
 
 def _client(scope: Scope) -> str:

@@ -1,11 +1,9 @@
 """Composition root: settings, model, service, API, and the page mounted at `/`.
 
-The only module that sees all three rooms. `build` gives the application to a server; `create` is the import
-string for one that reads the environment: `uvicorn --factory server.main:create`.
+The only module that sees all three rooms.
 """
 
 import re
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from model import Reconstructor, load
 from server import problems
 from server.app import create_app
 from server.batcher import stand_back
@@ -27,20 +26,10 @@ from server.settings import Settings, prepare_environment
 if TYPE_CHECKING:
     import gradio
 
-    from model import Reconstructor
-
 SAMPLES = Path(__file__).parent.parent / "ui" / "assets" / "samples"
 
 # Gradio's own queue stands behind the service's; this only bounds what it keeps itself.
 PAGE_QUEUE = 32
-
-
-def create() -> FastAPI:
-    """Build everything from the environment."""
-    temporary = tempfile.TemporaryDirectory(prefix="unmask-")
-    app, _ = build(Settings(), Path(temporary.name))
-    app.state.temporary = temporary  # removed with the application
-    return app
 
 
 def build(
@@ -86,10 +75,8 @@ def _begin(models: Models, loading: "Future[None]") -> None:
         loading.set_result(None)
 
 
-def load_model(settings: Settings, path: Path) -> "Reconstructor":
+def load_model(settings: Settings, path: Path) -> Reconstructor:
     """Open a weight file as the settings say, and run it once."""
-    from model import load
-
     reconstructor = load(
         path,
         settings.device,

@@ -4,8 +4,6 @@ Loading happens in a thread of its own, one model at a time, so those being serv
 in work keeps its model until it is done, whatever the shelf does meanwhile.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import re
@@ -15,20 +13,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
-import model as model_package
-from model import UnmaskError
+from model import Reconstructor, UnmaskError
 from model.checkpoints import registry
 from model.loading import said_of
+from server import problems
 from server.batcher import stand_back
-from server.problems import BadRequestError, ModelUnavailableError
+from server.problems import ModelUnavailableError
 from server.reports import Reports
-
-if TYPE_CHECKING:
-    from model import Reconstructor
 
 logger = structlog.stdlib.get_logger("unmask.models")
 
@@ -46,23 +41,21 @@ class Source:
 
     Attributes:
         name: What it is called here, in requests and answers.
-        path: Its file, or its folder; None where it was not read from one.
+        path: Its file, or its folder.
     """
 
     name: str
-    path: Path | None = None
+    path: Path
 
     @property
     def size_bytes(self) -> int:
         """Bytes on the disk: all that is known of a model's need before it is loaded."""
-        if self.path is None:
-            return 0
         if self.path.is_dir():
             return sum(part.stat().st_size for part in self.path.iterdir() if part.is_file())
         return self.path.stat().st_size
 
 
-Load = Callable[[Path], "Reconstructor"]
+Load = Callable[[Path], Reconstructor]
 
 
 def find_sources(entries: Sequence[str]) -> list[Source]:
@@ -82,9 +75,7 @@ def find_sources(entries: Sequence[str]) -> list[Source]:
 
 def shipped() -> list[Source]:
     """The weight files that come with the program, the default first."""
-    code = Path(model_package.__file__).parent
-    folder = packaged if (packaged := code / "shipped").exists() else code.parent / "weights"
-    found = [Source(path.stem, path) for path in sorted(folder.glob("*" + SUFFIX))]
+    found = [Source(path.stem, path) for path in sorted(registry.shipped_folder().glob("*" + SUFFIX))]
     return sorted(found, key=lambda source: source.name != registry.DEFAULT)
 
 
@@ -120,7 +111,7 @@ def _pulled(name: str) -> Path:
 class Models:
     """Loaded models by name, the least recently used first to go.
 
-    All methods but `add` belong to the event loop.
+    All methods but `load_default` belong to the event loop.
 
     Args:
         sources: What may be asked for; the first is the default and is never dropped.
@@ -132,7 +123,7 @@ class Models:
         self._sources = {source.name: source for source in sources}
         self._load = load
         self._max_bytes = max_bytes
-        self._said = {source.name: said_of(source.path) if source.path else {} for source in sources}
+        self._said = {source.name: said_of(source.path) for source in sources}
         self._loaded: OrderedDict[str, Reconstructor] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Reconstructor]] = {}
         self._failed: dict[str, float] = {}  # when
@@ -140,13 +131,6 @@ class Models:
         self._one_at_a_time = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-load", initializer=stand_back)
         self.default_name = sources[0].name
-
-    @classmethod
-    def of(cls, reconstructor: Reconstructor) -> Models:
-        """A shelf with one model that is loaded already."""
-        models = cls([Source(reconstructor.name)], _never, max_bytes=0)
-        models._loaded[reconstructor.name] = reconstructor
-        return models
 
     def load_default(self) -> None:
         """Load the first one, before anything is served.
@@ -187,13 +171,7 @@ class Models:
         """
         if name in self._sources:
             return self._sources[name]
-        raise BadRequestError(
-            f"There is no model '{name[:64]}'.",
-            status=status,
-            code="model-unknown",
-            hint=f"Take one of {', '.join(self._sources)}.",
-            field="model",
-        )
+        raise problems.unknown("model", name, self._sources, status=status, field="model")
 
     async def get(self, name: str | None = None) -> Reconstructor:
         """A model, loaded if need be.
@@ -229,10 +207,9 @@ class Models:
             for name in self._sources
         ]
 
-    async def report(self, name: str) -> dict[str, Any] | None:
+    async def report(self, name: str) -> dict[str, Any]:
         """What a weight file is, as `python -m model inspect` tells it; its folder is left out."""
-        path = self.source(name).path
-        return None if path is None else await self.reports.get(path, (await self.get(name)).digest)
+        return await self.reports.get(self.source(name).path, (await self.get(name)).digest)
 
     async def _fetch(self, source: Source) -> Reconstructor:
         try:
@@ -251,7 +228,6 @@ class Models:
             del self._loading[source.name]
 
     def _read(self, source: Source) -> Reconstructor:
-        assert source.path is not None  # what came without a file was never dropped
         reconstructor = self._load(source.path)
         reconstructor.name = source.name  # answers name what was asked for, whatever the file calls itself
         return reconstructor
@@ -273,7 +249,3 @@ class Models:
 def weight_bytes(reconstructor: Reconstructor) -> int:
     """Memory that a loaded model's weights take."""
     return WEIGHT_BYTES * reconstructor.parameters
-
-
-def _never(path: Path) -> Reconstructor:
-    raise AssertionError(f"{path} is loaded already")

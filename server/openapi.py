@@ -1,6 +1,7 @@
 """What the description at `/docs` says beyond the types: bodies in three forms, examples, shared answers."""
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -8,13 +9,23 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
-from model import labels
-from server import problems, schemas
-from server.answers import FORMS, JSON, NDJSON
-from server.inputs import FORM, PICTURE
-from server.schemas import BatchFields, EmbedFields, NoFields, ReconstructFields
+from model import EVERY_PANEL, UnmaskError, labels
+from server import problems
+from server.answers import FORMS, JSON, NDJSON, negotiate
+from server.inputs import FORM, PICTURE, check, parse_object, unknown_kind
+from server.responses import (
+    BatchAnswer,
+    EmbedAnswer,
+    Problem,
+    ReconstructAnswer,
+    SettingsAnswer,
+    WeightReport,
+)
+from server.schemas import LISTED_STRATEGIES, BatchFields, EmbedFields, NoFields, ReconstructFields
 from server.security import HEALTH_PATHS
+from server.settings import MIB
 
 Schema = dict[str, Any]
 Files = Callable[[Schema], dict[str, Schema]]
@@ -26,30 +37,7 @@ BASE64: Schema = {"type": "string", "contentEncoding": "base64"}
 TINY = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mOMYoAAJgaKGAAbfgBq+MZE2wAAAABJRU5ErkJggg=="
 
 
-# What refusals look like: type, detail, and the field that is at fault.
-PROBLEMS = {
-    400: ("json", "The body is no JSON object.", "body"),
-    401: ("unauthorised", "This service needs a key.", None),
-    404: ("not-found", "There is nothing at this path. The API is described at /docs.", None),
-    406: ("not-acceptable", "The answer comes in other forms, and 'Accept' excludes all of them.", "Accept"),
-    408: ("slow-body", "The request's body had not arrived after 60 s.", None),
-    413: ("too-large", "'image' is larger than the allowed 16 MiB.", "image"),
-    415: ("content-type", "The body is 'text/plain', which is not accepted.", "Content-Type"),
-    422: ("invalid-fields", "'seed' is wrong: must be a whole number.", "seed"),
-    429: (
-        "too-many-requests",
-        "A client may send 120 per 1 minute here, and this one sent more. Send the same request again in 12 s.",
-        None,
-    ),
-    500: ("internal", "Something went wrong on our side.", None),
-    501: ("no-torch", "Reports on weight files need torch, which this service comes without.", None),
-    503: (
-        "overloaded",
-        "The service is busy and takes no more for the moment. Send the same request again in 2 s.",
-        None,
-    ),
-    504: ("deadline-exceeded", "The request was given up after 10 s.", None),
-}
+INSTANCE = "6f1c0e7a5d0b4c0e9d6c2f4b8a7e3d21"  # a request's id, for examples
 
 KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -66,6 +54,18 @@ LABELLED = base64.b64encode(
 ).decode()
 
 
+JSON_TYPES: dict[str, Schema] = {
+    "ratio": {"type": "number"},
+    "indices": {"type": "array", "items": {"type": "integer"}},
+    "panels": {"type": "array", "items": {"enum": list(EVERY_PANEL)}},
+    "strategies": {"type": "array", "items": {"enum": list(LISTED_STRATEGIES)}},
+    "ratios": {"type": "array", "items": {"type": "number"}},
+    "seeds": {"type": "array", "items": {"type": "integer"}},
+}
+PHOTO = "The photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+DRAWING = "With strategy 'drawing': a black and white picture, white is hidden."
+
+
 def body(
     model: type[BaseModel], files: Files, examples: Mapping[str, tuple[str, dict[str, Any]]]
 ) -> dict[str, Any]:
@@ -78,28 +78,58 @@ def body(
     """
     listed = {name: {"summary": text, "value": value} for name, (text, value) in examples.items()}
     return {
-        "parameters": schemas.query_parameters(model),
+        "parameters": _query_parameters(model),
         "requestBody": {
             "required": True,
             "content": {
-                FORM: {"schema": schemas.form_schema(model, files(BINARY))},
-                JSON: {"schema": schemas.json_schema(model, files(BASE64)), "examples": listed},
+                FORM: {"schema": _form_schema(model, files(BINARY))},
+                JSON: {"schema": _json_schema(model, files(BASE64)), "examples": listed},
                 PICTURE: {"schema": BINARY},
             },
         },
     }
 
 
+def _form_schema(model: type[BaseModel], files: Mapping[str, Schema]) -> Schema:
+    """The description of a form.
+
+    Args:
+        model: The text fields.
+        files: Schema of each file field; the first is required.
+    """
+    schema = model.model_json_schema()
+    schema["properties"] = {**files, **schema["properties"]}
+    return schema | {"required": [next(iter(files))]}
+
+
+def _json_schema(model: type[BaseModel], files: Mapping[str, Schema]) -> Schema:
+    """The description of the same fields as JSON: numbers and lists are what they are, files are base64."""
+    schema = _form_schema(model, files)
+    for name, wanted in JSON_TYPES.items():
+        if name in schema["properties"]:
+            kept = {"description": schema["properties"][name]["description"]}
+            schema["properties"][name] = kept | wanted
+    return schema
+
+
+def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The description of the same text fields in the query."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in model.model_json_schema()["properties"].items()
+    ]
+
+
 def _photo(kind: Schema) -> dict[str, Schema]:
-    return {"image": kind | {"description": schemas.PHOTO}}
+    return {"image": kind | {"description": PHOTO}}
 
 
 def _photo_and_drawing(kind: Schema) -> dict[str, Schema]:
-    return _photo(kind) | {"drawing": kind | {"description": schemas.DRAWING}}
+    return _photo(kind) | {"drawing": kind | {"description": DRAWING}}
 
 
 def _photos(kind: Schema) -> dict[str, Schema]:
-    return {"images": {"type": "array", "items": kind, "description": "The photos. " + schemas.PHOTO}}
+    return {"images": {"type": "array", "items": kind, "description": "The photos. " + PHOTO}}
 
 
 RECONSTRUCT = body(
@@ -175,36 +205,51 @@ BATCH_ANSWER: dict[str, Any] = {
 }
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _refusal(ask: Callable[..., object], *arguments: object) -> UnmaskError:
+    """How something is refused, by asking for it."""
+    try:
+        ask(*arguments)
+    except UnmaskError as error:
+        return error
+    raise AssertionError(f"{arguments} was to be refused")
+
+
+# A refusal of each status as the service makes it, besides 500. A route that has another of a status names it.
+REFUSED = (
+    _refusal(parse_object, b"[]"),
+    problems.UnauthorisedError(),
+    problems.unknown("model", "maxi", ["mini", "small"], field="model"),
+    _refusal(negotiate, ["text/html"], FORMS),
+    problems.SlowBodyError(60),
+    problems.TooLargeError("image", 16 * MIB),
+    unknown_kind("text/plain"),
+    _refusal(check, ReconstructFields, {"seed": "x"}),
+    problems.TooManyRequestsError("120 per 1 minute", 12),
+    problems.NoTorchError(),
+    problems.OverloadedError(2),
+    problems.DeadlineExceededError(10),
+)
+REFUSALS = {answer.status_code: answer for answer in (problems.crashed(), *map(problems.from_error, REFUSED))}
+
+
+def problem_responses(*refusals: int | UnmaskError) -> dict[int | str, dict[str, Any]]:
     """The description of refusals, with an example each.
 
     Args:
-        statuses: Those a route answers with.
+        refusals: Statuses a route answers with, or the error where it has one of its own.
     """
+    answers = (REFUSALS[each] if isinstance(each, int) else problems.from_error(each) for each in refusals)
     return {
-        status: {
-            "description": HTTPStatus(status).phrase,
+        answer.status_code: {
+            "description": HTTPStatus(answer.status_code).phrase,
             "content": {
                 problems.MEDIA_TYPE: {
                     "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": _example(status),
+                    "example": json.loads(bytes(answer.body)) | {"instance": INSTANCE},
                 }
             },
         }
-        for status in statuses
-    }
-
-
-def _example(status: int) -> dict[str, Any]:
-    code, detail, field = PROBLEMS[status]
-    errors = [{"field": field, "message": detail, "hint": "See the description."}] if field else []
-    return {
-        "type": problems.TYPE_PREFIX + code,
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": "6f1c0e7a5d0b4c0e9d6c2f4b8a7e3d21",
-        "errors": errors,
+        for answer in answers
     }
 
 
@@ -221,7 +266,7 @@ def install(app: FastAPI, *, keyed: bool, limited: bool) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = plain()
-            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas.components())
+            document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
             if keyed:
                 _add_keys(document)
             if limited:
@@ -231,6 +276,18 @@ def install(app: FastAPI, *, keyed: bool, limited: bool) -> None:
         return plain()
 
     app.openapi = openapi  # type: ignore[method-assign] # the framework's own way to extend it
+
+
+# What routes answer that encode it themselves.
+HAND_DESCRIBED = (Problem, ReconstructAnswer, BatchAnswer, EmbedAnswer, SettingsAnswer, WeightReport)
+
+
+def _components() -> dict[str, Schema]:
+    """Answers that routes describe by hand, by name."""
+    modes = [(model, "serialization") for model in HAND_DESCRIBED]
+    _, top = models_json_schema(modes, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    definitions: dict[str, Schema] = top["$defs"]
+    return definitions
 
 
 def _add_keys(document: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ becomes a problem through `STATUS`; what nobody foresaw becomes a 500 that tells
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -49,6 +49,28 @@ class BadRequestError(ServiceError):
         super().__init__(message, code=code, hint=hint, field=field)
         self.status = status
         self.title = _phrase(status)
+
+
+def unknown(
+    what: str, name: str, known: Iterable[str], *, status: int = 404, field: str = "name"
+) -> BadRequestError:
+    """The refusal of a name that nothing has.
+
+    Args:
+        what: Of what, in one word.
+        name: As a client wrote it.
+        known: Names that would be taken.
+        status: HTTP status.
+        field: Where it stood.
+    """
+    listed = ", ".join(known)
+    return BadRequestError(
+        f"There is no {what} '{name[:64]}'.",
+        status=status,
+        code=f"{what}-unknown",
+        hint=f"Take one of {listed}." if listed else "See the list that named it.",
+        field=field,
+    )
 
 
 class InvalidFieldsError(ServiceError):
@@ -195,6 +217,19 @@ class ReportPendingError(ServiceError):
         self.headers = {"Retry-After": "2"}
 
 
+class NoTorchError(ServiceError):
+    """A report that this service has not the means to make."""
+
+    status, title = 501, "No torch"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Reports on weight files need torch, which this service comes without.",
+            code="no-torch",
+            hint="Look at the file with python -m model inspect FILE.",
+        )
+
+
 class DeadlineExceededError(ServiceError):
     """The work took longer than a request may take."""
 
@@ -330,6 +365,8 @@ def install(app: FastAPI) -> None:
 
 def _from_http(request: Request, error: HTTPException) -> JSONResponse:
     headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # always together, see `app.Head`
     path = request.url.path
     hints = {
         404: f"There is nothing at {path}. The API is described at /docs.",
@@ -347,14 +384,12 @@ def _from_validation(error: RequestValidationError) -> JSONResponse:
     errors = [
         {
             "field": ".".join(str(part) for part in entry["loc"][1:]) or str(entry["loc"][0]),
-            "message": str(entry["msg"]),
+            "message": f"{entry['msg']}.",
             "hint": "See /docs for what is allowed.",
         }
         for entry in error.errors()
     ]
-    return problem(
-        422, "invalid-request", detail="The request does not have the expected shape.", errors=errors
-    )
+    return from_error(InvalidFieldsError(errors))
 
 
 def _phrase(status: int) -> str:

@@ -1,29 +1,22 @@
 """What else can be read: what the encoder makes of a picture, how a labelled one was made, what a weight file is."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from model import labels
+from model import Options, Reconstructor, labels
 from server import openapi
 from server.answers import JSON, dump
 from server.inputs import Shape, read
 from server.limits import unless_gone
 from server.problems import BadRequestError
 from server.schemas import EmbedFields, NoFields
-from server.service import Service
+from server.service import Features, Service
 from server.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from model import Reconstructor
 
 OCTETS = "application/octet-stream"
 REFUSALS = (400, 408, 413, 415, 422, 500)
@@ -73,12 +66,12 @@ def _add_embed(router: APIRouter, service: Service, max_bytes: int) -> None:
         return _json(await unless_gone(request, work()))
 
 
-def _render(array: "NDArray[np.float32]", model: "Reconstructor", kind: str, identity: str | None) -> bytes:
+def _render(array: Features, model: Reconstructor, kind: str, identity: str | None) -> bytes:
     facts = {"model": model.name, "model_digest": model.digest, "kind": kind, "shape": list(array.shape)}
     return dump(facts | {"embedding": _numbers(array.tolist()), "request_id": identity})
 
 
-def _numbers(values: "Iterable[Any]") -> list[Any]:
+def _numbers(values: Iterable[Any]) -> list[Any]:
     """No more digits than a number has."""
     return [_numbers(value) if isinstance(value, list) else float(f"{value:.{DIGITS}g}") for value in values]
 
@@ -90,7 +83,8 @@ def _add_settings(router: APIRouter, service: Service, max_bytes: int) -> None:
         "/v1/settings",
         operation_id="settings",
         response_class=Response,
-        responses=openapi.problem_responses(*REFUSALS, 404) | {200: openapi.answer("SettingsAnswer")},
+        responses=openapi.problem_responses(*REFUSALS, _no_settings())
+        | {200: openapi.answer("SettingsAnswer")},
         openapi_extra=openapi.SETTINGS,
     )
     async def settings(request: Request) -> Response:
@@ -100,20 +94,14 @@ def _add_settings(router: APIRouter, service: Service, max_bytes: int) -> None:
 
 
 def _replay(image: bytes, served: list[str]) -> bytes:
-    from model.options import Options  # pulls torch, which must not delay the start
-
     found = labels.read(image)
     if found is None:
-        raise BadRequestError(
-            "'image' carries no settings of this program.",
-            status=404,
-            code="no-settings",
-            hint="Send a picture as it was answered; editors and messengers remove what is written into files.",
-            field="image",
-        )
+        raise _no_settings()
     options = Options.from_settings(found)
     options.check()
-    fields = {name: value for name, value in asdict(options).items() if value not in (None, False)}
+    fields = {
+        name: value for name, value in asdict(options).items() if value is not None and value is not False
+    }
     if isinstance(options.grid, tuple):
         fields["grid"] = "x".join(map(str, options.grid))
     if found.get("panels"):
@@ -121,6 +109,16 @@ def _replay(image: bytes, served: list[str]) -> bytes:
     if found.get("model") in served:
         fields["model"] = found["model"]
     return dump({"settings": found, "fields": fields})
+
+
+def _no_settings() -> BadRequestError:
+    return BadRequestError(
+        "'image' carries no settings of this program.",
+        status=404,
+        code="no-settings",
+        hint="Send a picture as it was answered; editors and messengers remove what is written into files.",
+        field="image",
+    )
 
 
 def _add_inspect(router: APIRouter, service: Service) -> None:

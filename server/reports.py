@@ -24,7 +24,7 @@ import model as model_package
 from model import CheckpointError
 from model.loading import report_beside
 from server.batcher import stand_back
-from server.problems import BadRequestError, OverloadedError
+from server.problems import BadRequestError, NoTorchError, OverloadedError
 
 Report = dict[str, Any]
 
@@ -63,27 +63,25 @@ class Reports:
             size: The file's bytes, where they are known.
 
         Raises:
-            BadRequestError: It is no such head; this service comes without torch.
+            BadRequestError: It is no such head.
+            NoTorchError: This service comes without torch.
             OverloadedError: The process was killed, such as for memory; another is begun for the next head.
         """
         if importlib.util.find_spec("torch") is None:
-            raise BadRequestError(
-                "Reports on weight files need torch, which this service comes without.",
-                status=501,
-                code="no-torch",
-                hint="Look at the file with python -m model inspect FILE.",
-            )
+            raise NoTorchError
         if self._reader is None:
             spawn = multiprocessing.get_context("spawn")
             self._reader = ProcessPoolExecutor(1, spawn, initializer=_begin_reading)
+        reader = self._reader
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._reader, _look, head, name, size)
+            return await asyncio.get_running_loop().run_in_executor(reader, _look, head, name, size)
         except CheckpointError as error:  # the file is the client's
             raise BadRequestError(
                 str(error), status=422, code=error.code, hint=error.hint, field="body"
             ) from error
         except BrokenProcessPool:
-            self._reader = None
+            if self._reader is reader:  # else whoever was told first has had another begun
+                self._reader = None
             raise OverloadedError(READER_RETRY_S) from None
 
     def close(self) -> None:

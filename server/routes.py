@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 
 from model import EVERY_PANEL, STRATEGIES
 from model.views import VIEWS
-from server import __version__, openapi, problems, schemas
+from server import __version__, openapi, problems, responses
 from server.answers import FORMS, JSON, SHEET, Form, etag, negotiate
 from server.batch import add_batch
 from server.catalogue import add_models, add_queue, add_samples
@@ -119,7 +119,7 @@ def _check_forms(fields: ReconstructFields, media_type: str) -> None:
 def _add_facts(
     router: APIRouter, service: Service, settings: Settings, records: Mapping[str, Record]
 ) -> None:
-    facts = schemas.Info(
+    facts = responses.Info(
         name="unmask",
         version=__version__,
         models=service.models.names,
@@ -131,14 +131,14 @@ def _add_facts(
         answers=list(FORMS),
         limits={
             "max_bytes": settings.max_bytes,
-            "batch_items": settings.batch_items,
+            "batch_items": settings.max_items,
             "batch_bytes": settings.batch_bytes,
             "deadline_s": settings.deadline_s,
         },
     )
 
     @router.get("/v1/info", operation_id="info")
-    async def info() -> schemas.Info:
+    async def info() -> responses.Info:
         """What this service is and takes."""
         return facts
 
@@ -149,18 +149,14 @@ def _add_facts(
             """Counters in the text format of Prometheus."""
             return Response(service.metrics.expose(), media_type=MEDIA_TYPE)
 
-    async def healthz() -> schemas.Health:
+    @router.get("/healthz", operation_id="healthz")
+    async def healthz() -> responses.Health:
         """Whether the process answers."""
-        return schemas.Health(status="ok")
+        return responses.Health(status="ok")
 
-    async def readyz() -> schemas.Health:
+    @router.get("/readyz", operation_id="readyz", responses=problem_responses(problems.ShuttingDownError()))
+    async def readyz() -> responses.Health:
         """Whether new work is taken."""
         if not service.ready:
             raise problems.ShuttingDownError
-        return schemas.Health(status="ready")
-
-    for path, check, further in (("/healthz", healthz, ()), ("/readyz", readyz, (503,))):
-        router.add_api_route(
-            path, check, methods=["GET"], operation_id=path[1:], responses=problem_responses(*further)
-        )
-        router.add_api_route(path, check, methods=["HEAD"], include_in_schema=False)
+        return responses.Health(status="ready")

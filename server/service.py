@@ -4,19 +4,22 @@ Decoding and encoding run in a small thread pool, the network in the batcher's o
 blocks the event loop and nothing here sees a tensor.
 """
 
-from __future__ import annotations
-
 import asyncio
 import io
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
+import numpy as np
 from asgi_correlation_id import correlation_id
+from numpy.typing import NDArray
 from PIL import Image
+from prometheus_client import Histogram
 
+from model import Job, Options, Prediction, Reconstruction, Reconstructor
+from model.reconstruct import Look
 from server.batcher import Batcher, Run, stand_back
 from server.line import Line, Turn
 from server.metrics import Metrics, surface
@@ -29,20 +32,13 @@ from server.problems import (
     ShuttingDownError,
     TooMuchWorkError,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from prometheus_client import Histogram
-
-    from model import Job, Options, Prediction, Reconstruction, Reconstructor
-    from model.reconstruct import Look
-    from server.settings import Settings
+from server.settings import Settings
 
 T = TypeVar("T")
-Features: TypeAlias = "NDArray[np.float32]"
-Work: TypeAlias = "Job | Look"
-Done: TypeAlias = "Prediction | Features"
+W = TypeVar("W", Job, Look)
+Features: TypeAlias = NDArray[np.float32]
+Work: TypeAlias = Job | Look
+Done: TypeAlias = Prediction | Features
 
 
 class Worker(Protocol):
@@ -201,22 +197,12 @@ class Service:
             UnmaskError: The picture or the options are refused, the queue is full, or the deadline has
                 passed.
         """
-        # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
-        with self._line.admit(model.digest, correlation_id.get()) as place:
-            try:
-                # Leaving this block early cancels what has not started, in the pool and in the queue.
-                async with asyncio.timeout(self._deadline_s):
-                    decode, encode = self.metrics.decode, self.metrics.encode
-                    job = await self._in_pool(decode, lambda: model.prepare(image, options))
-                    place.passes = count_passes(job, model)
-                    expected_s = self._line.expected_s(model.digest, place.passes)
-                    if place.passes > 1 and expected_s > self._deadline_s:
-                        raise TooMuchWorkError(expected_s, self._deadline_s)
-                    submitted = self._worker.submit(job, model.work, model.digest, place.passes)
-                    prediction = cast("Prediction", await submitted)
-                    return await self._in_pool(encode, lambda: render(model.finish(job, prediction)))
-            except TimeoutError:
-                raise DeadlineExceededError(self._deadline_s) from None
+        return await self._serve(
+            model,
+            lambda: model.prepare(image, options),
+            lambda job, done: render(model.finish(job, cast(Prediction, done))),
+            passes=lambda job: count_passes(job, model),
+        )
 
     async def embed(
         self, model: Reconstructor, image: bytes, kind: str, render: Callable[[Features], T]
@@ -232,15 +218,45 @@ class Service:
         Raises:
             UnmaskError: As `reconstruct`.
         """
+        return await self._serve(
+            model,
+            lambda: model.prepare_embedding(image, kind),
+            lambda _, done: render(cast(Features, done)),
+            passes=lambda _: EMBED_PASSES,
+            least=EMBED_PASSES,
+        )
+
+    async def _serve(
+        self,
+        model: Reconstructor,
+        prepare: Callable[[], W],
+        finish: Callable[[W, Done], T],
+        *,
+        passes: Callable[[W], int],
+        least: int = 1,
+    ) -> T:
+        """Decode, wait for the network, encode.
+
+        Args:
+            model: Does it.
+            prepare: Makes the work out of the request; runs in the pool.
+            finish: Makes the answer out of work and result; runs in the pool.
+            passes: Forward passes of the work.
+            least: Forward passes of the smallest such request. It is tried however slow the model has been: nobody
+                could ask for less, and only what runs tells that it is quick again.
+        """
+        # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
         with self._line.admit(model.digest, correlation_id.get()) as place:
-            place.passes = EMBED_PASSES
             try:
+                # Leaving this block early cancels what has not started, in the pool and in the queue.
                 async with asyncio.timeout(self._deadline_s):
-                    decode, encode = self.metrics.decode, self.metrics.encode
-                    look = await self._in_pool(decode, lambda: model.prepare_embedding(image, kind))
-                    submitted = self._worker.submit(look, model.work, model.digest, EMBED_PASSES)
-                    features = cast("Features", await submitted)
-                    return await self._in_pool(encode, lambda: render(features))
+                    work = await self._in_pool(self.metrics.decode, prepare)
+                    place.passes = passes(work)
+                    expected_s = self._line.expected_s(model.digest, place.passes)
+                    if place.passes > least and expected_s > self._deadline_s:
+                        raise TooMuchWorkError(expected_s, self._deadline_s)
+                    done = await self._worker.submit(work, model.work, model.digest, place.passes)
+                    return await self._in_pool(self.metrics.encode, lambda: finish(work, done))
             except TimeoutError:
                 raise DeadlineExceededError(self._deadline_s) from None
 
@@ -315,8 +331,6 @@ def count_passes(job: Job, model: Reconstructor) -> int:
 
 def warm_up(reconstructor: Reconstructor) -> None:
     """Run the whole path once, so that the first visitor does not pay for what is set up on first use."""
-    from model import Options  # pulls pictures and engines, which must not delay the start
-
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), "grey").save(picture, "PNG")
     reconstructor(picture.getvalue(), Options(seed=0)).sheet()

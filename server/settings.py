@@ -5,7 +5,6 @@ name in capitals (`UNMASK_PORT=8000`); an unknown `UNMASK_` variable is an error
 always a typo.
 """
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Annotated, Literal
 import limits
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from model.engines import usable_cpus
 
 PREFIX = "UNMASK_"
 MIB = 1024 * 1024
@@ -51,8 +52,8 @@ class Settings(BaseSettings):
 
     client_rate: str = Field(
         default="",
-        description="Requests with pictures that one client may send, such as 120/minute; a client is a key, else "
-        "an address (see trusted_proxies), of IPv6 the first 64 bits. Empty: no limit.",
+        description="Requests with pictures that one client may send, such as 120/minute; a batch counts as many as it "
+        "makes. A client is a key, else an address (see trusted_proxies), of IPv6 the first 64 bits. Empty: no limit.",
     )
     trusted_proxies: str = Field(
         default="127.0.0.1",
@@ -88,12 +89,12 @@ class Settings(BaseSettings):
         "Stated in every answer.",
     )
     threads: int = Field(
-        default_factory=lambda: available_cpus(),
+        default_factory=usable_cpus,
         ge=1,
         description="CPU threads of the network; affinity and cgroup decide.",
     )
     decode_threads: int = Field(
-        default_factory=lambda: min(4, available_cpus()),
+        default_factory=lambda: min(4, usable_cpus()),
         ge=1,
         le=64,
         description="Threads that decode and encode pictures; together they decode at most 40 million pixels.",
@@ -175,6 +176,13 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def max_items(self) -> int:
+        """Reconstructions of one batch request: no more than a client could ever be let in with."""
+        if not self.client_rate:
+            return self.batch_items
+        return min(self.batch_items, limits.parse(self.client_rate).amount)
+
+    @property
     def max_body_bytes(self) -> int:
         """Bytes of a whole request with a picture: the picture, its drawing and the form around them."""
         return self.max_bytes + MIB
@@ -200,22 +208,3 @@ def prepare_environment(settings: Settings, temporary: Path) -> None:
     environment["HF_HUB_OFFLINE"] = "1"  # nothing may be fetched behind the operator's back
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     environment.setdefault("OMP_NUM_THREADS", str(settings.threads))
-
-
-def available_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs this process may use: its affinity, cut by the container's quota (cgroup v2 or v1), at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(allowed, math.ceil(_quota(root) or allowed)))
-
-
-def _quota(root: Path) -> float | None:
-    """CPUs granted by the cgroup, None when it sets no bound or cannot be read."""
-    try:
-        if (v2 := root / "cpu.max").exists():
-            quota, period = v2.read_text().split()
-        else:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
-            period = (root / "cpu/cpu.cfs_period_us").read_text()
-        return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None  # "max", -1, or no cgroup at all

@@ -79,7 +79,7 @@ def find_records(sources: Sequence[Source], run: Path | None) -> dict[str, Recor
         sources: The models.
         run: Folder of a training run, which may still go on.
     """
-    records = {source.name: _beside(source.path) for source in sources if source.path is not None}
+    records = {source.name: _beside(source.path) for source in sources}
     if run is not None:
         records[run.name] = _inside(run)
     return records

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from model import Options, Reconstructor, load
 from server.app import create_app
-from server.models import Models
+from server.models import Models, Source
 from server.service import Service
 from server.settings import Settings
 
@@ -145,10 +145,18 @@ def reconstructor(debug_weights: Path) -> Reconstructor:
     return load(debug_weights, "cpu")
 
 
+def shelf(reconstructor: Reconstructor | FakeEngine, path: Path = Path("none.safetensors")) -> Models:
+    """The one model there is, loaded; its file matters where reports on it are asked for."""
+    source = Source(reconstructor.name, path)
+    models = Models([source], lambda _: cast(Reconstructor, reconstructor), max_bytes=0)
+    models.load_default()
+    return models
+
+
 def build_app(reconstructor: Reconstructor | FakeEngine, **settings: Any) -> tuple[FastAPI, Service]:
     """An application without the page, and its service."""
     chosen = Settings(**{"deadline_s": 120.0, **settings})  # tests also run on busy machines
-    service = Service(Models.of(cast(Reconstructor, reconstructor)), chosen)
+    service = Service(shelf(reconstructor), chosen)
     return create_app(service, chosen), service
 
 

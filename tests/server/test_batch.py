@@ -191,7 +191,6 @@ def test_a_stopping_service_gives_up_what_has_not_begun(engine: FakeEngine) -> N
 def test_models_and_service_describe_themselves(client: TestClient, reconstructor: Reconstructor) -> None:
     described = json.loads(json.dumps(reconstructor.describe()))
     assert client.get("/v1/models").json() == {"models": [described | {"default": True, "loaded": True}]}
-    assert client.get("/v1/models/debug").json() == described | {"report": None}
     assert client.get("/v1/model").json() == described
     assert "debug" in problem_of(client.get("/v1/models/nope"), 404)["detail"]
     info = client.get("/v1/info").json()

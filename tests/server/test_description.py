@@ -1,6 +1,8 @@
 """The service keeps what it describes: requests made out of its description by schemathesis, all checks."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,10 @@ import pytest
 from model import Reconstructor
 from server.app import create_app
 from server.main import SAMPLES
-from server.models import Models
 from server.samples import read_samples
 from server.service import Service
 from server.settings import Settings
+from tests.server.conftest import shelf
 from tests.server.test_limits import listening
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,9 +25,13 @@ PHASES = os.environ.get("TEST_PHASES", "examples,fuzzing")  # the long run adds 
 
 
 @pytest.mark.slow
-def test_no_request_gets_an_answer_that_is_not_described(reconstructor: Reconstructor) -> None:
+def test_no_request_gets_an_answer_that_is_not_described(
+    reconstructor: Reconstructor, debug_weights: Path, tmp_path: Path
+) -> None:
     chosen = Settings(deadline_s=120.0)
-    app = create_app(Service(Models.of(reconstructor), chosen), chosen, read_samples(SAMPLES))
+    weights = Path(shutil.copy(debug_weights, tmp_path))
+    weights.with_suffix(".report.json").write_text(json.dumps({"digest": reconstructor.digest}))
+    app = create_app(Service(shelf(reconstructor, weights), chosen), chosen, read_samples(SAMPLES))
     with listening(app) as address:
         command = [
             *(str(Path(sys.executable).with_name("st")), "--config-file", "tests/server/schemathesis.toml"),
@@ -35,6 +41,8 @@ def test_no_request_gets_an_answer_that_is_not_described(reconstructor: Reconstr
                 EXAMPLES,
                 "--generation-deterministic",
                 "--request-timeout",
+                "120",
+                "--max-response-time",  # the first head waits for a process that imports torch
                 "120",
             ),
         ]

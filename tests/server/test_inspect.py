@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from model import Reconstructor
-from server import schemas
+from server import responses
 from server.security import SMALL_BODY_BYTES
 from tests.server.conftest import FakeEngine, build_app, into, png, problem_of, running
 
@@ -36,7 +36,7 @@ def send(client: TestClient, body: bytes, **query: Any) -> Any:
 def test_a_head_is_enough_for_the_report(client: TestClient, head: bytes, debug_weights: Path) -> None:
     answer = send(client, head, name="mine.safetensors", size=debug_weights.stat().st_size)
     assert answer.status_code == 200, answer.text
-    report = schemas.WeightReport.model_validate(answer.json())
+    report = responses.WeightReport.model_validate(answer.json())
     assert (report.name, report.layout, report.content, report.size) == (
         "mine.safetensors", "Unmask", "full", "debug",
     )  # fmt: skip

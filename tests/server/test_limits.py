@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from tests.server.conftest import FakeEngine, build_app, photo, png, post, problem_of, running
 
@@ -96,6 +98,43 @@ def test_a_client_that_sends_too_much_is_told_when_to_come_back(engine: FakeEngi
         assert 1 <= int(answer.headers["retry-after"]) <= 3600
         assert client.get("/v1/models").status_code == 200, "only what brings work counts"
         assert "429" in client.get("/openapi.json").json()["paths"]["/v1/embed"]["post"]["responses"]
+
+
+def batch(client: TestClient, pictures: int, **fields: str) -> Any:
+    files = [("images", ("a.png", png()))] * pictures
+    return client.post("/v1/reconstruct/batch", files=files, data=fields)
+
+
+def test_a_batch_counts_as_many_as_it_makes(engine: FakeEngine) -> None:
+    app, _ = build_app(engine, client_rate="6/hour")
+    with running(app) as client:
+        assert batch(client, 2, seeds="1,2").status_code == 200
+        before = len(engine.batches)
+        assert problem_of(batch(client, 3), 429)["type"].endswith("too-many-requests")
+        assert len(engine.batches) == before, "refused before anything is computed"
+        assert [post(client).status_code for _ in range(2)] == [200, 429]
+
+
+def test_a_batch_that_no_client_could_ever_send_is_told_the_bound(engine: FakeEngine) -> None:
+    app, _ = build_app(engine, client_rate="3/minute")
+    with running(app) as client:
+        assert client.get("/v1/info").json()["limits"]["batch_items"] == 3
+        assert "at most 3" in problem_of(batch(client, 2, seeds="1,2"), 422)["detail"]
+
+
+@pytest.mark.parametrize("items", [1, 3, 6])
+def test_who_waits_as_long_as_was_said_is_let_in(
+    items: int, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time() // 3600 * 3600 + 1800.25  # in the middle of a window
+    monkeypatch.setattr(time, "time", lambda: now)
+    app, _ = build_app(engine, client_rate="6/hour")
+    with running(app) as client:
+        assert batch(client, 2, seeds="1,2,3").status_code == 200
+        # Before its body is read a request is one item, after that all of them: told twice at most.
+        for _ in range(1 if items == 1 else 2):
+            now += int(batch(client, items).headers["retry-after"])
+        assert batch(client, items).status_code == 200
 
 
 async def posts_from(app: FastAPI, hosts: Sequence[str], **headers: str) -> list[int]:

@@ -229,6 +229,7 @@ def test_the_setting_takes_paths_names_and_shipped_models(tmp_path: Path) -> Non
 
 def test_names_of_public_weights_lead_to_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     (file := tmp_path / "w.safetensors").write_bytes(b"x")
     registry.add(registry.Entry(name="owner/mine", path=str(file)))
     assert find_sources(["owner/mine", "b=owner/mine"]) == [Source("mine", file), Source("b", file)]

@@ -1,5 +1,7 @@
 import asyncio
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +98,11 @@ def test_a_wrong_value_is_named(field: str, value: str, client: TestClient) -> N
     assert fields_of(post(client, None, **{field: value})) == [field]
 
 
+@pytest.mark.parametrize("seed", ["--5", "-", "5-", "1e3", "1" * 13])
+def test_a_number_that_is_none_is_told_in_words(seed: str, client: TestClient) -> None:
+    assert "'seed' is wrong: must be a whole number." in problem_of(post(client, seed=seed), 422)["detail"]
+
+
 def test_all_wrong_values_are_named_at_once(client: TestClient) -> None:
     assert fields_of(post(client, seed="x", ratio="y", panels="z")) == ["ratio", "seed", "panels"]
 
@@ -148,15 +155,25 @@ def test_wrong_methods_and_paths_are_problems(client: TestClient) -> None:
     refused = client.get("/reconstruct")
     problem_of(refused, 405)
     assert refused.headers["allow"] == "POST"
+    assert client.put("/v1/info").headers["allow"] == "GET, HEAD"
     for path in ("/nope", "/v1/nope", "/v1/samples/nope", "/v1/samples/..%2f..%2fetc"):
         problem_of(client.get(path), 404)
 
 
-def test_health_is_told_for_get_and_head(client: TestClient, engine: FakeEngine) -> None:
+def test_health_is_told(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
-    assert client.head("/readyz").status_code == 200
     assert client.get("/v1/model").json() == {"name": "fake"}
+
+
+def test_head_is_answered_wherever_get_is(client: TestClient) -> None:
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        head = client.head(path)
+        assert head.status_code == (client.get(path).status_code if "get" in operations else 405), path
+        assert "head" not in operations
+        assert not head.content
+    counted = client.get("/metrics").text
+    assert 'unmask_requests_total{method="HEAD",route="/v1/info",status="200",surface="api"} 1.0' in counted
 
 
 def test_a_draining_service_is_alive_but_not_ready(engine: FakeEngine) -> None:
@@ -199,6 +216,50 @@ def test_the_description_is_complete(client: TestClient) -> None:
     }
     for status in ("400", "406", "413", "415", "422", "503", "504"):
         assert "application/problem+json" in operation["responses"][status]["content"]
+
+
+def test_refusals_are_described_as_they_are_made(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.fails_on = png((1, 2, 3))
+    digest = hashlib.sha256(b"key").hexdigest()
+    app, service = build_app(engine, deadline_s=0.2, client_rate="9/hour", api_keys=(digest,))
+    key = {"x-api-key": "key"}
+
+    def told(answer: Any) -> Any:
+        """A problem without its request's id, and with the numbers and models of another service."""
+        text = json.dumps(answer | {"instance": ""}).replace("mini, small", "fake").replace("minute", "hour")
+        return json.loads(re.sub(r"\d+(\.\d+)?", "0", text))
+
+    with running(app) as client:
+        described = client.get("/openapi.json", headers=key).json()["paths"]
+
+        def check(path: str, status: int, answer: Any, method: str = "post") -> None:
+            content = described[path][method]["responses"][str(status)]["content"]
+            assert told(content["application/problem+json"]["example"]) == told(problem_of(answer, status))
+
+        def send(path: str = "/reconstruct", **body: Any) -> Any:
+            asked: dict[str, Any] = {"headers": key, "files": {"image": png()}}
+            return client.post(path, **asked | body)
+
+        check("/v1/models", 401, client.get("/v1/models"), "get")
+        check("/v1/models/{name}", 404, client.get("/v1/models/maxi", headers=key), "get")
+        check("/reconstruct", 400, send(files=None, json=[]))
+        check("/reconstruct", 406, send(headers=key | {"accept": "text/html"}))
+        check("/reconstruct", 413, send(files={"image": bytes(16 * 2**20 + 1)}))
+        check(
+            "/reconstruct", 415, send(files=None, content=b"a", headers=key | {"content-type": "text/plain"})
+        )
+        check("/reconstruct", 422, send(data={"seed": "x"}))
+        check("/reconstruct", 500, send(files={"image": engine.fails_on}))
+        check("/v1/settings", 404, send("/v1/settings"))
+        engine.gate.clear()
+        check("/reconstruct", 504, send())
+        engine.gate.set()
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        octets = key | {"content-type": "application/octet-stream"}
+        check("/v1/inspect", 501, send("/v1/inspect", files=None, content=b"a", headers=octets))
+        check("/reconstruct", 429, send())
+        service.drain()
+        check("/readyz", 503, client.get("/readyz"), "get")
 
 
 def test_every_reference_in_the_description_leads_somewhere(client: TestClient) -> None:

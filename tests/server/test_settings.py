@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings, available_cpus, prepare_environment, unknown_variables
+from model.engines import usable_cpus
+from server.settings import Settings, prepare_environment, unknown_variables
 
 
 def test_the_environment_sets_every_knob_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +71,8 @@ def test_the_container_quota_bounds_the_threads(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    unbounded = available_cpus(tmp_path / "nowhere")
-    assert available_cpus(tmp_path) == (unbounded if cpus is None else cpus)
+    unbounded = usable_cpus(tmp_path / "nowhere")
+    assert usable_cpus(tmp_path) == (unbounded if cpus is None else cpus)
 
 
 def test_libraries_are_told_to_stay_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
