@@ -6,17 +6,19 @@ Knows numbers only: no tensors, no files.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.errors import CheckpointError
 
 Target = Literal["pixel", "norm_pixel", "norm_pixel_stats", "pca", "tokens"]
 
 #: What ``decoder_pred`` may predict for each patch: ImageNet-normalised pixels, per-patch z-scores, the largest
-#: principal components of the pixels, or which word of a discrete VAE's vocabulary the patch is (table 1d). The first
-#: ones can be shown as pictures; ``norm_pixel_stats`` tells with the z-scores the mean and the logarithm of the
+#: principal components of the pixels, or which word of a discrete VAE's vocabulary the patch is (table 1d).
+#: ``norm_pixel_stats`` tells with the z-scores the mean and the logarithm of the
 #: deviation that a picture needs and the paper's target leaves out.
-TARGETS = ("pixel", "norm_pixel", "norm_pixel_stats", "pca", "tokens")
+TARGETS: tuple[Target, ...] = get_args(Target)
+#: Those that can be shown as pictures.
+PICTURE_TARGETS: tuple[Target, ...] = ("pixel", "norm_pixel", "norm_pixel_stats")
 PCA_VALUES = 96  # coefficients a patch, as in the paper
 VOCABULARY = 512  # words of our discrete VAE; the paper borrows one of 8,192
 TOKENIZER_WIDTH = 256  # hidden units of its encoder
@@ -25,6 +27,12 @@ TOKENIZER_WIDTH = 256  # hidden units of its encoder
 #: Source: facebookresearch/mae and every public MAE checkpoint.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+def choices(kind: type) -> dict[str, tuple[str, ...]]:
+    """By field of a dataclass, the words that its ``Literal`` permits."""
+    hints = get_type_hints(kind)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +71,9 @@ class MAEConfig:
         ):
             if width % 4 or width % heads:
                 raise _bad(f"{name} {width} must be a multiple of 4 and of its {heads} heads")
-        if self.target not in TARGETS:
-            raise _bad(f"target {self.target!r} is not one of {', '.join(TARGETS)}")
-        if self.mask_tokens not in ("decoder", "encoder"):
-            raise _bad(f"mask_tokens {self.mask_tokens!r} is not 'decoder' or 'encoder'")
-        if self.decoder not in ("paper", "patches"):
-            raise _bad(f"decoder {self.decoder!r} is not 'paper' or 'patches'")
+        for name, allowed in choices(type(self)).items():
+            if getattr(self, name) not in allowed:
+                raise _bad(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
 
     @property
     def grid(self) -> tuple[int, int]:

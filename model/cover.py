@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import MaskError
-from model.masking import MAX_SEED, Grid, Mask, noise, sample_mask
+from model.masking import MAX_SEED, Grid, Mask, check_sampling, draws, grid_order, sample_mask
 
 Floats = NDArray[np.float32]
 
@@ -47,9 +47,7 @@ def complementary(strategy: str, grid: Grid, count: int | None, seed: int) -> tu
         MaskError: As ``sample_mask``; or it would take more than ``MAX_SAMPLES`` masks.
     """
     patches = grid[0] * grid[1]
-    sample_mask(
-        strategy, grid, patches // 2 if count is None else count, seed
-    )  # refuses what is out of range
+    check_sampling(strategy, grid, patches // 2 if count is None else count, seed)
     if count is None:
         borders = np.arange(DEFAULT_COMPLETE + 1) * patches // DEFAULT_COMPLETE
         spans = list(pairwise(borders.tolist()))
@@ -73,13 +71,13 @@ def complementary(strategy: str, grid: Grid, count: int | None, seed: int) -> tu
     return tuple(masks)
 
 
-def _order(strategy: str, grid: Grid, seed: int) -> NDArray[np.int64]:
+def _order(strategy: str, grid: Grid, seed: int) -> NDArray[np.intp]:
+    if strategy == "grid":
+        return grid_order(grid, seed)
     rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    chance = noise(np.array([seed], dtype=np.uint64), rows.size)[0]
+    chance = draws(seed, rows.size)
     if strategy == "random":
         return np.argsort(chance, kind="stable")
-    if strategy == "grid":
-        return np.lexsort((chance, np.array([[0, 2], [3, 1]])[rows % 2, columns % 2]))
     # Morton's curve on a square of 64 x 64, begun anywhere; cells of any grid are spread over it.
     y, x = rows * 64 // grid[0], columns * 64 // grid[1]
     code = sum(((y >> bit & 1) << (2 * bit + 1)) | ((x >> bit & 1) << (2 * bit)) for bit in range(6))
@@ -92,7 +90,7 @@ def ensemble(strategy: str, grid: Grid, count: int, seed: int, samples: int) -> 
     Raises:
         MaskError: As ``sample_mask``.
     """
-    sample_mask(strategy, grid, count, seed)  # refuses a seed that the sum below would hide
+    check_sampling(strategy, grid, count, seed)  # a wrong seed, which the sum below would hide
     return tuple(
         sample_mask(strategy, grid, count, (seed + number) % (MAX_SEED + 1)) for number in range(samples)
     )

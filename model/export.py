@@ -78,7 +78,6 @@ class Proof:
             arrays |= {f"{number}.{name}": value for name, value in vars(case).items()}
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for flags
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content.getvalue())
 
@@ -151,7 +150,6 @@ def write_onnx(checkpoint: Checkpoint, out: Path) -> Path:
     facts = {"name": checkpoint.name, "digest": checkpoint.digest}
     facts |= {"config": json.dumps(network.config.to_dict()), "card": json.dumps(checkpoint.card)}
     onnx.helper.set_model_props(graph, facts)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_bytes(graph.SerializeToString())
         _check_onnx(temporary, checkpoint)

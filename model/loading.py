@@ -204,7 +204,7 @@ def prove(path: Path) -> tuple[Path, float]:
     from model.checkpoints.report import inspect  # pulls torch
 
     report = inspect(path).to_dict() | {"path": path.name}
-    _beside(path, _REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    files.write_json(_beside(path, _REPORT), report)
     return place, loaded.error or 0.0
 
 
@@ -312,7 +312,7 @@ def _cached(digest: str, proofs: Path | None) -> Path:
 
 def default_folder() -> Path:
     """Where proofs are kept when no other place is named."""
-    return Path.home() / ".cache" / "unmask" / "proofs"
+    return files.cache("proofs")
 
 
 def _arrays(checkpoint: Checkpoint) -> Weights:

@@ -11,7 +11,7 @@ Source: arXiv 2111.06377 sec. 3 and fig. 6 (random, grid); BEiT, arXiv 2106.0825
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -122,8 +122,9 @@ def random_hidden(keys: NDArray[np.uint64], patches: int, count: int) -> Bools:
     return hidden
 
 
-def _seeded(seed: int) -> NDArray[np.uint64]:
-    return np.array([seed], dtype=np.uint64)
+def draws(seed: int, count: int) -> NDArray[np.uint64]:
+    """``[count] uint64``: the first draws of one seed."""
+    return noise(np.array([seed], dtype=np.uint64), count)[0]
 
 
 # --- strategies ---------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def _seeded(seed: int) -> NDArray[np.uint64]:
 
 def random_mask(grid: Grid, count: int, seed: int) -> Bools:
     """Uniformly random patches, the paper's default."""
-    return random_hidden(_seeded(seed), grid[0] * grid[1], count)[0]
+    return random_hidden(np.array([seed], dtype=np.uint64), grid[0] * grid[1], count)[0]
 
 
 def grid_mask(grid: Grid, count: int, seed: int) -> Bools:
@@ -142,13 +143,17 @@ def grid_mask(grid: Grid, count: int, seed: int) -> Bools:
     below 75 % the further places fill up, in an order drawn from the seed; above 75 %, where 2x2 cells cannot
     do, an even spread is drawn from the coarser grid of upper left places, again by the seed.
     """
+    order = grid_order(grid, seed)
+    hidden = np.ones(order.size, dtype=bool)
+    hidden[order[: order.size - count]] = False
+    return hidden
+
+
+def grid_order(grid: Grid, seed: int) -> NDArray[np.intp]:
+    """All patches, one place of the 2x2 cells after the other; inside a place by chance."""
     rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     place = np.array([[0, 2], [3, 1]])[rows % 2, columns % 2]
-    # Sort by place first; inside a place by noise, so that a part of it spreads over the picture.
-    order = np.lexsort((noise(_seeded(seed), rows.size)[0], place))
-    hidden = np.ones(rows.size, dtype=bool)
-    hidden[order[: rows.size - count]] = False
-    return hidden
+    return np.lexsort((draws(seed, rows.size), place))
 
 
 def block_mask(grid: Grid, count: int, seed: int) -> Bools:
@@ -159,14 +164,14 @@ def block_mask(grid: Grid, count: int, seed: int) -> Bools:
     of the blocks, so the count is exact and the shape stays a block.
     """
     rows, columns = grid
-    draws = iter(noise(_seeded(seed), 4096)[0].tolist())
+    chance = iter(draws(seed, 4096).tolist())
     hidden = np.zeros(grid, dtype=bool)
     failures = 0
     while (missing := count - int(hidden.sum())) > 0 and failures < 10:
-        area = 16 + _unit(draws) * max(missing - 16, 0)
-        aspect = math.exp((2 * _unit(draws) - 1) * math.log(1 / 0.3))
+        area = 16 + _unit(chance) * max(missing - 16, 0)
+        aspect = math.exp((2 * _unit(chance) - 1) * math.log(1 / 0.3))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        top, left = _unit(draws), _unit(draws)
+        top, left = _unit(chance), _unit(chance)
         failures += 1
         if not (0 < height < rows and 0 < width < columns):
             continue
@@ -175,14 +180,13 @@ def block_mask(grid: Grid, count: int, seed: int) -> Bools:
         if 0 < block.size - int(block.sum()) <= missing:
             block[...] = True
             failures = 0
-    _grow(hidden, count - int(hidden.sum()), noise(_seeded(seed ^ MAX_SEED), hidden.size)[0])
+    _grow(hidden, count - int(hidden.sum()), draws(seed ^ MAX_SEED, hidden.size))
     return hidden.reshape(-1)
 
 
-def _unit(draws: Sequence[int] | object) -> float:
+def _unit(chance: Iterator[int]) -> float:
     """The next draw as a number in 0..1."""
-    value: int = next(draws)  # type: ignore[call-overload]
-    return value / 2**64
+    return next(chance) / 2**64
 
 
 def _grow(hidden: Bools, missing: int, order: NDArray[np.uint64]) -> None:
@@ -216,7 +220,17 @@ def sample_mask(strategy: str, grid: Grid, count: int, seed: int) -> Mask:
         seed: 0..``MAX_SEED``; the same seed gives the same mask for ever.
 
     Raises:
-        MaskError: One of them is out of its range.
+        MaskError: As ``check_sampling``.
+    """
+    check_sampling(strategy, grid, count, seed)
+    return Mask(grid, SAMPLERS[strategy](grid, count, seed))
+
+
+def check_sampling(strategy: str, grid: Grid, count: int, seed: int) -> None:
+    """Refuse what gives no sampled mask.
+
+    Raises:
+        MaskError: An argument of ``sample_mask`` is out of its range.
     """
     if strategy not in SAMPLERS:
         raise MaskError(
@@ -240,7 +254,6 @@ def sample_mask(strategy: str, grid: Grid, count: int, seed: int) -> Mask:
             hint="Give a whole number in that range, or leave the seed out.",
             field="seed",
         )
-    return Mask(grid, SAMPLERS[strategy](grid, count, seed))
 
 
 def mask_from_indices(indices: Sequence[int], grid: Grid) -> Mask:

@@ -141,10 +141,6 @@ class MAE(nn.Module):
         """Pixels in 0..1 to ImageNet-normalised units: ``[B, C, H, W]`` both ways."""
         return (image - self.image_mean) / self.image_std
 
-    def denormalise(self, image: Tensor) -> Tensor:
-        """ImageNet-normalised units back to pixels; may leave 0..1, the caller clamps."""
-        return image * self.image_std + self.image_mean
-
     def patchify(self, image: Tensor) -> Tensor:
         """Cut ``[B, C, H, W]`` into ``[B, L, P*P*C]``: patches row-major; inside one row, column, colour."""
         side = self.config.patch_size

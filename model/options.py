@@ -29,7 +29,7 @@ _LISTED = ("indices", "drawing")
 
 
 #: Options that settings hold under their own names.
-_REPLAYED = (
+REPLAYED = (
     "strategy", "ratio", "hidden_count", "seed", "view", "fit", "crop", "grid", "cover", "samples", "positions",
 )  # fmt: skip
 
@@ -85,7 +85,7 @@ class Options:
         Raises:
             MaskError: The settings do not hold together.
         """
-        values = {name: settings[name] for name in _REPLAYED if settings.get(name) is not None}
+        values = {name: settings[name] for name in REPLAYED if settings.get(name) is not None}
         if settings.get("strategy") in _LISTED:
             grid = placement.read_grid(str(settings.get("mask_grid")), any_size=True)
             indices = labels.unpack(str(settings.get("mask")), grid)

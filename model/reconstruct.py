@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from model import images, scores, views
 from model.checkpoints.registry import shipped
-from model.config import MAEConfig
+from model.config import PICTURE_TARGETS, MAEConfig
 from model.cover import Merged
 from model.errors import CheckpointError, MaskError
 from model.loading import Facts, Loaded, open_weights
@@ -51,7 +51,7 @@ EMBEDDINGS = ("cls", "mean", "patch")
 _VIEWS = {
     "pixel": ("pixels",),
     "norm_pixel": ("estimated", "normalised", "oracle"),
-    "norm_pixel_stats": ("estimated", "predicted", "normalised", "oracle"),
+    "norm_pixel_stats": ("predicted", "estimated", "normalised", "oracle"),
 }
 #: What the logarithm of a patch's deviation can be: from a flat one to black and white in halves, with room.
 _LOG_DEVIATION = (-7.0, 2.0)
@@ -319,7 +319,7 @@ def refuse_what_is_no_picture(name: str, config: MAEConfig) -> None:
     Raises:
         CheckpointError: It is such a one.
     """
-    if config.target not in _VIEWS:
+    if config.target not in PICTURE_TARGETS:
         raise CheckpointError(
             f"{name} predicts {config.target!r} of each patch, not pixels: it has no picture to show.",
             code="target",

@@ -92,7 +92,7 @@ class Reconstruction:
         prediction: What the network painted.
         model: Name of the model.
         digest: SHA-256 of its weights, hex.
-        target: What it predicts: ``pixel`` or ``norm_pixel``.
+        target: What it predicts, one of ``model.config.PICTURE_TARGETS``.
         patch_size: Of the model.
         metrics: Figures over the hidden pixels.
         compared: ``[H, W, 3]`` in 0..1, what the prediction is held against.

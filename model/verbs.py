@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from model.options import Options
     from model.result import Reconstruction
 
-#: Flags that are options of the same name and form.
-_SAME = (
-    "strategy", "ratio", "hidden_count", "seed", "view", "fit", "crop", "grid", "cover", "samples", "positions",
-)  # fmt: skip
-
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``reconstruct`` to the command line."""
@@ -36,7 +31,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--drawing", type=Path, help="black and white picture, white = hidden")
     verb.add_argument(
         "--view",
-        help="of a model of normalised pixels: estimated (default), normalised, oracle; predicted where it can",
+        help="of a model of normalised pixels: predicted (where trained to), estimated, normalised or oracle; the "
+        "default is the first it has",
     )
     verb.add_argument("--fit", help="square (default) or whole: the whole picture at its aspect")
     verb.add_argument(
@@ -120,10 +116,10 @@ def _array(given: argparse.Namespace) -> str:
 
 
 def _options(given: argparse.Namespace, like: Settings | None) -> Options:
-    from model.options import Options
+    from model.options import REPLAYED, Options
 
     changes: dict[str, Any] = {
-        name: getattr(given, name) for name in _SAME if getattr(given, name) is not None
+        name: getattr(given, name) for name in REPLAYED if getattr(given, name) is not None
     }
     if given.indices is not None:
         changes["indices"] = _indices(given.indices)

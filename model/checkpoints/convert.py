@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.checkpoints import layouts, shapes, store
-from model.checkpoints.files import RawFile, refuse, replacing
+from model.checkpoints.files import RawFile, refuse, replacing, write_json
 from model.checkpoints.layouts import Tensors
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
@@ -54,8 +54,8 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
         _save_pickle(out, {"model": tensors, "unmask": facts})
         return out
     header = {"format": "pt", "unmask": json.dumps(facts)}
-    _save_json(out / "config.json", _huggingface_config(config))
-    _save_json(out / "preprocessor_config.json", _preprocessor(config))
+    write_json(out / "config.json", _huggingface_config(config))
+    write_json(out / "preprocessor_config.json", _preprocessor(config))
     # Last: a reader that sees the weights sees the whole folder.
     with replacing(out / "model.safetensors") as part:
         save_file(layouts.to_huggingface(tensors), part, metadata=header)
@@ -103,11 +103,6 @@ def _save_pickle(out: Path, content: dict[str, Any]) -> None:
     # Through a file object: by its name torch would write the name into the file.
     with replacing(out) as part, part.open("wb") as file:
         torch.save(content, file)
-
-
-def _save_json(out: Path, values: dict[str, Any]) -> None:
-    with replacing(out) as part:
-        part.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _huggingface_config(config: MAEConfig) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class _Received:
         self.note.unlink(missing_ok=True)
 
 
-def download(url: str, out: Path, *, sha256: str = "", md5: str = "", quiet: bool = False) -> str:
+def download(url: str, out: Path, *, sha256: str = "", md5: str = "") -> str:
     """Fetch one file; a reader of ``out`` sees nothing or the whole, checked file.
 
     Args:
@@ -79,7 +79,6 @@ def download(url: str, out: Path, *, sha256: str = "", md5: str = "", quiet: boo
         out: Where to.
         sha256: What it must be, hex; empty: not known.
         md5: First digits of what it must be, likewise.
-        quiet: No progress bar; there is none either where standard error is no terminal.
 
     Returns:
         SHA-256 of the file, hex.
@@ -90,7 +89,7 @@ def download(url: str, out: Path, *, sha256: str = "", md5: str = "", quiet: boo
     """
     file = _Received(url, out.with_name(out.name + ".download"), sha256)
     with _alone(file.part), tqdm(
-        desc=out.name, unit="B", unit_scale=True, disable=True if quiet else None
+        desc=out.name, unit="B", unit_scale=True, disable=None
     ) as bar:  # fmt: skip
         _remember(file)
         barren = 0
@@ -245,7 +244,7 @@ def _check_room(file: _Received, start: int) -> None:
 def _no_room(file: _Received, why: str) -> Exception:
     return refuse(
         f"{file.part.parent} has no room for {file.url} ({why})",
-        "Make room or give another --folder; the same command goes on from what came.",
+        "Make room, or set XDG_CACHE_HOME to where there is some; the same command goes on from what came.",
         "disk",
     )
 

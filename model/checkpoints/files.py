@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,12 @@ IN_FOLDER = (
     "pytorch_model.bin",
     "pytorch_model.bin" + INDEX,
 )
+
+
+def cache(kind: str) -> Path:
+    """Where what can be had again is kept: weights, shards, proofs; below ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    told = os.environ.get("XDG_CACHE_HOME", "")  # noqa: TID251 (every program's, no setting of ours)
+    return (Path(told) if told else Path.home() / ".cache") / "unmask" / kind
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,16 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a record, atomically.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    with replacing(path) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def parts(path: Path) -> list[Path]:

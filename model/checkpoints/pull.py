@@ -22,19 +22,15 @@ _ACCEPTED = "accepted.json"
 def pull(
     name: str,
     *,
-    folder: Path | None = None,
     accepted: bool = False,
     ask: Callable[[str], bool] | None = None,
-    quiet: bool = False,
 ) -> Path:
     """Fetch the weights of a name, unless they are here.
 
     Args:
         name: As in ``entries``.
-        folder: Where pulled weights lie.
         accepted: The caller accepts the licence.
         ask: Asked, with the licence's text, where it was not accepted before; None: refuse instead.
-        quiet: No progress bar.
 
     Returns:
         The file, or the folder of it.
@@ -42,29 +38,28 @@ def pull(
     Raises:
         CheckpointError: The name is unknown, the licence was not accepted, or the download failed.
     """
-    place = folder or registry.default_folder()
-    entry = registry.known_entry(name, folder)
-    found = registry.find(entry, place)
+    entry = registry.known_entry(name)
+    found = registry.find(entry)
     if found:
         return found.path
     if not (entry.file or entry.hub):
         raise refuse(f"{name} is at {entry.source}, which is not there", "Bring it back.", "missing")
-    _accept(entry, place, accepted, ask)
-    home = place / name
-    hashes = _fetch(entry, home, quiet)
+    _accept(entry, accepted, ask)
+    home = registry.weights_folder() / name
+    hashes = _fetch(entry, home)
     record = {
         "source": entry.source,
         "licence": entry.licence,
         "pulled": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "files": {key: {"sha256": h, "bytes": (home / key).stat().st_size} for key, h in hashes.items()},
     }
-    registry.write_json(home / RECORD, record)
+    files.write_json(home / RECORD, record)
     return home if entry.hub else home / next(iter(hashes))  # an index stands before its parts
 
 
-def _fetch(entry: Entry, home: Path, quiet: bool) -> dict[str, str]:
+def _fetch(entry: Entry, home: Path) -> dict[str, str]:
     """Bring the files of an entry: SHA-256 by name; the config first, an index before its parts."""
-    source = _Source(entry, home, quiet)
+    source = _Source(entry, home)
     hashes: dict[str, str] = {}
     absent: CheckpointError | None = None
     for name in (HUB_CONFIG, *files.IN_FOLDER) if entry.hub else (Path(urlsplit(entry.file).path).name,):
@@ -90,8 +85,8 @@ def _fetch(entry: Entry, home: Path, quiet: bool) -> dict[str, str]:
 class _Source:
     """Where the files of one entry come from and go to."""
 
-    def __init__(self, entry: Entry, home: Path, quiet: bool) -> None:
-        self._entry, self._home, self._quiet = entry, home, quiet
+    def __init__(self, entry: Entry, home: Path) -> None:
+        self._entry, self._home = entry, home
         self._given = Path(urlsplit(entry.file).path).name  # the file that an address names
         # An earlier record outlives its files: what comes anew must be the same.
         record = registry.read_json(home / RECORD).get("files", {})
@@ -110,7 +105,6 @@ class _Source:
             self._home / name,
             sha256=self._before.get(name) or (entry.sha256 if whole else ""),
             md5=entry.md5 if name == self._given and whole else "",
-            quiet=self._quiet,
         )
 
     def bring_parts(self, names: Sequence[str], unchanged: bool) -> dict[str, str]:
@@ -139,9 +133,10 @@ def _hash(path: Path) -> str:
     return files.sha256(path) if path.exists() else ""
 
 
-def _accept(entry: Entry, place: Path, accepted: bool, ask: Callable[[str], bool] | None) -> None:
+def _accept(entry: Entry, accepted: bool, ask: Callable[[str], bool] | None) -> None:
     """Remember a licence that was accepted once, for all weights under it from this source's owner."""
-    given = registry.read_json(place / _ACCEPTED)
+    answers = registry.weights_folder() / _ACCEPTED
+    given = registry.read_json(answers)
     if entry.licence in given or entry.licence == "not stated":
         return
     text = f"{entry.name} from {entry.source}\nis under {entry.licence}."
@@ -156,7 +151,7 @@ def _accept(entry: Entry, place: Path, accepted: bool, ask: Callable[[str], bool
             "Read it and give --accept-licence.",
             "licence",
         )
-    registry.write_json(place / _ACCEPTED, {**given, entry.licence: datetime.date.today().isoformat()})
+    files.write_json(answers, {**given, entry.licence: datetime.date.today().isoformat()})
 
 
 def _check_whole(path: Path) -> None:

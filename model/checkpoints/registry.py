@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from model.checkpoints import files
-from model.checkpoints.files import refuse, replacing
+from model.checkpoints.files import refuse, write_json
 from model.config import Target
 from model.errors import CheckpointError
 
@@ -108,55 +108,60 @@ class Found:
 State = Literal["shipped", "pulled", "added", "Hub cache", ""]
 
 
-def default_folder() -> Path:
-    """Where pulled weights lie when no other place is named."""
-    return Path.home() / ".cache" / "unmask" / "weights"
+def weights_folder() -> Path:
+    """Where pulled weights lie."""
+    return files.cache("weights")
+
+
+def shipped_folder() -> Path:
+    """Where the weight files lie that come with this package: in the wheel beside the code, else in the checkout."""
+    packaged = Path(__file__).parents[1] / "shipped"
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "weights"
 
 
 def shipped(name: str = DEFAULT) -> Path:
-    """The weight file that comes with this package: in the wheel beside the code, else in the checkout."""
-    packaged = Path(__file__).parents[1] / "shipped" / f"{name}.safetensors"
-    return packaged if packaged.exists() else Path(__file__).parents[2] / "weights" / f"{name}.safetensors"
+    """A weight file that comes with this package."""
+    return shipped_folder() / f"{name}.safetensors"
 
 
-def entries(folder: Path | None = None) -> dict[str, Entry]:
+def entries() -> dict[str, Entry]:
     """All names, those of ``registry.toml`` first."""
     rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["weights"]
     known = {row["name"]: Entry(**row) for row in rows}
     allowed = {field.name for field in fields(Entry)}
-    for row in read_json(_folder(folder) / _ADDED).get("weights", []):
+    for row in read_json(weights_folder() / _ADDED).get("weights", []):
         known.setdefault(row["name"], Entry(**{key: row[key] for key in row.keys() & allowed}))
     return known
 
 
-def state(entry: Entry, folder: Path | None = None) -> State:
+def state(entry: Entry) -> State:
     """Whether it is here, and how."""
     if entry.shipped:
         return "shipped" if shipped(entry.shipped).exists() else ""
     if entry.path:
         return "added"
-    if _record(entry, _folder(folder)):
+    if _record(entry):
         return "pulled"
     return "Hub cache" if _in_hub_cache(entry.hub) else ""
 
 
-def locate(name_or_path: str | Path, folder: Path | None = None) -> Found:
+def locate(name_or_path: str | Path) -> Found:
     """Where the weights of this name or path are; a path that exists wins over a name.
 
     Raises:
         CheckpointError: The name is known and its file is not here.
     """
-    known = entries(folder)
+    known = entries()
     path = Path(name_or_path)
     if path.exists():
         for entry in known.values():  # a path may be that of a name: then what was recorded holds too
-            found = find(entry, _folder(folder))
+            found = find(entry)
             if found and path.resolve() == found.path.resolve():
                 return Found(path, entry, found.digest)
         return Found(path)
     name = str(name_or_path)
     entry = known.get(name) or Entry(name=name, hub=name if _NAME.fullmatch(name) and "/" in name else "")
-    found = find(entry, _folder(folder))
+    found = find(entry)
     if found:
         return found
     if name not in known:
@@ -168,12 +173,11 @@ def locate(name_or_path: str | Path, folder: Path | None = None) -> Found:
     )
 
 
-def verify(names: Sequence[str] = (), folder: Path | None = None) -> dict[str, str]:
+def verify(names: Sequence[str] = ()) -> dict[str, str]:
     """Measure files against what was recorded.
 
     Args:
         names: Which; empty for all that are here.
-        folder: Where pulled weights lie.
 
     Returns:
         By name: empty where all is well, else what is wrong.
@@ -181,15 +185,14 @@ def verify(names: Sequence[str] = (), folder: Path | None = None) -> dict[str, s
     Raises:
         CheckpointError: A name is unknown.
     """
-    place = _folder(folder)
-    known = entries(folder)
-    chosen = [known_entry(name, folder) for name in names] or [
-        entry for entry in known.values() if state(entry, folder) in ("pulled", "added")
+    known = entries()
+    chosen = [known_entry(name) for name in names] or [
+        entry for entry in known.values() if state(entry) in ("pulled", "added")
     ]
-    return {entry.name: "; ".join(_faults(entry, place)) for entry in chosen}
+    return {entry.name: "; ".join(_faults(entry)) for entry in chosen}
 
 
-def add(entry: Entry, folder: Path | None = None) -> Entry:
+def add(entry: Entry) -> Entry:
     """Give a name to a file of this machine, an address or a repository of the Hub.
 
     Raises:
@@ -199,7 +202,7 @@ def add(entry: Entry, folder: Path | None = None) -> Entry:
         raise refuse(
             f"{entry.name!r} cannot be a name", "Use letters, digits, . _ - and one / at most.", "name"
         )
-    if entry.name in entries(folder):
+    if entry.name in entries():
         raise refuse(f"The name {entry.name} is taken", "See `weights list`; choose another.", "name")
     if entry.file:
         _check_address(entry)
@@ -211,7 +214,7 @@ def add(entry: Entry, folder: Path | None = None) -> Entry:
             raise refuse(
                 f"{path} has sha256 {values['sha256']}, not {entry.sha256}", "Fetch it again.", "hash"
             )
-    store = _folder(folder) / _ADDED
+    store = weights_folder() / _ADDED
     rows = read_json(store).get("weights", [])
     plain = {field.name: field.default for field in fields(Entry)}
     kept = {key: value for key, value in values.items() if value != plain[key]}
@@ -232,13 +235,13 @@ def _check_address(entry: Entry) -> None:
         )
 
 
-def known_entry(name: str, folder: Path | None = None) -> Entry:
+def known_entry(name: str) -> Entry:
     """The entry of a name.
 
     Raises:
         CheckpointError: There is none.
     """
-    known = entries(folder)
+    known = entries()
     if name not in known:
         raise refuse(
             f"There are no weights of the name {name!r:.80}",
@@ -248,7 +251,7 @@ def known_entry(name: str, folder: Path | None = None) -> Entry:
     return known[name]
 
 
-def find(entry: Entry, place: Path) -> Found | None:
+def find(entry: Entry) -> Found | None:
     """The files of an entry, if they are here.
 
     Raises:
@@ -259,23 +262,24 @@ def find(entry: Entry, place: Path) -> Found | None:
         return Found(path, entry) if path.exists() else None
     if entry.path:
         return Found(Path(entry.path), entry, entry.sha256) if Path(entry.path).exists() else None
-    record = _record(entry, place)
+    record = _record(entry)
     if record:
         first, *parts = (name for name in record if name != HUB_CONFIG)
         digest = files.joint_digest([record[name]["sha256"] for name in sorted(parts) or [first]])
-        home = place / entry.name
+        home = weights_folder() / entry.name
         return Found(home if entry.hub else home / first, entry, digest)
     cached = _in_hub_cache(entry.hub)
     return Found(cached, entry if entry.licence != "not stated" else None) if cached else None
 
 
-def _record(entry: Entry, place: Path) -> dict[str, dict[str, Any]]:
+def _record(entry: Entry) -> dict[str, dict[str, Any]]:
     """What was pulled, if every file of it is still there."""
-    rows: dict[str, dict[str, Any]] = read_json(place / entry.name / RECORD).get("files", {})
-    return rows if rows and all((place / entry.name / name).exists() for name in rows) else {}
+    home = weights_folder() / entry.name
+    rows: dict[str, dict[str, Any]] = read_json(home / RECORD).get("files", {})
+    return rows if rows and all((home / name).exists() for name in rows) else {}
 
 
-def _faults(entry: Entry, place: Path) -> Iterator[str]:
+def _faults(entry: Entry) -> Iterator[str]:
     if entry.shipped:
         return
     if entry.path:
@@ -283,11 +287,12 @@ def _faults(entry: Entry, place: Path) -> Iterator[str]:
         if now != entry.sha256:
             yield f"sha256 is {now}, {entry.sha256} when it was added"
         return
-    rows = read_json(place / entry.name / RECORD).get("files", {})
+    home = weights_folder() / entry.name
+    rows = read_json(home / RECORD).get("files", {})
     if not rows:
         yield "not pulled"
     for name, facts in rows.items():
-        path = place / entry.name / name
+        path = home / name
         if not path.exists():
             yield f"{name} is gone"
         elif (now := files.sha256(path)) != facts["sha256"]:
@@ -318,10 +323,6 @@ def _is_whole(home: Path) -> bool:
     return True
 
 
-def _folder(folder: Path | None) -> Path:
-    return default_folder() if folder is None else folder
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A record of ours; empty where there is none yet.
 
@@ -337,13 +338,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise refuse(f"{path} is no JSON object", "Mend or remove it.", "registry")
     return values
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a record, atomically.
-
-    Raises:
-        CheckpointError: It cannot be written.
-    """
-    with replacing(path) as part:
-        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

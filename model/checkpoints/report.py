@@ -15,7 +15,7 @@ from model.checkpoints.files import RawFile, refuse
 from model.checkpoints.header import read_header
 from model.checkpoints.layouts import Content, Tensors
 from model.checkpoints.shapes import Given
-from model.config import SIZES, MAEConfig, Target
+from model.config import PICTURE_TARGETS, SIZES, MAEConfig, Target
 from model.errors import CheckpointError
 from model.masking import hidden_count, sample_mask
 from model.network import MAE
@@ -30,6 +30,7 @@ _ASK_THERE = "Look at the whole file where it is: python -m model inspect FILE."
 _MOST_NUMBERS = 2**30
 #: Numbers in a table of positions, and blocks, of a network that is made only to name what is missing.
 _MOST_POSITIONS, _MOST_BLOCKS = 2**23, 256
+_UNSOUND = "Do not use this file here before the points above are settled."
 _FULL = "mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth"
 
 
@@ -46,7 +47,7 @@ class Report:
         content: ``full``, ``encoder`` or ``classifier``.
         size: Named size the shapes fit, if any.
         config: The shape; None where a part of it is unknown.
-        target: ``pixel`` or ``norm_pixel``; None where unknown or meaningless (no decoder).
+        target: As in ``MAEConfig``; None where unknown or meaningless (no decoder).
         target_source: Who says so.
         parameters: Numbers in the file, positions included.
         usable_for: What it can be used for here.
@@ -162,6 +163,7 @@ def _look(raw: RawFile, given: Given, path: str, photos: Path | None = None) -> 
             target, source = _measure(house, config, photos, raw.path.name)
     except CheckpointError as error:
         notes = (*notes, f"{error} {error.hint}")
+    channels = config.channels if config else 0
     return Report(
         path=path,
         size_bytes=raw.size_bytes,
@@ -174,11 +176,11 @@ def _look(raw: RawFile, given: Given, path: str, photos: Path | None = None) -> 
         target=target,
         target_source=source or None,
         parameters=sum(value.numel() for value in house.values()),
-        usable_for=_uses(kind, target) if sound else (),
+        usable_for=_uses(kind, target, channels) if sound else (),
         missing=tuple(missing),
         left_over=tuple(left_over),
         notes=notes,
-        advice=_advice(kind, target, sound=sound),
+        advice=_advice(kind, target, channels) if sound else _UNSOUND,
     )
 
 
@@ -199,17 +201,18 @@ def _shape(config: MAEConfig, kind: Content) -> dict[str, Any]:
     return {key: value for key, value in values.items() if kind == "full" or not key.startswith("decoder")}
 
 
-def _uses(kind: Content, target: Target | None) -> tuple[str, ...]:
+def _uses(kind: Content, target: Target | None, channels: int) -> tuple[str, ...]:
     if kind == "classifier":
         return ()
-    drawn = kind == "full" and target is not None
-    return ("reconstruct", "evaluate", "serve", "convert") if drawn else ("convert",)
+    if kind == "encoder" or target not in PICTURE_TARGETS:
+        return ("convert",)
+    return (
+        ("reconstruct", "evaluate", "serve", "convert") if channels in (1, 3) else ("reconstruct", "convert")
+    )
 
 
-def _advice(kind: Content, target: Target | None, *, sound: bool) -> str:
+def _advice(kind: Content, target: Target | None, channels: int) -> str:
     """One sentence."""
-    if not sound:
-        return "Do not use this file here before the points above are settled."
     if kind == "encoder":
         return f"No decoder: it cannot reconstruct; for pictures use {_FULL}, for features it is right."
     if kind == "classifier":
@@ -218,6 +221,13 @@ def _advice(kind: Content, target: Target | None, *, sound: bool) -> str:
         return (
             "Nothing says whether it predicts raw or normalised pixels: measure it with --photos, then say it once "
             "with convert --to unmask --target."
+        )
+    if target not in PICTURE_TARGETS:
+        return f"It predicts {target} of each patch, no pixels, so it has no picture to show; for features it is right."
+    if channels not in (1, 3):
+        return (
+            f"It looks at {channels} channels, which no picture file has: give arrays to "
+            "python -m model reconstruct ARRAY.npy --weights FILE, or to model.arrays.repaint."
         )
     if target == "norm_pixel":
         return (

@@ -42,18 +42,15 @@ def _add_weights(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     deed = deeds.add_parser("list", help="names, what they hold, and which are here")
     deed.set_defaults(verb=_list)
     deed.add_argument("--json", action="store_true")
-    _where(deed)
 
     deed = deeds.add_parser("pull", help="fetch the weights of a name")
     deed.set_defaults(verb=_pull)
     deed.add_argument("names", nargs="+", metavar="NAME")
     deed.add_argument("--accept-licence", action="store_true", help="without being asked")
-    _where(deed)
 
     deed = deeds.add_parser("verify", help="measure files against the hashes recorded when they came")
     deed.set_defaults(verb=_verify)
     deed.add_argument("names", nargs="*", metavar="NAME", help="default: all that are here")
-    _where(deed)
 
     deed = deeds.add_parser("add", help="give a name to a file, an address or a Hub repository")
     deed.set_defaults(verb=_add)
@@ -62,7 +59,6 @@ def _add_weights(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     deed.add_argument("--licence", default="not stated")
     deed.add_argument("--sha256", default="", help="what the file must be")
     _what_no_tensor_tells(deed)
-    _where(deed)
 
 
 def _inspect(given: argparse.Namespace) -> str:
@@ -96,7 +92,7 @@ def _list(given: argparse.Namespace) -> str:
 
     from model.checkpoints import registry
 
-    rows = [(entry, registry.state(entry, given.folder)) for entry in registry.entries(given.folder).values()]
+    rows = [(entry, registry.state(entry)) for entry in registry.entries().values()]
     if given.json:
         return json.dumps([asdict(entry) | {"here": state} for entry, state in rows])
     lines = [f"{'name':30s} {'MB':>6s}  {'here':9s}  {'predicts':10s}  {'licence':12s}  shows"]
@@ -111,7 +107,7 @@ def _list(given: argparse.Namespace) -> str:
 def _pull(given: argparse.Namespace) -> str:
     from model.checkpoints.pull import pull
 
-    paths = [pull(name, folder=given.folder, accepted=given.accept_licence, ask=_ask) for name in given.names]
+    paths = [pull(name, accepted=given.accept_licence, ask=_ask) for name in given.names]
     return "\n".join(f"{name}: {path}" for name, path in zip(given.names, paths, strict=True))
 
 
@@ -126,7 +122,7 @@ def _verify(given: argparse.Namespace) -> str:
     from model.checkpoints import registry
     from model.checkpoints.files import refuse
 
-    found = registry.verify(given.names, given.folder)
+    found = registry.verify(given.names)
     if wrong := [f"{name}: {fault}" for name, fault in found.items() if fault]:
         raise refuse(". ".join(wrong), "Remove what is wrong and pull it again.", "hash")
     return "\n".join(f"{name}: unchanged" for name in found) or "Nothing was pulled or added."
@@ -148,7 +144,7 @@ def _add(given: argparse.Namespace) -> str:
         "decoder_heads": given.decoder_heads,
         kind: text,
     }
-    entry = registry.add(registry.Entry(name=given.name, **facts), given.folder)
+    entry = registry.add(registry.Entry(name=given.name, **facts))
     told = f", sha256 {entry.sha256}" if entry.sha256 else ""
     return f"{entry.name} is {entry.source}{told}."
 
@@ -163,9 +159,3 @@ def _what_no_tensor_tells(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--heads", type=int, help="attention heads of the encoder, where the file does not say")
     verb.add_argument("--decoder-heads", type=int, help="the same of the decoder")
     verb.add_argument("--target", choices=("pixel", "norm_pixel"), help="what is predicted, likewise")
-
-
-def _where(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--folder", type=Path, help="where pulled weights lie (default: ~/.cache/unmask/weights)"
-    )

@@ -6,6 +6,7 @@ Knows files and pictures, but nothing of samples and crops (``samples``).
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import json
 import os
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
+from model.checkpoints import files
 from model.errors import DataError
-from model.pretrain.remote import default_cache, fetch, is_address
+from model.pretrain.remote import fetch, is_address
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -49,7 +51,7 @@ class Photos:
         Args:
             paths: Paths, http(s) addresses of shards, or patterns of them such as ``shard-{00000..00006}.tar`` and
                 (paths only) ``shards/*.tar``.
-            cache: Where shards from addresses are kept; None for ``remote.default_cache()``.
+            cache: Where shards from addresses are kept; None for the user's (``files.cache``).
 
         Raises:
             DataError: A path does not exist, an address cannot be fetched, or no picture is found.
@@ -79,6 +81,12 @@ class Photos:
     def __len__(self) -> int:
         """Number of photos."""
         return len(self.entries)
+
+    @property
+    def digest(self) -> str:
+        """Which photos, in which order; SHA-256 hex. The folders above do not count: moved photos are the same."""
+        told = [[entry.path.name, *entry[1:]] for entry in self.entries]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def read(self, number: int) -> bytes:
         """The file bytes of one photo.
@@ -145,7 +153,7 @@ def expand(pattern: Path) -> list[Path]:
 def _local(place: Path | str, cache: Path | None) -> list[Path]:
     """Paths on this machine that a path, an address or a pattern of either stands for."""
     if is_address(place):
-        return fetch(expand_braces(str(place)), cache or default_cache())
+        return fetch(expand_braces(str(place)), cache or files.cache("shards"))
     return expand(Path(place))
 
 

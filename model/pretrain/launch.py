@@ -20,7 +20,8 @@ from model.pretrain import resume, sharded
 from model.pretrain.data import Photos
 from model.pretrain.loop import run
 from model.pretrain.recipe import Recipe
-from model.pretrain.watch import Progress, Watch
+from model.pretrain.samples import Sampler
+from model.pretrain.watch import Watch
 from model.pretrain.world import ALONE, World
 
 
@@ -69,22 +70,15 @@ def pretrain(
         )
     with _world(device) as (world, where):
         photos = Photos.open(data, cache)
+        recipe = recipe.in_steps(Sampler(photos, recipe).length(0))
         network = _initial(recipe, init) if init and not resumed else None
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
-
-        def begin(step: int, network: MAE) -> None:
-            if watch:
-                watch.begin(step, network)
-
-        def report(progress: Progress, network: MAE) -> None:
-            if watch:
-                watch.report(progress, network)
 
         try:
             training = run(
                 recipe, photos, out,
                 device=where, workers=workers, resumed=resumed, init=network, world=world,
-                begin=begin, report=report,
+                begin=watch.begin if watch else None, report=watch.report if watch else None,
             )  # fmt: skip
         except torch.OutOfMemoryError as error:
             raise RecipeError(

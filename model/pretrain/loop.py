@@ -10,7 +10,6 @@ Source: arXiv 2111.06377, appendix A.1. Muon for the block matrices: docs/log.md
 from __future__ import annotations
 
 import copy
-import json
 import math
 import signal
 import threading
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.checkpoints.files import replacing
+from model.checkpoints.files import write_json
 from model.engines import has_bf16
 from model.errors import DataError
 from model.network import MAE
@@ -169,7 +168,7 @@ def run(
     init: MAE | None = None,
     world: World = ALONE,
     begin: Callable[[int, MAE], None] | None = None,
-    report: Callable[[Progress, MAE], None],
+    report: Callable[[Progress, MAE], None] | None = None,
 ) -> Training:
     """Train to the recipe's last step, or until SIGTERM or Ctrl-C, saving the state either way.
 
@@ -224,7 +223,9 @@ def run(
                 _share(training, world)
                 _refuse_not_finite(training, photos, out, world)
             if due:
-                report(_progress(training, scale, pace), training.result)
+                progress = _progress(training, scale, pace)
+                if report:
+                    report(progress, training.result)
                 training.losses = []
                 pace.reported()
             if saving:
@@ -262,7 +263,8 @@ def _begin(
                 parameter.requires_grad_(name.startswith(("decoder_", "mask_token")))
     if recipe.sharding == "fsdp2" and world.size > 1:
         sharded.shard(network)
-    training = Training(recipe, network, build_optimisers(network, recipe), average, adversary)
+    optimisers = build_optimisers(network, recipe)
+    training = Training(recipe, network, optimisers, photos.digest, average, adversary)
     if resumed:
         resume.restore(out, training)
     return training
@@ -320,8 +322,7 @@ def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: Wor
     record = out / f"not-finite-{step:07d}.json"
     if world.first:
         batch = batch_record(photos, training.recipe, step)
-        with replacing(record) as part:
-            part.write_text(json.dumps({"loss": str(losses[bad]), **batch}, indent=1))
+        write_json(record, {"loss": str(losses[bad]), **batch})
     raise DataError(
         f"The loss is {losses[bad]} in step {step}. Its photos and the keys of their crops and masks are in {record}.",
         code="loss",

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoints import store
-from model.checkpoints.files import replacing
+from model.checkpoints.files import replacing, write_json
+from model.config import PICTURE_TARGETS
 from model.errors import ImageError
 from model.images import load_square
 from model.loading import with_torch
@@ -31,8 +32,6 @@ SHOWN = 6
 #: Photos in the public domain that come with the page: a record made of them can be shown to anyone.
 SAMPLES = Path(__file__).parents[2] / "ui" / "assets" / "samples"
 PANELS = ("masked", "pasted", "original")
-#: Targets whose predictions are pictures.
-DRAWN = ("pixel", "norm_pixel", "norm_pixel_stats")
 
 
 class Pictures:
@@ -64,7 +63,7 @@ class Pictures:
     def due(self, step: int) -> bool:
         """Whether a sheet is to be drawn now: at step 0, then at most one for each ``picture_every`` steps."""
         # A network that is shared out among processes cannot be run by one of them.
-        if not self._shown or self._recipe.target not in DRAWN or self._recipe.sharding == "fsdp2":
+        if not self._shown or self._recipe.target not in PICTURE_TARGETS or self._recipe.sharding == "fsdp2":
             return False
         every = self._recipe.picture_every
         return step == 0 or step // every > max(self._drawn, default=0) // every
@@ -93,8 +92,7 @@ class Pictures:
             for step in self._drawn
         ]
         index = {"photos": [name for name, _ in self._shown], "pictures": pictures}
-        with replacing(self._folder / "index.json") as part:
-            part.write_text(json.dumps(index, indent=1))
+        write_json(self._folder / "index.json", index)
 
 
 def _file(step: int) -> str:

@@ -5,15 +5,20 @@ Recipes live in ``model/pretrain/recipes``; each file's header says hardware, co
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from model.config import SIZES, TARGETS, MAEConfig, Target
+from model.config import SIZES, MAEConfig, Target, choices
 from model.errors import CheckpointError, RecipeError
 from model.masking import SAMPLERS
+
+#: What a run's length may be given as.
+_LENGTHS = {"steps", "epochs", "minutes"}
+_BASE = 256  # photos a step that a base learning rate is meant for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class Adversarial:
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained, by name and with the reason."""
-        _require(self.trained in ("decoder", "all"), "trained", f"{self.trained!r} must be decoder or all")
+        _require_choices(self)
         for name in ("weight", "matching_weight", "perceptual_weight", "warmup_steps", "window"):
             _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} must be at least 0")
         _require(1 <= self.scales <= 8, "scales", f"{self.scales} must be 1 to 8")
@@ -62,6 +67,7 @@ class Recipe:
     seed: int = 0  # decides every sample, crop, flip and mask
 
     steps: int = 0  # optimiser steps in all
+    epochs: float | None = None  # instead of steps: how often every photo comes
     minutes: float | None = None  # instead of steps: they are derived from the speed of the first ones
     batch_size: int = 4096  # photos a step
     accumulate: int = 1  # parts in which a step's photos go through the network, to save memory
@@ -79,11 +85,12 @@ class Recipe:
     data_path: Literal["auto", "host", "device"] = "auto"  # device: all photos decoded into its memory
 
     optimiser: Literal["adamw", "muon"] = "adamw"  # muon: block matrices by Muon, the rest by AdamW at `lr`
-    lr: float = 2.4e-3  # real learning rate at the top (the paper's 1.5e-4 * batch / 256)
+    lr: float = 2.4e-3  # real learning rate at the top; a file may give base_lr instead, see load_recipe
     muon_lr: float = 0.02  # learning rate of the block matrices, matched to AdamW's rms
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = 0
+    warmup_epochs: float | None = None  # instead of warmup_steps
     schedule: Literal["cosine", "trapezoid"] = "cosine"  # trapezoid: flat, then down; can be lengthened later
     decay_share: float = 0.3  # trapezoid: share of the steps in which the rate falls to zero
     clip_norm: float | None = None  # the paper does not clip
@@ -118,20 +125,8 @@ class Recipe:
             "keep",
         ):
             _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} must be at least 1")
-        for name, allowed in (
-            ("size", tuple(SIZES)),
-            ("optimiser", ("adamw", "muon")),
-            ("schedule", ("cosine", "trapezoid")),
-            ("precision", ("auto", "bf16", "fp32")),
-            ("target", TARGETS),
-            ("mask_tokens", ("decoder", "encoder")),
-            ("loss_on", ("hidden", "all")),
-            ("augment", ("none", "fixed", "random", "colour")),
-            ("data_path", ("auto", "host", "device")),
-            ("sharding", ("ddp", "fsdp2")),
-        ):
-            value = getattr(self, name)
-            _require(value in allowed, name, f"{value!r} is unknown; take one of {', '.join(allowed)}")
+        _require(self.size in SIZES, "size", f"{self.size!r} is unknown; take one of {', '.join(SIZES)}")
+        _require_choices(self)
         _require(
             self.adversarial is None or (self.target == "pixel" and not self.compile),
             "adversarial",
@@ -145,13 +140,18 @@ class Recipe:
             "sharding",
             "fsdp2 works with adamw, on pixels, without ema, compile and an adversarial stage",
         )
+        lengths = (self.steps != 0) + (self.epochs is not None) + (self.minutes is not None)
+        _require(lengths == 1, "steps", "give one of steps, epochs and minutes")
         low, high = self.ratio_range
         for name, inside, bounds in (
-            ("steps", self.steps >= 1 or self.minutes is not None, "at least 1, or minutes given instead"),
+            ("steps", self.steps >= 0, "at least 1"),
+            ("epochs", self.epochs is None or self.epochs > 0, "above 0"),
+            ("minutes", self.minutes is None or self.minutes > 0, "above 0"),
+            ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
             (
-                "minutes",
-                self.minutes is None or self.minutes > 0 == self.steps,
-                "above 0, and steps not given",
+                "warmup_epochs",
+                self.warmup_epochs is None or self.warmup_epochs >= 0 == self.warmup_steps,
+                "at least 0, and warmup_steps not given",
             ),
             ("mask_ratio", 0 < low <= high < 1, "above 0 and below 1, a pair rising"),
             (
@@ -178,6 +178,24 @@ class Recipe:
         """Lowest and highest share hidden; equal where it is one number."""
         ratio = self.mask_ratio
         return (ratio[0], ratio[1]) if isinstance(ratio, tuple) else (ratio, ratio)
+
+    def in_steps(self, samples: int) -> Recipe:
+        """The same run, its epochs turned into steps.
+
+        Args:
+            samples: Of one epoch.
+        """
+
+        def steps(epochs: float | None, otherwise: int) -> int:
+            return otherwise if epochs is None else math.ceil(epochs * samples / self.batch_size)
+
+        return replace(
+            self,
+            steps=steps(self.epochs, self.steps),
+            epochs=None,
+            warmup_steps=steps(self.warmup_epochs, self.warmup_steps),
+            warmup_epochs=None,
+        )
 
     @property
     def config(self) -> MAEConfig:
@@ -207,12 +225,37 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     """Read a recipe by file or by name, with command-line changes on top.
 
     Args:
-        name_or_path: A TOML file, or the name of one in ``model/pretrain/recipes``.
+        name_or_path: A TOML file, or the name of one in ``model/pretrain/recipes``. Besides the fields of ``Recipe``
+            it may hold ``base_lr``, the learning rate of 256 photos a step: ``lr`` is then in proportion to the
+            batch (the paper's rule).
         changes: Fields to replace; ``None`` means unchanged.
 
     Raises:
         RecipeError: No such recipe, a key is unknown or missing, or a value is out of range.
     """
+    values = _read(name_or_path)
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if changes.keys() & _LENGTHS:  # one takes the other's place
+        values = {key: value for key, value in values.items() if key not in _LENGTHS}
+    values |= changes
+    known_keys = {entry.name for entry in fields(Recipe)} | {"base_lr"}
+    if unknown := sorted(set(values) - known_keys):
+        raise _bad(unknown[0], f"unknown key in {name_or_path}; known are {', '.join(sorted(known_keys))}")
+    for key in ("crop_scale", "betas", "mask_ratio"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    try:
+        if "base_lr" in values:
+            _require("lr" not in values, "base_lr", "lr is given too; leave one out")
+            values["lr"] = values.pop("base_lr") * values.get("batch_size", Recipe.batch_size) / _BASE
+        if "adversarial" in values:
+            values["adversarial"] = Adversarial(**values["adversarial"])
+        return Recipe(**values)
+    except (TypeError, CheckpointError) as error:
+        raise _bad("recipe", f"{name_or_path}: {error}") from error
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path)
     shipped = resources.files("model.pretrain") / "recipes"
     if not path.is_file():
@@ -225,25 +268,15 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
             "recipe", f"there is no file or recipe called {name_or_path!r}; known are {', '.join(known)}"
         )
     try:
-        values = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise _bad("recipe", f"{path.name} is no valid TOML: {error}") from error
-    changes = {key: value for key, value in changes.items() if value is not None}
-    if changes.keys() & {"steps", "minutes"}:  # one takes the other's place
-        values = {key: value for key, value in values.items() if key not in ("steps", "minutes")}
-    values |= changes
-    known_keys = {entry.name for entry in fields(Recipe)}
-    if unknown := sorted(set(values) - known_keys):
-        raise _bad(unknown[0], f"unknown key in {path.name}; known are {', '.join(sorted(known_keys))}")
-    for key in ("crop_scale", "betas", "mask_ratio"):
-        if isinstance(values.get(key), list):
-            values[key] = tuple(values[key])
-    try:
-        if "adversarial" in values:
-            values["adversarial"] = Adversarial(**values["adversarial"])
-        return Recipe(**values)
-    except (TypeError, CheckpointError) as error:
-        raise _bad("recipe", f"{path.name}: {error}") from error
+
+
+def _require_choices(settings: Recipe | Adversarial) -> None:
+    for name, allowed in choices(type(settings)).items():
+        value = getattr(settings, name)
+        _require(value in allowed, name, f"{value!r} is unknown; take one of {', '.join(allowed)}")
 
 
 def _require(fulfilled: bool, field_name: str, message: str) -> None:

@@ -21,11 +21,6 @@ from model.errors import CheckpointError, DataError
 AT_ONCE = 4
 
 
-def default_cache() -> Path:
-    """Where shards are kept if no other place is named."""
-    return Path.home() / ".cache" / "unmask" / "shards"
-
-
 def is_address(place: Path | str) -> bool:
     """Whether this is an http(s) address and no path."""
     return str(place).startswith(("http://", "https://"))

@@ -37,6 +37,7 @@ class Training:
         recipe: What the run does; ``steps`` is filled in once ``minutes`` has become a number of steps.
         network: The weights that are trained.
         optimisers: In a fixed order.
+        photos: Digest of those it learns from.
         average: Their running average, if the recipe wants one.
         adversary: The discriminator, in an adversarial stage.
         step: Steps made so far.
@@ -48,6 +49,7 @@ class Training:
     recipe: Recipe
     network: MAE
     optimisers: list[torch.optim.Optimizer]
+    photos: str
     average: MAE | None = None
     adversary: Adversary | None = None
     step: int = 0
@@ -96,6 +98,7 @@ def save(folder: Path, training: Training, loss: float, world: World = ALONE) ->
         "network": None if parted else _weights(training.network),
         "optimisers": None if parted else [optimiser.state_dict() for optimiser in training.optimisers],
         "recipe": training.recipe.to_dict(),
+        "photos": training.photos,
         "average": _weights(training.average) if training.average else None,
         "adversary": training.adversary.state_dict() if training.adversary else None,
         "losses": [float(value) for value in training.losses],
@@ -146,7 +149,7 @@ def restore(folder: Path, training: Training) -> None:
     """Bring a fresh run to where the state ``LATEST`` points at stood.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or it was written for another network or recipe.
+        CheckpointError: There is none, it is damaged, or it was written for another network, recipe or photos.
     """
     state = _read(folder)
     saved, wanted = state["recipe"], training.recipe.to_dict()
@@ -169,6 +172,8 @@ def restore(folder: Path, training: Training) -> None:
         "crops",
         "crop_scale",
         "source_weights",
+        "weight_decay",
+        "betas",
     ):
         if saved.get(key, getattr(Recipe(name="", steps=1), key)) != wanted[key]:
             raise CheckpointError(
@@ -176,6 +181,13 @@ def restore(folder: Path, training: Training) -> None:
                 code="resume-recipe",
                 hint="Resume with the recipe it was started with, or start anew in another folder.",
             )
+    if state.get("photos", training.photos) != training.photos:  # states of before it was kept lack it
+        raise CheckpointError(
+            f"The run in {folder} learned from other photos.",
+            code="resume-photos",
+            hint="Give those it began with, or begin another run with its weights (--init).",
+            field="data",
+        )
     if state["network"] is None:
         sharded.load(
             (folder / (folder / LATEST).read_text()).with_suffix(PARTS), training.network, training.optimisers

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.errors import DataError
-from model.masking import MAX_SEED, SAMPLERS, Bools, hidden_count, noise, random_hidden
+from model.masking import MAX_SEED, SAMPLERS, Bools, draws, hidden_count, noise, random_hidden
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
 
@@ -110,14 +110,14 @@ class Sampler:
 
 
 def _key(seed: int, number: int) -> Keys:
-    return noise(np.array([seed], dtype=np.uint64), 1)[0] + np.uint64(number)
+    return draws(seed, 1) + np.uint64(number)
 
 
 def stand_ins(sample: Sample, photos: int) -> list[int]:
     """Photos to try, in this order, when the sample's own cannot be decoded: a function of the sample alone."""
     # Another key than the crop's and the mask's.
-    draws = noise(np.array([sample.key ^ np.uint64(0xB5297A4D)], dtype=np.uint64), STAND_INS)[0]
-    return [int(draw % np.uint64(photos)) for draw in draws]
+    key = int(sample.key ^ np.uint64(0xB5297A4D))
+    return [int(draw % np.uint64(photos)) for draw in draws(key, STAND_INS)]
 
 
 def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
+from model.checkpoints.files import replacing
 from model.errors import DataError
 from model.pretrain.data import Photos
 
@@ -111,15 +111,10 @@ def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iter
 
 def _write(path: Path, pictures: list[tuple[str, bytes]], first: int, source: str) -> None:
     """One shard, atomically; keys run on through all shards."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w") as shard:
-            for number, (name, data) in enumerate(pictures, first):
-                sidecar = json.dumps({"source": source, "file": name}).encode()
-                for suffix, content in ((".jpg", data), (".json", sidecar)):
-                    member = tarfile.TarInfo(f"{number:06d}{suffix}")
-                    member.size = len(content)
-                    shard.addfile(member, io.BytesIO(content))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path) as part, tarfile.open(part, "w") as shard:
+        for number, (name, data) in enumerate(pictures, first):
+            sidecar = json.dumps({"source": source, "file": name}).encode()
+            for suffix, content in ((".jpg", data), (".json", sidecar)):
+                member = tarfile.TarInfo(f"{number:06d}{suffix}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))

@@ -28,9 +28,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cache", type=Path, help="where shards from addresses are kept (default ~/.cache/unmask/shards)"
     )
     verb.add_argument("--init", type=Path, help="weights to begin with instead of random ones")
-    verb.add_argument("--steps", type=int, help="instead of the recipe's steps or minutes")
-    verb.add_argument("--minutes", type=float, help="as many steps as fit, instead of the recipe's")
-    verb.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    verb.add_argument("--steps", type=int, help="instead of the recipe's steps, epochs or minutes")
+    verb.add_argument("--epochs", type=float, help="the same, as how often every photo comes")
+    verb.add_argument("--minutes", type=float, help="the same, as many steps as fit")
+    verb.add_argument(
+        "--batch-size",
+        type=int,
+        help="instead of the recipe's; a base_lr of the recipe follows it, an lr does not",
+    )
     verb.add_argument("--size", help="instead of the recipe's: " + ", ".join(SIZES))
     verb.add_argument(
         "--data-path",
@@ -53,7 +58,10 @@ def _pretrain(given: argparse.Namespace) -> str | None:
     from model.pretrain.launch import pretrain
     from model.pretrain.recipe import load_recipe
 
-    changes = {name: getattr(given, name) for name in ("steps", "minutes", "batch_size", "size", "data_path")}
+    changes = {
+        name: getattr(given, name)
+        for name in ("steps", "epochs", "minutes", "batch_size", "size", "data_path")
+    }
     weights = pretrain(
         load_recipe(given.recipe, **changes),
         given.data,

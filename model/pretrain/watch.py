@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from model.checkpoints.files import replacing
 from model.network import MAE
 from model.pretrain.board import Board
 from model.pretrain.data import Photos
@@ -135,6 +136,5 @@ def _take_back(log: Path, start: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue
-    part = log.with_name(log.name + ".part")
-    part.write_text("".join(kept))
-    part.replace(log)
+    with replacing(log) as part:
+        part.write_text("".join(kept))

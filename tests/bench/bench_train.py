@@ -112,7 +112,7 @@ def _recipe(size: str, batch_size: int, **changes: object) -> Recipe:
 
 def _training(recipe: Recipe) -> Training:
     network = MAE(recipe.config).train()
-    return Training(recipe, network, build_optimisers(network, recipe), step=1)
+    return Training(recipe, network, build_optimisers(network, recipe), photos="", step=1)
 
 
 def _batch(recipe: Recipe) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from model.checkpoints import registry, store
 from model.checkpoints.convert import convert
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
-from model.config import SIZES
+from model.config import SIZES, Target
 from model.loading import report_beside
 from model.network import MAE
 from tests.pictures import encoded
@@ -96,6 +97,21 @@ def test_normalised_pixels_come_with_a_warning(tmp_path: Path, debug_network: MA
     report = inspect(tmp_path / "mae_pretrain_vit_base_full.pth")
     assert (report.target, report.target_source) == ("norm_pixel", "the file's name")
     assert "brightness and contrast" in report.advice
+
+
+@pytest.mark.parametrize("target", ["pca", "tokens"])
+def test_what_predicts_no_pixels_is_not_called_good_for_pictures(tmp_path: Path, target: Target) -> None:
+    store.write(tmp_path / "m.safetensors", MAE(replace(SIZES["debug"], target=target)), name="m", card={})
+    report = inspect(tmp_path / "m.safetensors")
+    assert report.usable_for == ("convert",)
+    assert "no picture" in report.advice
+
+
+def test_what_looks_at_other_channels_is_for_arrays(tmp_path: Path) -> None:
+    store.write(tmp_path / "m.safetensors", MAE(replace(SIZES["debug"], channels=5)), name="m", card={})
+    report = inspect(tmp_path / "m.safetensors")
+    assert report.usable_for == ("reconstruct", "convert")
+    assert "arrays" in report.advice
 
 
 @pytest.mark.parametrize("target", ["pixel", "norm_pixel", None])

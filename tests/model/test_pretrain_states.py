@@ -33,7 +33,7 @@ from tests.training import equal, log, run_until, toy, weights
 
 
 def test_the_newest_states_and_the_best_one_stay(folder: Path, tmp_path: Path) -> None:
-    training = Training(toy(keep=2), network := MAE(toy().config), build_optimisers(network, toy()))
+    training = Training(toy(keep=2), network := MAE(toy().config), build_optimisers(network, toy()), "")
     for training.step, loss in enumerate([0.9, 0.5, 0.7, 0.6, 0.8], 1):
         resume.save(tmp_path, training, loss)
     assert sorted(path.name for path in tmp_path.glob("state-*.pt")) == [

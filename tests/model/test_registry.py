@@ -112,6 +112,7 @@ def host() -> Iterator[Host]:
 @pytest.fixture(autouse=True)
 def _at_home_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(download, "_PAUSE_S", 0)
 
 
@@ -239,8 +240,17 @@ def test_a_busy_server_is_asked_again(host: Host, weights: bytes) -> None:
     assert pull("debug").read_bytes() == weights
 
 
+def test_the_cache_lies_where_the_desktop_says(
+    host: Host, weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    registry.add(Entry(name="debug", file=f"{host.url}/w.safetensors"))
+    assert pull("debug").is_relative_to(tmp_path / "elsewhere/unmask/weights")
+    assert registry.locate("debug").path == pull("debug")
+
+
 def test_a_whole_part_without_its_last_step_is_not_fetched_again(host: Host, weights: bytes) -> None:
-    home = registry.default_folder() / "debug"
+    home = registry.weights_folder() / "debug"
     home.mkdir(parents=True)
     (home / "w.safetensors.download").write_bytes(weights)
     note = {"tag": '"x"', "total": len(weights), "sha256": ""}
@@ -255,7 +265,7 @@ def test_another_file_than_promised_is_thrown_away(host: Host, weights: bytes, p
     error = _refused("other")
     assert error.code == "checkpoint-hash"
     assert "000000 was promised" in str(error)
-    assert not list((registry.default_folder() / "other").glob("w.*[!k]"))
+    assert not list((registry.weights_folder() / "other").glob("w.*[!k]"))
 
 
 def test_a_web_page_in_place_of_weights_is_not_recorded(host: Host, weights: bytes) -> None:
@@ -274,7 +284,7 @@ def test_a_full_disk_is_said_before_anything_is_written(host: Host, weights: byt
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_disk_that_fills_on_the_way_is_said(host: Host, weights: bytes) -> None:
-    home = registry.default_folder() / "debug"
+    home = registry.weights_folder() / "debug"
     home.mkdir(parents=True)
     (home / "w.safetensors.download").symlink_to("/dev/full")
     error = _refused()
@@ -283,7 +293,7 @@ def test_a_disk_that_fills_on_the_way_is_said(host: Host, weights: bytes) -> Non
 
 
 def test_two_pulls_of_one_file_do_not_mix(host: Host, weights: bytes) -> None:
-    home = registry.default_folder() / "debug"
+    home = registry.weights_folder() / "debug"
     home.mkdir(parents=True)
     with FileLock(home / "w.safetensors.download.lock"):
         assert _refused().code == "checkpoint-busy"
@@ -449,7 +459,7 @@ def test_parts_that_are_not_what_was_promised_are_thrown_away(host: Host, parts:
     host.files |= {f"/w/{file.name}": file.read_bytes() for file in parts.glob("model*")}
     registry.add(Entry(name="large", file=f"{host.url}/w/model.safetensors.index.json", sha256="0" * 64))
     assert _refused("large").code == "checkpoint-hash"
-    assert _weights_in(registry.default_folder() / "large") == ["model.safetensors.index.json"]
+    assert _weights_in(registry.weights_folder() / "large") == ["model.safetensors.index.json"]
 
 
 @pytest.mark.parametrize("where", [{}, {"a": "../../evil"}, {"a": 3}])
