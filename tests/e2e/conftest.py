@@ -77,7 +77,7 @@ def new_page(browser: Browser, warm: BrowserContext, server_url: str) -> Iterato
 
 @pytest.fixture(scope="session")
 def two_models_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with the shipped model and a tiny untrained one of normalised pixels on a grid of its own."""
+    """A server with the shipped model and a tiny untrained one of normalised pixels, which has every view."""
     import torch
 
     from model.checkpoints import store
@@ -85,7 +85,7 @@ def two_models_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from model.network import MAE
 
     folder = tmp_path_factory.mktemp("models")
-    config = dataclasses.replace(SIZES["debug"], target="norm_pixel", image_size=96, patch_size=16)
+    config = dataclasses.replace(SIZES["debug"], target="norm_pixel_stats", image_size=96, patch_size=16)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         store.write(folder / "other.safetensors", MAE(config), name="other", card={"licence": "none"})

@@ -177,6 +177,34 @@ def test_the_walk_can_be_kept_as_one_moving_picture(compare: ExplorePage) -> Non
     compare.screenshot("compare-walk", full=True)
 
 
+def test_a_walk_plays_from_its_beginning_when_it_is_made(compare: ExplorePage) -> None:
+    compare.one(".um-walk-go").click()
+    compare.page.wait_for_function(
+        """() => document.querySelector('.um-walk-go').textContent === 'Pause'
+             && document.querySelector('.um-walk-label').textContent.startsWith('15%')""",
+        timeout=LONG,
+    )
+    compare.one(".um-walk-go").click()
+    assert compare.one(".um-walk-go").inner_text() == "Play"
+
+
+def test_the_figures_of_all_tabs_take_turns(explore: ExplorePage) -> None:
+    explore.evaluate(
+        """() => {
+          const ask = window.fetch; let under = 0; window.asked = 0; window.most = 0;
+          window.fetch = (url, options) => {
+            if (!String(url).endsWith('v1/reconstruct')) return ask(url, options);
+            window.asked += 1; under += 1; window.most = Math.max(window.most, under);
+            return ask(url, options).finally(() => { under -= 1; });
+          };
+        }"""
+    )
+    for place in (1, 2):
+        explore.one("button[role=tab]").nth(place).click()
+    explore.page.wait_for_function("window.asked >= 8", timeout=LONG)  # six of Compare, two of How it works
+    assert explore.evaluate("window.most") == 1
+
+
 def test_a_walk_ends_with_the_picture_it_was_begun_for(compare: ExplorePage) -> None:
     seen: list[Route] = []
 

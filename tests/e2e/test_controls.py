@@ -128,6 +128,15 @@ def test_pasted_patches_are_the_originals(explore: ExplorePage) -> None:
     explore.screenshot("raw-output")
 
 
+@pytest.mark.parametrize("mask", ["show", "hide"])
+def test_there_is_nothing_to_download_where_nothing_is_reconstructed(explore: ExplorePage, mask: str) -> None:
+    explore.press(mask)
+    assert explore.one(".um-download").is_disabled()
+    explore.press("undo")
+    explore.settle()
+    assert explore.one(".um-download").is_enabled()
+
+
 def test_download_gives_the_triptych(explore: ExplorePage) -> None:
     explore.drag((4, 4), (8, 8))
     explore.settle()

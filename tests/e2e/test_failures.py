@@ -107,6 +107,18 @@ def test_a_refusal_is_said_in_the_servers_words_as_text(explore: ExplorePage) ->
     assert explore.mask == mask
 
 
+def test_on_a_phone_what_went_wrong_stands_above_the_bar_at_the_bottom(new_page: OpenPage) -> None:
+    explore = new_page((390, 844), touch=True).open()
+    explore.expected = ("Failed to load resource",)
+    explore.page.route("**/v1/reconstruct", lambda route: route.abort())
+    explore.one(".um-sticky .um-shuffle").click()
+    explore.one(".um-again").wait_for()
+    line, bar = (explore.one(s).bounding_box() for s in (".um-status", ".um-sticky"))
+    assert line is not None
+    assert bar is not None
+    assert line["y"] + line["height"] <= bar["y"]
+
+
 def test_a_slow_answer_shows_a_bar_and_can_be_stopped(explore: ExplorePage) -> None:
     explore.page.route("**/v1/reconstruct", lambda route: None)
     before = explore.canvas()

@@ -74,6 +74,20 @@ def test_all_four_tabs_are_seen_and_nothing_scrolls_sideways(new_page: OpenPage,
     explore.screenshot(f"compare-{width}", full=True)
 
 
+@pytest.mark.parametrize("name", ["compare", "learn", "use"])
+def test_on_a_phone_a_tab_is_headed_by_its_largest_words_and_its_lead(new_page: OpenPage, name: str) -> None:
+    explore = new_page((390, 844))
+    explore.url += f"?tab={name}"
+    explore.open()
+    explore.one(f"#unmask-{name} .um-lead").wait_for()
+    first, *others = (
+        explore.one(f"#unmask-{name} :is(h1, h2)")
+        .filter(visible=True)
+        .evaluate_all("(all) => all.map((node) => parseFloat(getComputedStyle(node).fontSize))")
+    )
+    assert first > max(others)
+
+
 def test_for_the_classroom_only_the_tabs_stay_and_all_is_larger(new_page: OpenPage) -> None:
     explore = new_page()
     explore.url += "?present=1"

@@ -106,13 +106,18 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
     explore.page.wait_for_function("window.unmask.grid.total === 36", timeout=LOADING)
     explore.settle()
     assert explore.sent()[-1]["model"] == "other"
-    assert explore.one(".um-honest span").all_inner_texts() == ["Estimated", "Contrast", "With the answer"]
-    assert "estimated from the visible ones" in explore.one(".um-honest-hint").inner_text()
-    estimated = explore.canvas()
-    explore.choose("honest", "oracle")
-    explore.settle()
-    explore.page.wait_for_function("window.unmask.shown().answer.view === 'oracle'")
-    assert explore.canvas() != estimated
+    assert explore.one(".um-honest span").all_inner_texts() == [
+        "Predicted", "Estimated", "Contrast", "With the answer",
+    ]  # fmt: skip
+    assert explore.evaluate("window.unmask.shown().answer.view") == "predicted", "the best honest one first"
+    assert "Nothing hidden is used" in explore.one(".um-honest-hint").inner_text()
+    seen = {explore.canvas()}
+    for view in ("estimated", "oracle"):
+        explore.choose("honest", view)
+        explore.settle()
+        explore.page.wait_for_function("(view) => window.unmask.shown().answer.view === view", arg=view)
+        seen.add(explore.canvas())
+    assert len(seen) == 3
     assert "uses the answer" in explore.one(".um-honest-hint").inner_text()
     explore.screenshot("honest-views")
     explore.page.wait_for_timeout(500)
@@ -130,6 +135,11 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
         "document.querySelectorAll('.um-row-models .um-figure img').length === 4", timeout=60_000
     )
     assert row.locator("figcaption b").all_inner_texts() == [
-        "What small sees", "small", "What other sees", "other",
+        "What other sees", "other", "What small sees", "small",
     ]  # fmt: skip
+    asked = [fields for fields in again.sent() if fields["panels"].startswith("masked,pasted,error")]
+    assert [(fields["model"], fields.get("view")) for fields in asked] == [
+        ("other", "oracle"),
+        ("small", None),
+    ]
     again.screenshot("compare-models", full=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from model.views import VIEWS
 from ui.page import build_page
 from ui.strings import LANGUAGES, load_languages, load_words
 from ui.tabs.explore import load_samples
@@ -88,6 +89,14 @@ def test_every_sample_has_a_title_in_every_language() -> None:
     names = {sample["name"]: sample["title"] for sample in load_samples()}
     assert load_words("en")["sample"] == names
     assert set(load_words("zh")["sample"]) == set(names)
+
+
+def test_every_view_of_normalised_pixels_has_its_words() -> None:
+    for words in load_languages().values():
+        for view in set(VIEWS) - {"pixels"}:
+            assert {f"honest_{view}", f"note_{view}"} <= set(words["view"]), (
+                "without them Explore leaves it out"
+            )
 
 
 def test_no_word_is_left_unused() -> None:

@@ -1,4 +1,5 @@
-// The line to the server: one request under way, the newest mask wins, patience when it is busy or away.
+// The line to the server: one request under way, the newest mask wins, patience when it is busy or away; and what the
+// tabs do alike with an answer.
 
 /** Seconds of a Retry-After header, which is a number or a date. */
 function retryAfter(header) {
@@ -12,6 +13,30 @@ async function decoded(url) {
   image.src = url;
   await image.decode(); // before it is shown: frames replace each other without a flicker
   return image;
+}
+/** An answer to a reconstruction, its pictures decoded: {answer, images}, images by panel. */
+async function readAnswer(response) {
+  const answer = await response.json(), images = {};
+  await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
+  return { answer, images };
+}
+/** Mean absolute colour error of every patch, row by row, in percent of the full range, from two pictures of one size. */
+function patchErrors(original, reconstruction, rows, columns) {
+  const { naturalWidth: w, naturalHeight: h } = original;
+  const read = (image) => { const sheet = new OffscreenCanvas(w, h).getContext('2d'); sheet.drawImage(image, 0, 0, w, h); return sheet.getImageData(0, 0, w, h).data; };
+  const a = read(original), b = read(reconstruction), sums = new Float64Array(rows * columns), high = h / rows, wide = w / columns;
+  for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
+    const at = (y * w + x) * 4;
+    sums[Math.floor(y / high) * columns + Math.floor(x / wide)] += Math.abs(a[at] - b[at]) + Math.abs(a[at + 1] - b[at + 1]) + Math.abs(a[at + 2] - b[at + 2]);
+  }
+  return sums.map((sum) => (sum / 3 / 255 / (high * wide)) * 100);
+}
+/** Hands a file to the visitor. */
+function save(blob, name) {
+  const link = document.createElement('a');
+  link.download = name; link.href = URL.createObjectURL(blob);
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 /** An id for a request of ours, by which the server finds its place in the line. */
@@ -82,11 +107,7 @@ function createClient({ url, next, accept, refuse, report }) {
   async function ask(job, id, signal) {
     job.body.set('picture_format', 'webp'); // the same pixels in fewer bytes
     const response = await fetch(url, { method: 'POST', body: job.body, headers: { accept: 'application/json', 'x-request-id': id }, signal });
-    if (response.ok) {
-      const answer = await response.json(), images = {};
-      await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
-      return { answer, images };
-    }
+    if (response.ok) return readAnswer(response);
     if (response.status === 429 || response.status === 503) {
       const ready = await fetch(rootUrl('readyz'), { signal }).then((r) => r.ok, () => false);
       if (ready) later('busy', retryAfter(response.headers.get('retry-after'))); else later('loading', 2);
@@ -110,8 +131,9 @@ const pause = (ms, signal) => new Promise((resolve, reject) => {
   const timer = setTimeout(resolve, ms);
   signal?.addEventListener('abort', () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
 });
-/** Figures take turns: one request of them at a time, so that they do not fill the server's queue by themselves. */
-let turn = Promise.resolve();
+// Figures take turns, those of all tabs together: one request of them at a time, so that they do not fill the server's
+// queue by themselves. Every tab has this file as its own, so the turn is kept where they meet.
+window.unmask.turn ||= Promise.resolve();
 /**
  * One request of a figure: {answer, images}. Waits for its turn, and while the server is busy or away.
  *
@@ -121,8 +143,8 @@ let turn = Promise.resolve();
  * Throws {status, problem} where the server refuses, the signal's reason where it was stopped.
  */
 function askFigure(fields, blob, options = {}) {
-  const mine = turn.then(() => askPatiently(fields, blob, options));
-  turn = mine.catch(() => {});
+  const mine = window.unmask.turn.then(() => askPatiently(fields, blob, options));
+  window.unmask.turn = mine.catch(() => {});
   return mine;
 }
 async function askPatiently(fields, blob, { signal, waiting = () => {}, queue = () => {} }) {
@@ -136,11 +158,7 @@ async function askPatiently(fields, blob, { signal, waiting = () => {}, queue = 
       if (signal?.aborted) throw signal.reason;
       return null;
     }).finally(unwatch);
-    if (response && response.ok) {
-      const answer = await response.json(), images = {};
-      await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
-      return { answer, images };
-    }
+    if (response && response.ok) return readAnswer(response);
     const busy = response && [429, 503].includes(response.status), away = !response || [502, 504].includes(response.status);
     if (!(busy || away) || tries === (busy ? 30 : 5)) throw { status: away ? 0 : response.status, problem: response ? await response.json().catch(() => ({})) : {} };
     const seconds = busy ? retryAfter(response.headers.get('retry-after')) : Math.min(8, 2 ** tries);

@@ -69,10 +69,4 @@ function drawSheet() {
   context.fillText(words('compare.sheet_note', { model: answer.model, p: percent(galleryRatio, 0), seed: String(answer.seed) }), 2 * gap, sheet.height - 20, sheet.width - 4 * gap);
   return sheet;
 }
-function save(blob, name) {
-  const link = document.createElement('a');
-  link.download = name; link.href = URL.createObjectURL(blob);
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
 $('.um-sheet').addEventListener('click', () => drawSheet().toBlob(async (blob) => save(await labelledPng(blob), `unmask-sheet-${galleryRatio}.png`), 'image/png'));

@@ -68,14 +68,16 @@ $('.um-preset-same').addEventListener('click', () => { shares = { random: 75, bl
 
 // --- two models -------------------------------------------------------------------------------------------------------
 const [modelA, modelB] = ['.um-model-a', '.um-model-b'].map($);
-/** The lists of models, as far as they are known by now. */
+let filledFor = '';
+/** The lists of models, as far as they are known by now: Explore's and another, until others are chosen. */
 function fillModels() {
-  const { models: served } = store.state;
-  for (const [list, i] of [[modelA, 0], [modelB, 1]]) {
-    if (list.options.length === served.length) continue;
-    list.replaceChildren(...served.map(({ name }) => new Option(name, name)));
-    list.selectedIndex = Math.min(i, served.length - 1);
-  }
+  const { models: served, model: { name: mine } } = store.state, now = `${mine} ${served.length}`;
+  if (filledFor === now) return;
+  filledFor = now;
+  const other = [modelB.value, ...served.map(({ name }) => name)].find((name) => name && name !== mine);
+  for (const list of [modelA, modelB]) list.replaceChildren(...served.map(({ name }) => new Option(name, name)));
+  modelA.value = mine;
+  modelB.value = other || mine;
 }
 /** The drawn or drawn-by-rule mask of Explore; where the models' grids differ, the rule draws on each. */
 function modelJobs() {

@@ -40,7 +40,7 @@ function walkWords() {
 }
 function stopPlaying() { clearInterval(playing); playing = 0; walkWords(); }
 function play() {
-  if (at >= frames.length - 1) at = -1;
+  if (at >= frames.length - 1) showFrame(0);
   playing = setInterval(() => {
     if (!element.checkVisibility() || at >= frames.length - 1) stopPlaying(); else showFrame(at + 1);
   }, STEP_MS);
@@ -62,7 +62,7 @@ async function gather() {
   const whole = frames.length === STEPS.length;
   $('.um-walk-progress').textContent = whole ? '' : words(stop.signal.aborted ? 'compare.stopped' : 'status.offline');
   walking = null; walkWords();
-  if (whole && !matchMedia('(prefers-reduced-motion: reduce)').matches) { at = -1; play(); }
+  if (whole && !matchMedia('(prefers-reduced-motion: reduce)').matches) play();
 }
 let walked = null; // the picture the frames belong to
 $('.um-walk-go').addEventListener('click', () => {

@@ -30,10 +30,10 @@ function sent(fields) {
   return fields.fit === 'whole' && mask ? { ...fields, grid: `${mask.rows}x${mask.columns}` } : fields;
 }
 
-/** A job for another model than Explore's: it makes its own crop of the file, and has its own views. */
+/** A job for a model by name: it makes its own crop of the file, and another than Explore's has its own views. */
 function byModel(name, { view, ...fields }) {
-  const { picture, fields: { crop } } = store.state;
-  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), model: name }, model: name };
+  const { picture, model, fields: { crop } } = store.state;
+  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), ...(view && name === model.name ? { view } : {}), model: name }, model: name };
 }
 
 // --- tiles ---------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ function createRow(name, { jobs, paint, after = () => {} }) {
     if (!running && results.length && result && result.edition !== edition) { said = ['compare.stale', {}]; edition = result.edition; }
     draw();
   }, section);
-  return { run, draw, get results() { return results; }, get asked() { return asked; }, get busy() { return Boolean(running); } };
+  return { run, draw, get results() { return results; } };
 }
 
 // --- jumping -----------------------------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ on(document, 'dragleave', (event) => { if (!event.relatedTarget) $('.um-drop').h
 on(document, 'drop', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = true; offerFile(event.dataTransfer.files[0]); } });
 
 on('.um-download', 'click', async () => {
-  if (!state.picture || !grid.count || grid.count === total) return;
   const body = new FormData();
   body.append('image', state.picture.blob, 'picture');
   const { crop, ...place } = placeFields(); // what is sent is the crop already
@@ -45,12 +44,10 @@ on('.um-download', 'click', async () => {
   if (state.fit === 'whole') body.append('grid', `${rows}x${columns}`);
   const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers: { accept: 'image/png' } }).catch(() => null);
   if (!response || !response.ok) { status(response ? 'status.failed' : 'status.offline', {}, 'error'); return; }
-  const link = document.createElement('a'), name = state.picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
-  link.download = `unmask-${name}-${grid.count}-of-${total}.png`;
-  link.href = URL.createObjectURL(await response.blob());
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  status('status.saved', { name: link.download });
+  const title = state.picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
+  const name = `unmask-${title}-${grid.count}-of-${total}.png`;
+  save(await response.blob(), name);
+  status('status.saved', { name });
 });
 
 // --- which part of the picture -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ function renderRight() {
   $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale || state.behind;
   $('.um-split').hidden = $('.um-line').hidden = !slider;
   $('.um-sentence').hidden = plain;
+  $('.um-download').disabled = plain || !state.picture;
   note(none ? words('status.nothing') : everything ? words('status.all') : state.view === 'uncertainty' ? spreadNote() : '');
   legend(plain ? null : scaleOf(state.view));
   if (!state.picture) return;
@@ -65,20 +66,6 @@ function legend(scale) {
   $('.um-worst').textContent = words('view.worst', { r: Math.floor(worst / columns) + 1, c: (worst % columns) + 1, e: percent(shown.errors[worst]) });
 }
 const spreadSamples = () => (shown && shown.spread && shown.spread.answer.samples) || 8;
-/** Mean absolute colour error of every patch in percent, from the two pictures on the page. */
-function patchErrors({ images }) {
-  const read = (image) => {
-    const sheet = new OffscreenCanvas(WIDTH, HEIGHT).getContext('2d');
-    sheet.drawImage(image, 0, 0, WIDTH, HEIGHT);
-    return sheet.getImageData(0, 0, WIDTH, HEIGHT).data;
-  };
-  const a = read(state.picture.image), b = read(images.reconstruction), sums = new Float64Array(total);
-  for (let y = 0; y < HEIGHT; y++) for (let x = 0; x < WIDTH; x++) {
-    const at = (y * WIDTH + x) * 4, i = Math.floor((y * rows) / HEIGHT) * columns + Math.floor((x * columns) / WIDTH);
-    sums[i] += Math.abs(a[at] - b[at]) + Math.abs(a[at + 1] - b[at + 1]) + Math.abs(a[at + 2] - b[at + 2]);
-  }
-  return sums.map((sum) => (sum / 3 / 255 / ((WIDTH / columns) * (HEIGHT / rows))) * 100);
-}
 function altText(none, everything) {
   const title = words.title(state.picture);
   if (state.holding || none) return words('alt.original', { title });

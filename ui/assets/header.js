@@ -32,7 +32,6 @@ function noteTab() {
   const open = props.tabs.find(isOpen);
   if (open) putAddress({ tab: open === props.tabs[0] ? '' : open });
 }
-document.addEventListener('unmask:tab', (event) => openTab(event.detail));
 function speak() {
   const code = LANGUAGES[language()];
   if (document.documentElement.lang !== code) document.documentElement.lang = code;

@@ -44,7 +44,7 @@ async function follow(state) {
     const { answer, images } = await reconstruct(request, {}, 'original,reconstruction', mine.signal);
     const [rows, columns] = answer.grid;
     const scene = createScene({ original: images.original, result: images.reconstruction, hidden: answer.hidden, rows, columns });
-    view = { answer, images, scene, model: state.model, picture: state.picture, errors: patchErrors(images, rows, columns), positions: undefined, views: null };
+    view = { answer, images, scene, model: state.model, picture: state.picture, errors: patchErrors(images.original, images.reconstruction, rows, columns), positions: undefined, views: null };
     clearTimeout(slow); status(''); paint();
     await answerQuestions(request, mine.signal);
   } catch {
@@ -69,17 +69,6 @@ function status(key, again = false) {
 }
 $('.um-learn-again').addEventListener('click', () => follow(store.state));
 
-/** Mean absolute colour error of every patch, in percent of the full range. */
-function patchErrors({ original, reconstruction }, rows, columns) {
-  const { naturalWidth: w, naturalHeight: h } = original;
-  const read = (image) => { const sheet = new OffscreenCanvas(w, h).getContext('2d'); sheet.drawImage(image, 0, 0, w, h); return sheet.getImageData(0, 0, w, h).data; };
-  const a = read(original), b = read(reconstruction), sums = new Float64Array(rows * columns), side = w / columns;
-  for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
-    const at = (y * w + x) * 4;
-    sums[Math.floor(y / side) * columns + Math.floor(x / side)] += Math.abs(a[at] - b[at]) + Math.abs(a[at + 1] - b[at + 1]) + Math.abs(a[at + 2] - b[at + 2]);
-  }
-  return sums.map((sum) => (sum / 3 / 255 / (side * side)) * 100);
-}
 const isNormalised = (model) => model.target.startsWith('norm_pixel');
 const mean = (list) => (list.length ? list.reduce((sum, value) => sum + value, 0) / list.length : 0);
 

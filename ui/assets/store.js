@@ -16,7 +16,6 @@
 //   store.set({key: value, ...})      replaces keys, tells the watchers
 //   store.watch(run, element)         run(state) now and after changes; while element is not on screen it waits
 //   store.link()                      the address of this view; a picture of one's own is not in it
-//   store.open(tab)                   goes to another tab: 'explore', 'compare', 'learn', 'use'
 //   await store.models()              state.models, asked of the server once; loaded ones are described in full
 //   await store.describe(name)        one model in full, as /v1/models/NAME gives it
 //   await store.choose(name)          another model: Explore reads its picture again with it
@@ -72,7 +71,6 @@ function createStore() {
         document.dispatchEvent(new CustomEvent('unmask:model', { detail: model }));
       } catch (error) { document.dispatchEvent(new Event('unmask:unchosen')); throw error; }
     },
-    open(tab) { document.dispatchEvent(new CustomEvent('unmask:tab', { detail: tab })); },
   };
 }
 

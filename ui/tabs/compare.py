@@ -8,6 +8,7 @@ from __future__ import annotations
 import gradio as gr
 
 from model import labels
+from server.schemas import DEFAULT_PANELS
 from ui.grid import build_widget
 from ui.strings import Words, choose
 
@@ -25,5 +26,5 @@ def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         words: All words, by language.
     """
     # Sheets and walks are put together in the browser.
-    label = labels.packet(("masked", "reconstruction", "original"))
+    label = labels.packet(DEFAULT_PANELS)
     return build_widget("compare", SCRIPTS, words=choose(words, *SECTIONS), label=label)
