@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.ablate.runs import Setting
-from model.ablate.tables import FIGURES, Claim, Row, Table
+from model.ablate.tables import FIGURES, MARGINS, Claim, Row, Table
 from model.evaluate import pages, plots
 from model.evaluate.fills import resampled
 
 Found = dict[str, dict[str, Any]]
-Difference = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _SCALE = (
     "Ours: a small network, a few minutes, few photos. The paper's: ViT-L, 800 epochs of ImageNet-1k. "
@@ -25,13 +26,16 @@ _SCALE = (
 )
 _INTERVAL = (
     "In brackets the 95 % interval of the difference, by drawing the photos to judge by again, the same ones for both "
-    "rows; {plain}. {seeds}. Undecided: the interval holds 0."
+    "rows; {plain}. {seeds}. Undecided: the interval holds 0; for a claim of no more, its margin: as much as two runs "
+    "must differ by to be told apart."
+)
+_TUNED = (
+    "† Rests on fine-tuning, which is short here: it says how quickly a head learns on these encoders, and is neither "
+    "for nor against the paper."
 )
 #: Half an interval, as a share of the larger value, where there are no photos to draw again: of losses, and of speeds
 #: where no seeds tell it. One network's speed differed by a factor of 1.5 for the machine's load alone.
 _ALIKE, _LOAD = 0.02, 1 / 3
-#: Student's t at 97.5 % for 1 to 10 degrees of freedom; more are taken as 10, which only widens.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,35 @@ class Seeds:
     runs: int = 1
     deviations: Mapping[str, float] = field(default_factory=dict)
 
-    def half_width(self, figure: str) -> float:
-        """Half the 95 % interval of the difference of two runs that only their seeds set apart; 0 if not known."""
-        if figure not in self.deviations:
-            return 0.0
-        return _STUDENT[min(self.runs - 1, len(_STUDENT)) - 1] * math.sqrt(2) * self.deviations[figure]
+    def spread_of(self, rows: int, figure: str) -> float:
+        """What the spread of so many runs that only their seeds set apart stays below at 95 %; 0 if not known.
+
+        Tukey's studentised range; for two runs that is Student's t times the root of 2: half the interval of their
+        difference.
+        """
+        return _range(rows, self.runs) * self.deviations[figure] if figure in self.deviations else 0.0
+
+
+@cache
+def _range(rows: int, runs: int) -> float:
+    from scipy.stats import studentized_range  # slow to import
+
+    return float(studentized_range.ppf(0.95, rows, runs - 1))
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """What a claim is about.
+
+    Attributes:
+        values: Row and figure, K of them.
+        of: What is asked of their means ``[..., K]``.
+        rows: How many are compared at once.
+    """
+
+    values: list[tuple[str, str]]
+    of: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    rows: int
 
 
 def write(
@@ -74,15 +102,19 @@ def write(
         "tuned": setting.tuned, "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
         "seeds": setting.seeds, "rows": without_photos(rows), "claims": verdicts,
     }  # fmt: skip
-    blocks: list[pages.Block] = [f"{_SCALE} {_length(setting)}", _table(table, found)]
+    blocks: list[pages.Block] = [f"{_SCALE} {_length(setting)} {table.note}".rstrip(), _table(table, found)]
     blocks += [f"{row['name']} could not be run: {row['error']}" for row in rows if "error" in row]
     if verdicts:
         blocks += [
             pages.Heading("The claims, and what these runs say"),
             pages.Table(
-                ("claim", "ours", "verdict"), [(of["words"], of["ours"], of["verdict"]) for of in verdicts]
+                ("claim", "ours", "verdict"),
+                [
+                    (_marked(claim), of["ours"], of["verdict"])
+                    for claim, of in zip(table.claims, verdicts, strict=True)
+                ],
             ),
-            _undecided(setting),
+            *_notes(setting, table.claims),
         ]
     blocks += _plots(table, found)
     return pages.write(setting.out, f"table-{table.name}", table.title, facts, blocks), verdicts
@@ -98,20 +130,19 @@ def write_all(setting: Setting, judged: Sequence[tuple[Table, list[dict[str, str
     Returns:
         The Markdown file.
     """
+    each = [(table, *pair) for table, of in judged for pair in zip(table.claims, of, strict=True)]
     lines = [
-        (pages.Link(table.title, f"table-{table.name}"), of["words"], of["ours"], of["verdict"])
-        for table, claims in judged
-        for of in claims
+        (pages.Link(table.title, f"table-{table.name}"), _marked(claim), of["ours"], of["verdict"])
+        for table, claim, of in each
     ]
-    counts = {
-        verdict: sum(line[-1] == verdict for line in lines)
-        for verdict in ("agrees", "disagrees", "undecided", "not measured")
-    }
+    others = [of["verdict"] for _, claim, of in each if "finetune" not in claim.figures]
     blocks: list[pages.Block] = [
         f"{_SCALE} {_length(setting)}",
-        "Claims by verdict: " + ", ".join(f"{verdict} {count}" for verdict, count in counts.items()) + ".",
+        f"{len(each)} claims by verdict: {_counts([of['verdict'] for *_, of in each])}. The {len(others)} that do not "
+        f"rest on fine-tuning: {_counts(others)}. Each is judged by itself at 95 %: were nothing different anywhere, "
+        f"about {0.05 * len(each):.0f} would be decided all the same.",
         pages.Table(("table", "claim", "ours", "verdict"), lines),
-        _undecided(setting),
+        *_notes(setting, [claim for _, claim, _ in each]),
     ]
     return pages.write(
         setting.out,
@@ -134,7 +165,20 @@ def without_photos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "each_photo"} for row in rows]
 
 
-def _undecided(setting: Setting) -> str:
+def _counts(verdicts: Sequence[str]) -> str:
+    kinds = ("agrees", "disagrees", "undecided", "not measured")
+    return ", ".join(f"{kind} {verdicts.count(kind)}" for kind in kinds)
+
+
+def _marked(claim: Claim) -> str:
+    return claim.words + (" †" if "finetune" in claim.figures else "")
+
+
+def _notes(setting: Setting, claims: Sequence[Claim]) -> list[str]:
+    return [_interval_words(setting)] + [_TUNED] * any("finetune" in claim.figures for claim in claims)
+
+
+def _interval_words(setting: Setting) -> str:
     if not setting.seeds:
         return _INTERVAL.format(
             plain="for losses 2 % to either side, for speeds a third, as much as other work on the machine changes",
@@ -143,7 +187,8 @@ def _undecided(setting: Setting) -> str:
     return _INTERVAL.format(
         plain="for losses and speeds 2 % to either side",
         seeds="Widened by what the seed alone changes, as the standard deviation over "
-        f"{setting.seeds + 1} seeds of the unchanged recipe tells it (table-seeds, Student's t)",
+        f"{setting.seeds + 1} seeds of the unchanged recipe tells it (table-seeds; Student's t, for a spread over more "
+        "rows Tukey's range); not between rows that tune one pre-trained encoder",
     )
 
 
@@ -180,8 +225,9 @@ def _table(table: Table, found: Found) -> pages.Table:
 def judge(claim: Claim, found: Found, seeds: Seeds) -> dict[str, str]:
     """Whether a claim holds in our rows: ``agrees``, ``disagrees``, ``undecided`` or ``not measured``.
 
-    It is decided where 0 lies outside the 95 % interval of the difference: each side is what the photos leave open
-    and what the seed changes, by the root of the sum of squares.
+    It is decided where 0, or the margin of a claim of no more, lies outside the 95 % interval of the difference: each
+    side is what the photos leave open and what the seed changes, by the root of the sum of squares. A row between two
+    has two differences, and both decide.
 
     Args:
         claim: What to check.
@@ -192,45 +238,68 @@ def judge(claim: Claim, found: Found, seeds: Seeds) -> dict[str, str]:
     compared = _compared(claim, found)
     if compared is None:
         return verdict
-    values, words, difference = compared
-    figures = np.array([found[row]["figures"][figure] for row, figure in values])
-    here = float(difference(figures))
-    if all(figure in found[row]["each_photo"] for row, figure in values):
-        draws, _ = resampled(np.stack([found[row]["each_photo"][figure] for row, figure in values], axis=1))
-        low, high = np.percentile(difference(draws), [2.5, 97.5])
-        # A spread drawn again is larger on average, so that the interval may lie beside what was found.
-        sides = np.maximum([here - low, high - here], 0)
-    else:
-        unknown = claim.figure == "images_per_second" and claim.figure not in seeds.deviations
-        sides = np.full(2, (_LOAD if unknown else _ALIKE) * np.abs(figures).max())
-    seeded = math.hypot(*(seeds.half_width(figure) for figure in {figure for _, figure in values}))
-    low, high = here - math.hypot(sides[0], seeded), here + math.hypot(sides[1], seeded)
-    verdict["ours"] = f"{words}; {here:+.3g} ({low:.3g} to {high:.3g})"
-    if low <= 0 <= high:
-        verdict["verdict"] = "undecided"
-    else:
-        verdict["verdict"] = "agrees" if here > 0 else "disagrees"
+    words, differences = compared
+    intervals = [_interval(difference, found, seeds) for difference in differences]
+    border = MARGINS[claim.figure] if claim.at_most else 0.0
+    verdict["ours"] = "; ".join(
+        [words, *(f"{here:+.3g} ({low:.3g} to {high:.3g})" for here, low, high in intervals)]
+    ) + (f", margin {border:g}" if claim.at_most else "")
+    above, below = (
+        [low > border for _, low, _ in intervals],
+        [high < border for _, _, high in intervals],
+    )
+    for_it, against = (below, above) if claim.at_most else (above, below)
+    verdict["verdict"] = "agrees" if all(for_it) else "disagrees" if any(against) else "undecided"
     return verdict
 
 
-def _compared(claim: Claim, found: Found) -> tuple[list[tuple[str, str]], str, Difference] | None:
-    """Rows and figures, words, and what of their means ``[..., K]`` should be above 0; None if not measured."""
-    if claim.spread_below is None:
-        pair = [(str(name), claim.figure) for name in (claim.higher, claim.lower)]
-        if any(figure not in found.get(name, {}).get("figures", {}) for name, figure in pair):
-            return None
-        words = ", ".join(f"{name}: {found[name]['figures'][claim.figure]:.4g}" for name, _ in pair)
-        return pair, words, _first_less_second
-    names = [name for name, row in found.items() if {claim.figure, claim.spread_below} <= set(row["figures"])]
+def _interval(difference: _Difference, found: Found, seeds: Seeds) -> tuple[float, float, float]:
+    """What was found, and the 95 % interval about it."""
+    values = difference.values
+    figures = np.array([found[row]["figures"][figure] for row, figure in values])
+    here = float(difference.of(figures))
+    if all(figure in found[row]["each_photo"] for row, figure in values):
+        draws, _ = resampled(np.stack([found[row]["each_photo"][figure] for row, figure in values], axis=1))
+        low, high = np.percentile(difference.of(draws), [2.5, 97.5])
+        # A spread drawn again is larger on average, so that the interval may lie beside what was found.
+        sides = np.maximum([here - low, high - here], 0)
+    else:
+        name = values[0][1]
+        unknown = name == "images_per_second" and name not in seeds.deviations
+        sides = np.full(2, (_LOAD if unknown else _ALIKE) * np.abs(figures).max())
+    # Rows that tune one pre-trained encoder share whatever its seed did.
+    shared = len({found[row].get("run", row) for row, _ in values}) == 1
+    names = {figure for _, figure in values}
+    seeded = 0.0 if shared else math.hypot(*(seeds.spread_of(difference.rows, name) for name in names))
+    return here, here - math.hypot(sides[0], seeded), here + math.hypot(sides[1], seeded)
+
+
+def _compared(claim: Claim, found: Found) -> tuple[str, list[_Difference]] | None:
+    """Words, and the differences that decide; None if not measured."""
+    if claim.spread_below is not None:
+        return _spreads(claim.figure, claim.spread_below, found)
+    rows = claim.between or claim.at_most or (str(claim.higher), str(claim.lower))
+    if any(claim.figure not in found.get(name, {}).get("figures", {}) for name in rows):
+        return None
+    words = ", ".join(f"{name}: {found[name]['figures'][claim.figure]:.4g}" for name in rows)
+    pairs = [(second, first) for first, second in pairwise(rows)] if claim.between else [rows]
+    return words, [
+        _Difference([(name, claim.figure) for name in pair], _first_less_second, 2) for pair in pairs
+    ]
+
+
+def _spreads(narrow: str, wide: str, found: Found) -> tuple[str, list[_Difference]] | None:
+    names = [name for name, row in found.items() if {narrow, wide} <= set(row["figures"])]
     if len(names) < 2:
         return None
-    sides = [[(name, figure) for name in names] for figure in (claim.spread_below, claim.figure)]
-    wide, narrow = (np.ptp([found[name]["figures"][figure] for name, figure in side]) for side in sides)
+    sides = [[(name, figure) for name in names] for figure in (wide, narrow)]
+    ranges = [np.ptp([found[name]["figures"][figure] for name, figure in side]) for side in sides]
 
-    def spreads(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    def difference(means: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.ptp(means[..., : len(names)], -1) - np.ptp(means[..., len(names) :], -1))
 
-    return sides[0] + sides[1], f"spread {narrow:.4g} against {wide:.4g}", spreads
+    words = f"spread {ranges[1]:.4g} against {ranges[0]:.4g}"
+    return words, [_Difference(sides[0] + sides[1], difference, len(names))]
 
 
 def _first_less_second(means: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ _TIMED = 8
 #: Never: a run of an ablation draws no pictures while it trains.
 _NEVER = 10**9
 #: Figures of the repainted photos that a row has.
-_REPAINTED = ("nmse", "norm_pixel_loss", "ssim", "sharpness")
+_REPAINTED = ("nmse", "norm_pixel_unexplained", "ssim", "sharpness")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
 
     Returns:
         A row each: ``name``, ``figures`` (by the names of ``tables.FIGURES``), ``intervals`` of those that have one,
-        ``each_photo`` of those that are means over photos, ``steps`` and ``samples``; or ``name`` and ``error`` where
-        a row cannot be run.
+        ``each_photo`` of those that are means over photos, ``steps`` and ``samples``, and ``run``, the pre-training,
+        which rows may share; or ``name`` and ``error`` where a row cannot be run.
 
     Raises:
         DataError: A training run was stopped, and the same call goes on; or the folder holds answers about other
@@ -128,6 +128,7 @@ def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dic
         each |= repainted["each_photo"]
     return {
         "name": row.name,
+        "run": weights.parent.name,
         "steps": recipe.steps,
         "samples": recipe.steps * recipe.batch_size,
         "figures": figures,

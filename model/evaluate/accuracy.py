@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +40,11 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """Where the true share lies at 95 %, in percent (Wilson): what these photos alone leave open."""
-        n, p, z = int(self.counts.sum()), self.percent / 100, 1.959964
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return 100 * (middle - half), 100 * (middle + half)
+        from scipy.stats import binomtest  # slow to import
+
+        right, photos = int(np.trace(self.counts)), int(self.counts.sum())
+        bounds = binomtest(right, photos).proportion_ci(method="wilson")
+        return 100 * float(bounds.low), 100 * float(bounds.high)
 
     def words(self) -> str:
         """One line for people: share and interval."""

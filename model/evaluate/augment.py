@@ -24,18 +24,26 @@ from model.config import IMAGE_MEAN, IMAGE_STD
 from model.evaluate.labelled import Labelled
 from model.masking import noise
 
+#: How keys become draws. Another number: runs and answers from before are not taken for those of today.
+DRAWS = 2
+
 
 @contextmanager
-def seeded(key: int, device: torch.device | None = None) -> Iterator[None]:
-    """Global generators set from a key inside the block, and as they were after it."""
+def seeded(seed: int, step: int = 0, *, device: torch.device | None = None) -> Iterator[None]:
+    """Global generators set from seed and step inside the block, and as they were after it.
+
+    Both are hashed together first: numpy's generator, and torch's on a CPU, take 32 bits of a key and drop the rest.
+    """
+    hashed = noise(np.array([seed], dtype=np.uint64), 1)[0] ^ np.uint64(step)
+    key = int(noise(hashed, 1)[0, 0])
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         random.seed(key)
         np.random.seed(key % 2**32)
         # torch.manual_seed would reseed GPUs too, whose generators are kept only where one is asked for.
-        seed: Any = torch.manual_seed if devices else torch.default_generator.manual_seed  # noqa: TID251
-        seed(key % 2**63)
+        set_torch: Any = torch.manual_seed if devices else torch.default_generator.manual_seed  # noqa: TID251
+        set_torch(key % 2**63)
         try:
             yield
         finally:

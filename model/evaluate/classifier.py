@@ -1,18 +1,17 @@
 """An encoder turned into a classifier: timm's ViT, its mean of the patches, a new norm and a new layer.
 
 Source: arXiv 2111.06377, appendix A.1 and its public code: mean pooling instead of the class token, first weights
-of the last layer of 2e-5, rates that fall from layer to layer towards the input (BEiT).
+of the last layer of 2e-5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from model.config import MAEConfig
 from model.errors import DataError
@@ -90,34 +89,3 @@ def train_mode(vit: VisionTransformer) -> None:
     for block in vit.blocks:
         if not any(parameter.requires_grad for parameter in block.parameters()):
             block.eval()
-
-
-def layer_of(name: str, depth: int) -> int:
-    """0 for the embedding, i + 1 for block i, depth + 1 for what comes after."""
-    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed."):
-        return 0
-    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
-
-
-def parameter_groups(vit: VisionTransformer, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """What learns, by layer and decay; ``lr_scale`` is layer_decay to the distance from the end.
-
-    One-dimensional parameters, positions and class token are not decayed.
-    """
-    depth = len(vit.blocks)
-    groups: dict[tuple[int, bool], list[Tensor]] = {}
-    for name, parameter in _learning(vit):
-        decayed = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
-        groups.setdefault((layer_of(name, depth), decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": weight_decay if decayed else 0.0,
-            "lr_scale": layer_decay ** (depth + 1 - layer),
-        }
-        for (layer, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
-    ]
-
-
-def _learning(vit: VisionTransformer) -> Iterator[tuple[str, Tensor]]:
-    return ((name, parameter) for name, parameter in vit.named_parameters() if parameter.requires_grad)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +27,22 @@ from model.pretrain.data import Entry, Photos
 
 #: IoU a find needs, of which COCO's AP is the mean.
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+
+
+class Scene(NamedTuple):
+    """A photo at its aspect in the upper left of a square, with its things.
+
+    Attributes:
+        image: ``[3, S, S] float32`` in 0..1; black outside the photo.
+        classes: ``[N] int64``, from 1.
+        masks: ``[N, S, S] uint8``.
+        size: Height and width of the photo in the square; the rest is padding.
+    """
+
+    image: Tensor
+    classes: Tensor
+    masks: Tensor
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -45,17 +62,25 @@ class Scenes:
     digest: str
 
     @classmethod
-    def open(cls, folder: Path) -> Scenes:
+    def open(cls, folder: Path, classes: tuple[str, ...] | None = None) -> Scenes:
         """Read a folder.
 
+        Args:
+            folder: With ``annotations.json``.
+            classes: Those of the training part, for photos that judge a model trained on them: classes are numbered by
+                name, whatever their order in the file.
+
         Raises:
-            DataError: It is no such folder, or a picture is missing.
+            DataError: It is no such folder, a picture is missing, or a class is not among ``classes``.
         """
         file = folder / "annotations.json"
         try:
             text = file.read_bytes()
             facts: dict[str, Any] = json.loads(text)
-            order = {one["id"]: number for number, one in enumerate(facts["categories"], 1)}
+            named = {one["id"]: str(one["name"]) for one in facts["categories"]}
+            known = tuple(dict.fromkeys(named.values())) if classes is None else classes
+            _refuse_unknown(named.values(), known)
+            order = {key: known.index(name) + 1 for key, name in named.items()}
             found: dict[int, list[tuple[int, list[NDArray[np.float32]]]]] = defaultdict(list)
             for one in facts["annotations"]:
                 outline = one.get("segmentation")
@@ -64,7 +89,6 @@ class Scenes:
                     found[one["image_id"]].append((order[one["category_id"]], polygons))
             entries = tuple(_entry(folder, one["file_name"]) for one in facts["images"])
             things = tuple(tuple(found[one["id"]]) for one in facts["images"])
-            names = tuple(str(one["name"]) for one in facts["categories"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{file} cannot be read as COCO annotations: {error!r:.100}.",
@@ -72,24 +96,20 @@ class Scenes:
                 hint="Give a folder with annotations.json (images, annotations, categories) and its pictures.",
                 field="data",
             ) from error
-        return cls(Photos(entries), things, names, hashlib.sha256(text).hexdigest())
+        return cls(Photos(entries), things, known, hashlib.sha256(text).hexdigest())
 
     def __len__(self) -> int:
         """Number of photos."""
         return len(self.things)
 
-    def scene(self, number: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A photo at its aspect in the upper left of a square, with its things.
-
-        Returns:
-            ``[3, S, S] float32`` in 0..1, classes ``[N] int64``, masks ``[N, S, S] uint8``.
-        """
+    def scene(self, number: int, side: int, flip: bool = False) -> Scene:
+        """A photo in a square of a side; ``flip``: mirrored left to right, its things too."""
         photo = self.photos.decode(number)
         scale = side / max(photo.shape[1:])
-        size = [max(round(length * scale), 1) for length in photo.shape[1:]]
+        height, width = (max(round(length * scale), 1) for length in photo.shape[1:])
         square = torch.zeros(3, side, side)
-        scaled = resize(photo, size, InterpolationMode.BICUBIC, antialias=True)
-        square[:, : size[0], : size[1]] = scaled.float() / 255
+        scaled = resize(photo, [height, width], InterpolationMode.BICUBIC, antialias=True)
+        square[:, :height, :width] = scaled.float() / 255
         classes, masks = [], []
         for class_, polygons in self.things[number]:
             mask = np.zeros((side, side), dtype=np.uint8)
@@ -98,7 +118,21 @@ class Scenes:
                 classes.append(class_)
                 masks.append(torch.from_numpy(mask))
         stacked = torch.stack(masks) if masks else torch.zeros(0, side, side, dtype=torch.uint8)
-        return square, torch.tensor(classes, dtype=torch.int64), stacked
+        if flip:  # the photo inside the square; padding stays on the right
+            for whole in (square, stacked):
+                whole[..., :width] = whole[..., :width].flip(-1)
+        return Scene(square, torch.tensor(classes, dtype=torch.int64), stacked, (height, width))
+
+
+def _refuse_unknown(names: Iterable[str], known: tuple[str, ...]) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise DataError(
+            f"Class {unknown[0]!r} is among the photos to judge and not among those to learn from "
+            f"({', '.join(known[:5])}{', ...' if len(known) > 5 else ''}).",
+            code="data-labels",
+            hint="Give both parts the same classes.",
+            field="test",
+        )
 
 
 def _entry(folder: Path, name: str) -> Entry:
@@ -108,45 +142,54 @@ def _entry(folder: Path, name: str) -> Entry:
     return Entry(path, 0, path.stat().st_size, folder.name, name)
 
 
-def average_precision(
-    found: list[tuple[Tensor, Tensor, Tensor]], truth: list[tuple[Tensor, Tensor]], classes: int
-) -> dict[str, float]:
-    """Mask AP in percent as COCO defines it (mean over classes, 101 recall levels), without its sizes and crowds.
+class Finds(NamedTuple):
+    """What was found on one photo, beside what is there.
+
+    Attributes:
+        scores: ``[M]``.
+        labels: ``[M]``, classes from 1.
+        overlaps: ``[M, N]``, intersection over union of every find with every true thing: of boxes or of masks.
+        truth: ``[N]``, classes of the true things.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    overlaps: NDArray[np.float64]
+    truth: Tensor
+
+
+def average_precision(photos: list[Finds], classes: int) -> dict[str, float]:
+    """AP in percent as COCO defines it (mean over classes, 101 recall levels), without its sizes and crowds.
 
     Args:
-        found: A photo each: scores ``[M]``, classes ``[M]``, masks ``[M, S, S]``.
-        truth: A photo each: classes ``[N]``, masks ``[N, S, S]``.
+        photos: One each.
         classes: How many.
 
     Returns:
         ``ap`` over all ``THRESHOLDS``, and ``ap50``.
     """
-    overlaps = [_overlap(masks, true) for (_, _, masks), (_, true) in zip(found, truth, strict=True)]
     table = []
     for class_ in range(1, classes + 1):
-        wanted = sum(int((labels == class_).sum()) for labels, _ in truth)
+        wanted = sum(int((photo.truth == class_).sum()) for photo in photos)
         if wanted:
-            table.append([_precision(found, truth, overlaps, class_, wanted, at) for at in THRESHOLDS])
+            table.append([_precision(photos, class_, wanted, at) for at in THRESHOLDS])
     means = 100 * np.mean(table, axis=0) if table else np.zeros(len(THRESHOLDS))
     return {"ap": float(means.mean()), "ap50": float(means[0])}
 
 
-def _overlap(masks: Tensor, true: Tensor) -> NDArray[np.float64]:
-    """Intersection over union of every pair ``[M, N]``."""
+def mask_overlaps(masks: Tensor, true: Tensor) -> NDArray[np.float64]:
+    """Intersection over union of every pair of masks ``[M, S, S]`` and ``[N, S, S]``: ``[M, N]``."""
     ours, theirs = (of.flatten(1).double() for of in (masks, true))
     shared = ours @ theirs.T
     union = ours.sum(dim=1)[:, None] + theirs.sum(dim=1)[None] - shared
     return (shared / union.clamp(min=1)).numpy()
 
 
-def _precision(
-    found: list[tuple[Tensor, Tensor, Tensor]], truth: list[tuple[Tensor, Tensor]],
-    overlaps: list[NDArray[np.float64]], class_: int, wanted: int, at: float,
-) -> float:  # fmt: skip
+def _precision(photos: list[Finds], class_: int, wanted: int, at: float) -> float:
     """Average precision of one class at one threshold."""
     hits: list[tuple[float, bool]] = []
-    for (scores, labels, _), (true, _), overlap in zip(found, truth, overlaps, strict=True):
-        free = set(np.flatnonzero((true == class_).numpy()).tolist())
+    for scores, labels, overlap, truth in photos:
+        free = set(np.flatnonzero((truth == class_).numpy()).tolist())
         own = [number for number in scores.argsort(descending=True).tolist() if int(labels[number]) == class_]
         for number in own:
             best = max(free, key=lambda place, row=number: overlap[row, place], default=None)  # type: ignore[misc]

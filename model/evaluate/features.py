@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,17 +20,20 @@ from torchvision.transforms.v2.functional import center_crop, resize
 from tqdm import tqdm
 
 from model.checkpoints import layouts, shapes, store
-from model.checkpoints.containers import open_raw
 from model.checkpoints.files import replacing
 from model.checkpoints.shapes import Given
 from model.evaluate import state
 from model.network import MAE
 from model.pretrain.data import Photos
 
+#: The two features of a photo, in the order of every tensor ``[N, 2, D]`` of them: class token, mean of the patches.
+POOLS = ("cls", "mean")
 #: A photo to judge is scaled to side / CROP_SHARE and its centre taken: 256 and 224 pixels, as in the paper.
 CROP_SHARE = 0.875
 #: Photos whose features lie in one file.
 PART = 1024
+#: Photos in one pass.
+_BATCH = 32
 #: What an encoder is made of; all else of an MAE is decoder, target or mask token.
 _ENCODER = {"patch_embed", "cls_token", "pos_embed", "blocks", "norm", "image_mean", "image_std"}
 
@@ -72,36 +74,23 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
     """The encoder of any file that holds one, with or without a decoder beside it.
 
     Args:
-        path: A file or folder of any known layout.
+        path: A file or folder of any known layout, or a name of the registry.
         given: What it may not say.
 
     Raises:
-        CheckpointError: It cannot be read, or is a classifier without the encoder's last norm.
+        CheckpointError: It cannot be read, is not on this machine, or is a classifier without the encoder's last norm.
     """
-    raw = open_raw(path)
+    raw, given, entry = store.open_known(path, given)
     house = layouts.recognise(raw).to_house(raw.tensors)
-    config = store.encoder_config(
-        raw, house, given or Given(), "Give the pre-trained file that it was made from."
-    )
+    config = store.encoder_config(raw, house, given, "Give the pre-trained file that it was made from.")
     network = MAE(config)
     own = network.state_dict()
     for key, value in house.items():
         if not key.startswith("decoder_") and key in own:
             own[key].copy_(value)
     facts = shapes.stored_facts(raw)
-    return Encoder(network.eval(), str(facts.get("name", path.stem)), raw.digest)
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the encoder says of N photos, ``[N, D] float32`` each: the class token, and the mean of the patches."""
-
-    cls: Tensor
-    mean: Tensor
-
-    def of(self, pool: str) -> Tensor:
-        """By name: ``cls`` or ``mean``."""
-        return self.mean if pool == "mean" else self.cls
+    name = facts.get("name", entry.name if entry else raw.path.stem)
+    return Encoder(network.eval(), str(name), raw.digest)
 
 
 def whole(photo: Tensor, side: int) -> Tensor:
@@ -111,15 +100,15 @@ def whole(photo: Tensor, side: int) -> Tensor:
 
 
 def pooled(tokens: Tensor) -> Tensor:
-    """Class token and mean of the patches, ``[B, 2, D]``, of tokens ``[B, 1+L, D]``."""
+    """Both of ``POOLS``, ``[B, 2, D]``, of tokens ``[B, 1+L, D]``."""
     return torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
 
 
 @torch.inference_mode()
 def extract(
-    encoder: Encoder, photos: Photos, cache: Path, *, device: torch.device, workers: int = 1, batch: int = 32
-) -> Features:
-    """Features of all photos, from ``cache`` as far as they are there.
+    encoder: Encoder, photos: Photos, cache: Path, *, device: torch.device, workers: int = 1
+) -> Tensor:
+    """Features of all photos, ``[N, 2, D] float32`` by ``POOLS``, from ``cache`` as far as they are there.
 
     Args:
         encoder: On any device; it is moved.
@@ -127,7 +116,6 @@ def extract(
         cache: Folder of the parts.
         device: Where to compute.
         workers: Decoding threads.
-        batch: Photos in one pass.
 
     Raises:
         DataError: A photo cannot be decoded; named.
@@ -147,25 +135,22 @@ def extract(
                 bar.update(len(numbers))
                 continue
             made = []
-            for images in _batches(photos, numbers, encoder.config.image_size, batch, pool):
+            for images in _batches(photos, numbers, encoder.config.image_size, pool):
                 made.append(pooled(encoder(images.to(device).float() / 255)).cpu())
                 bar.update(len(images))
             parts.append(torch.cat(made))
             with replacing(file) as part:
                 save_file({"features": parts[-1]}, part)
-    both = torch.cat(parts)
-    return Features(both[:, 0].contiguous(), both[:, 1].contiguous())
+    return torch.cat(parts)
 
 
-def _batches(
-    photos: Photos, numbers: range, side: int, batch: int, pool: ThreadPoolExecutor
-) -> Iterator[Tensor]:
+def _batches(photos: Photos, numbers: range, side: int, pool: ThreadPoolExecutor) -> Iterator[Tensor]:
     """Photos as judged, ``[B, 3, S, S] uint8``, decoded ahead by the pool."""
     loaded = pool.map(lambda number: whole(photos.decode(number), side), numbers)
     waiting: list[Tensor] = []
     for image in loaded:
         waiting.append(image)
-        if len(waiting) == batch:
+        if len(waiting) == _BATCH:
             yield torch.stack(waiting)
             waiting = []
     if waiting:

@@ -24,6 +24,9 @@ METRICS = (
     "agreement", "steps", "true_steps", "detail", "true_detail",
 )  # fmt: skip
 
+#: How often photos are drawn again for an interval.
+_DRAWS = 1000
+
 
 def _inpainted(method: int) -> Callable[[Floats, Bools, int], Floats]:
     def fill(original: Floats, hidden: Bools, patch_size: int) -> Floats:
@@ -78,9 +81,10 @@ def figures(original: Floats, picture: Floats, hidden: Bools, patch_size: int) -
 def norm_pixel_agreement(original: Floats, candidate: Floats, hidden: Bools, patch_size: int) -> float:
     """Mean correlation r of the hidden patches with the true ones, over all values of a patch together.
 
-    A patch standardised as in the paper's normalised target and scaled by one best factor has the loss 1 - r * r
-    over many patches (r below 0 counts as 0): 1 for grey, 0 for the truth; so all models compare. A flat colour has
-    a little less than 1, because the paper's target standardises the three colours of a patch together.
+    1 - r * r (r below 0 counts as 0) is the share of the true patches' variance, as the paper's normalised target has
+    it, that the candidate leaves unexplained when its patches are standardised too and scaled by one best factor: 1
+    for grey, 0 for the truth; so all models compare. It is not the paper's loss, which takes a prediction as it is.
+    A flat colour has a little less than 1, because that target standardises the three colours of a patch together.
     """
     true, other = (_standardised(image, patch_size) for image in (original, candidate))
     corners = hidden[::patch_size, ::patch_size].reshape(-1)
@@ -149,21 +153,38 @@ def fine_detail(image: Floats, hidden: Bools, patch_size: int) -> float:
 
 def _standardised(image: Floats, side: int) -> Floats:
     """Patches ``[L, P*P*3]`` of mean 0 and deviation 1; a flat patch becomes zeros."""
-    height, width, channels = image.shape
-    normalised = (image - np.asarray(IMAGE_MEAN)) / np.asarray(IMAGE_STD)
-    cut = normalised.reshape(height // side, side, width // side, side, channels).transpose(0, 2, 1, 3, 4)
-    patches = cut.reshape(-1, side * side * channels).astype(np.float32)
+    patches = _patches((image - np.asarray(IMAGE_MEAN)) / np.asarray(IMAGE_STD), side)
     patches = patches - patches.mean(axis=1, keepdims=True)
     deviation = patches.std(axis=1, keepdims=True)
     return np.divide(patches, deviation, out=np.zeros_like(patches), where=deviation > 1e-4)
 
 
-def resampled(
-    values: NDArray[np.float64], draws: int = 1000
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Means of ``values [N, ...]`` over photos drawn with repetition: ``[draws, ...]``, and the draws ``[draws, N]``.
+def norm_pixel_loss(normalised: Floats, pred: Floats, hidden: Bools, patch_size: int) -> float:
+    """The loss of the paper's normalised target (arXiv 2111.06377, sec. 3), as a model trained on it has it.
+
+    Args:
+        normalised: The photo ``[H, W, C]`` in the model's normalised units.
+        pred: ``[L, P*P*C]``, what the network says: nothing is fitted to the truth.
+        hidden: ``[L]``; at least one.
+        patch_size: P.
+    """
+    patches = _patches(normalised, patch_size)
+    deviation = np.sqrt(patches.var(axis=1, ddof=1, keepdims=True) + 1e-6)
+    target = (patches - patches.mean(axis=1, keepdims=True)) / deviation
+    return float(np.square(pred - target)[hidden].mean())
+
+
+def _patches(image: Floats, side: int) -> Floats:
+    """``[H, W, C]`` cut into ``[L, P*P*C]``: patches row-major; inside one row, column, colour."""
+    height, width, channels = image.shape
+    cut = image.reshape(height // side, side, width // side, side, channels).transpose(0, 2, 1, 3, 4)
+    return cut.reshape(-1, side * side * channels).astype(np.float32)
+
+
+def resampled(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Means of ``values [N, ...]`` over photos drawn with repetition: ``[1000, ...]``, and the draws ``[1000, N]``.
 
     The draws are the same for every call with as many photos: differences between rows are paired.
     """
-    chosen = np.random.default_rng(0).integers(0, len(values), (draws, len(values)))
+    chosen = np.random.default_rng(0).integers(0, len(values), (_DRAWS, len(values)))
     return np.stack([values[row].mean(axis=0) for row in chosen]), chosen

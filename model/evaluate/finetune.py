@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor
@@ -31,13 +31,15 @@ from model.config import IMAGE_MEAN, IMAGE_STD
 from model.errors import DataError
 from model.evaluate import classifier, pages, plots, state
 from model.evaluate.accuracy import Accuracy
-from model.evaluate.augment import Augmented, Samples, batches, seeded
+from model.evaluate.augment import DRAWS, Augmented, Samples, batches, seeded
 from model.evaluate.features import whole
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 
 #: Steps that are timed, after one that is not, to turn minutes into steps.
 _TIMED = 3
+#: Photos judged at once.
+_JUDGED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,13 @@ class Settings:
         layer_decay: Rate of a layer over the rate of the next one.
         weight_decay: AdamW's.
         betas: AdamW's.
-        drop_path: Stochastic depth of the last block.
+        drop_path: Stochastic depth of the last block, growing from 0.
         mixup: Alpha, 0 for none.
         cutmix: Alpha, 0 for none.
         smoothing: Of the labels.
         auto_augment: timm's text for RandAugment.
         erasing: Probability of a patch of noise.
-        ema: Decay of an average of the weights, which is then judged.
+        ema: Decay of an average of the weights, which is then judged; None to judge the last step.
         seed: Decides every draw.
     """
 
@@ -91,6 +93,22 @@ SCRATCH: dict[str, Any] = {
     "weight_decay": 0.3, "betas": (0.9, 0.95), "ema": 0.9999,
 }  # fmt: skip
 
+#: What its public code takes for wider encoders than ViT-B, whose values are the defaults: ViT-L and ViT-H.
+_FINETUNED_WIDE: dict[int, dict[str, Any]] = {
+    width: {
+        "epochs": 50,
+        "warmup_share": 5 / 50,
+        "base_lr": 1e-3,
+        "layer_decay": 0.75,
+        "drop_path": drop_path,
+    }
+    for width, drop_path in ((1024, 0.2), (1280, 0.3))
+}
+#: The same from random weights (table 11).
+_SCRATCH_WIDE: dict[int, dict[str, Any]] = {
+    width: {"epochs": 200, "warmup_share": 20 / 200, "drop_path": 0.2} for width in (1024, 1280)
+}
+
 #: For runs of minutes, in which nothing overfits: batches of 16, a rate that these bear (1e-3; the paper's rule would
 #: leave 3e-5 of it), and no mixed or erased photos, with which nothing is learned in hundreds of steps (docs/log.md).
 SHORT: dict[str, Any] = {
@@ -108,13 +126,13 @@ class _Run:
         if settings.blocks is not None:
             classifier.freeze(vit, settings.blocks)
         self.vit: VisionTransformer = vit.to(task.device)
-        self.optimiser: Any = create_optimizer_v2(
-            classifier.parameter_groups(self.vit, settings.weight_decay, settings.layer_decay),
-            opt="adamw", lr=settings.base_lr * batch_size / 256, betas=settings.betas,
-        )  # fmt: skip
-        self.ema: Any = (
-            ModelEmaV3(self.vit, decay=settings.ema, use_warmup=True) if settings.ema is not None else None
+        # Rates fall from layer to layer towards the input (BEiT); vectors, positions and class token do not decay.
+        groups = param_groups_layer_decay(
+            self.vit, settings.weight_decay, self.vit.no_weight_decay(), layer_decay=settings.layer_decay
         )
+        rate = settings.base_lr * batch_size / 256
+        self.optimiser: Any = create_optimizer_v2(groups, opt="adamw", lr=rate, betas=settings.betas)
+        self.ema: Any = averaged(self.vit, settings.ema) if settings.ema is not None else None
         mixed = settings.mixup > 0 or settings.cutmix > 0
         self._mix: Any = (
             Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
@@ -138,7 +156,7 @@ class _Run:
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """Loss and gradients of one batch; its draws follow from the seed and the step."""
         images, target = images.to(self.device), labels.to(self.device)
-        with seeded((self.settings.seed << 32) + step, self.device):
+        with seeded(self.settings.seed, step, device=self.device):
             if self._mix is not None:
                 images, target = self._mix(images, target)
             classifier.train_mode(self.vit)
@@ -174,9 +192,22 @@ class _Run:
         return self.ema.module if self.ema is not None else self.vit
 
 
+def averaged(vit: VisionTransformer, decay: float) -> Any:
+    """An average of the weights whose decay follows t / (9 + t) up to ``decay``, as in pre-training.
+
+    It reaches 0.9999 at step 90,000 of the paper's 94,000 (ViT-B); timm's own ramp ends at 0.9995 there.
+    """
+    return ModelEmaV3(vit, decay=decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0)
+
+
 def answer(task: Task, settings: Settings) -> dict[str, Any]:
     """What ``evaluate`` says, from the folder where it was asked before."""
-    return task.answered(name_of(task, settings), asdict(settings), lambda: evaluate(task, settings))
+    return task.answered(name_of(task, settings), _asked(settings), lambda: evaluate(task, settings))
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    """What decides an answer beside the task."""
+    return asdict(settings) | {"draws": DRAWS}
 
 
 def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> dict[str, Any]:
@@ -195,7 +226,7 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
     """
     name = name_of(task, settings)
     size = _batch_size(task, settings)
-    keep = state.Keeper(task.out / f"{name}.state", task.facts(asdict(settings)))
+    keep = state.Keeper(task.out / f"{name}.state", task.facts(_asked(settings)))
     run = _Run(task, settings, size)
     if saved := keep.load():
         run.restore(saved)
@@ -210,7 +241,7 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
         answers(run.result, task.test, side, task.device), task.test.labels, task.train.classes
     )
     facts = {
-        **task.facts(asdict(settings)), "question": settings.kind, "settings": asdict(settings), "batch_size": size,
+        **task.facts(_asked(settings)), "question": settings.kind, "settings": asdict(settings), "batch_size": size,
         "steps": run.steps, "samples": run.steps * size, "epochs": round(run.steps * size / len(task.train), 3),
         "minutes_of_last_call": round(minutes, 2), "answer": found.to_dict(), "curve": run.curve,
     }  # fmt: skip
@@ -305,14 +336,14 @@ def _train(
 
 @torch.inference_mode()
 def answers(
-    vit: VisionTransformer, test: Labelled, side: int, device: torch.device, batch: int = 32
+    vit: VisionTransformer, test: Labelled, side: int, device: torch.device
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Classes ``[N]`` of whole photos."""
     vit.eval()
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     named = []
-    for start in tqdm(range(0, len(test), batch), desc="judge", unit="batch"):
-        numbers = range(start, min(start + batch, len(test)))
+    for start in tqdm(range(0, len(test), _JUDGED), desc="judge", unit="batch"):
+        numbers = range(start, min(start + _JUDGED, len(test)))
         images = torch.stack([whole(test.photos.decode(number), side) for number in numbers]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             named.append(vit((images.float() / 255 - mean) / std).argmax(dim=1).cpu())
@@ -323,7 +354,7 @@ def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> li
     curve = facts["curve"]
     return [
         f"{task.words()} {facts['steps']} steps of {facts['batch_size']} photos ({facts['epochs']:g} epochs); "
-        "the last step is judged.",
+        + ("the last step is judged." if facts["settings"]["ema"] is None else "an average of the weights is judged."),
         pages.Table(
             ("", "right %", "95 % from", "to"),
             [(facts["question"], round(found.percent, 2), *(round(bound, 2) for bound in found.interval))],
@@ -344,7 +375,15 @@ def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> li
     ]  # fmt: skip
 
 
-def load_settings(kind: str, given: dict[str, Any]) -> Settings:
-    """The paper's settings for a question, with what was given on top; None means unchanged."""
-    preset: dict[str, Any] = SCRATCH if kind == "scratch" else {"kind": kind}
+def load_settings(kind: str, given: dict[str, Any], width: int = 768) -> Settings:
+    """The paper's settings for a question, with what was given on top; None means unchanged.
+
+    Args:
+        kind: ``finetune``, ``partial`` or ``scratch``.
+        given: Fields of ``Settings``.
+        width: Of the encoder: ViT-L (1024) and ViT-H (1280) have settings of their own.
+    """
+    preset: dict[str, Any] = {"kind": kind} | _FINETUNED_WIDE.get(width, {})
+    if kind == "scratch":
+        preset = SCRATCH | _SCRATCH_WIDE.get(width, {})
     return Settings(**preset | {key: value for key, value in given.items() if value is not None})

@@ -1,7 +1,8 @@
 """A model judged in one go: neighbours, probe, partial and full fine-tuning at several shares of labels, and scratch.
 
 Every fine-tuning sees as many photos as the first one could within its minutes, so that all are equal in length;
-the network from random weights does the same work as the fine-tuned one. What is done is not done again.
+the network from random weights does the same work as the fine-tuned one, and both are judged by their last step (the
+paper's average of the weights is of no use in so few). What is done is not done again.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _tuned(task: Task, random: Encoder, questions: Questions, samples: int) -> l
 
 def _settings(kind: str, questions: Questions, changes: dict[str, Any]) -> finetune.Settings:
     rate = {} if questions.base_lr is None else {"base_lr": questions.base_lr}
-    return finetune.load_settings(kind, finetune.SHORT | rate | changes)
+    return replace(finetune.load_settings(kind, finetune.SHORT | rate | changes), ema=None)
 
 
 def _plan(task: Task, questions: Questions) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.evaluate import pages, plots
 from model.evaluate.accuracy import Accuracy
+from model.evaluate.features import POOLS
 from model.evaluate.task import Task
 
 TEMPERATURE = 0.07
@@ -63,8 +64,8 @@ def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
     train, test = task.features()
     labels = torch.from_numpy(task.train.labels)
     found = {}
-    for pool in ("cls", "mean"):
-        answers = classify(train.of(pool), labels, test.of(pool), len(task.train.classes), k)
+    for place, pool in enumerate(POOLS):
+        answers = classify(train[:, place], labels, test[:, place], len(task.train.classes), k)
         found[pool] = Accuracy.of(answers.numpy(), task.test.labels, task.train.classes)
     facts = {
         **task.facts({"k": k}), "question": "knn", "k": k, **{pool: of.to_dict() for pool, of in found.items()},

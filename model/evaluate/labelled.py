@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,6 +117,23 @@ class Labelled:
                 field="label_share",
             )
         return self if share == 1 else self.take(self.split(share, seed)[0])
+
+
+def refuse_shared(train: Photos, test: Photos) -> None:
+    """Refuse to judge by what was learned from: the same bytes of the same file. Copies elsewhere are not found.
+
+    Raises:
+        DataError: A photo is among both; named.
+    """
+    known = {(os.path.abspath(entry.path), entry.offset) for entry in train.entries}  # noqa: PTH100 (no disk)
+    shared = [entry for entry in test.entries if (os.path.abspath(entry.path), entry.offset) in known]  # noqa: PTH100
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(test)} photos to judge by are among those to learn from, {shared[0].name} first.",
+            code="data-shared",
+            hint="Give other photos with --test.",
+            field="test",
+        )
 
 
 def _sidecars(shard: Path) -> dict[str, tuple[int, str]]:

@@ -24,13 +24,12 @@ from tqdm import tqdm
 
 from model.evaluate import pages, plots, state
 from model.evaluate.accuracy import Accuracy
-from model.evaluate.features import pooled
+from model.evaluate.features import POOLS, pooled
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 from model.masking import noise
 from model.pretrain.augment import crop_boxes
 
-POOLS = ("cls", "mean")
 #: Learning rates tried on held-out photos, and the one taken where there are too few to hold any out.
 RATES, PLAIN_RATE = (0.4, 1.6, 6.4, 25.6, 102.4), 6.4
 HELD_OUT = 0.1
@@ -231,7 +230,7 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         JSON-ready: setting, chosen rates, curve, accuracy by class token (the paper's) and by mean of the patches.
     """
     train, test = task.features()
-    features = torch.stack([train.cls, train.mean], dim=1).to(task.device)
+    features = train.to(task.device)
     labels = torch.from_numpy(task.train.labels).to(task.device)
     width, classes = features.shape[-1], len(task.train.classes)
     rates, tried = _rates(features, task.train, protocol, task.device)
@@ -247,7 +246,7 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         batches = cached(features, labels, size, protocol.seed)
     wanted = list(zip(POOLS, rates, strict=True))
     fitted = fit(batches, width, classes, wanted, protocol, steps, task.device, keep)
-    answers = fitted.answers(torch.stack([test.cls, test.mean], dim=1).to(task.device))
+    answers = fitted.answers(test.to(task.device))
     found = {
         pool: Accuracy.of(answer.numpy(), task.test.labels, task.train.classes)
         for pool, answer in zip(POOLS, answers, strict=True)

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from model import views
 from model.evaluate import pages, plots, state
-from model.evaluate.fills import FILLS, METRICS, figures, resampled
+from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
 from model.images import encode_png
 from model.pretrain.data import Photos
-from model.reconstruct import Options, Reconstructor
+from model.reconstruct import Job, Options, Reconstructor
 from model.views import VIEWS
 
 SOURCES = ("model", *FILLS)
@@ -28,7 +28,7 @@ _PLAIN = ("nmse", "psnr_db", "ssim", "colour_error_percent", "sharpness")
 #: Figures of a report, with their names for people.
 _WORDS = {
     "nmse": "nmse",
-    "norm_pixel_loss": "norm-pixel loss",
+    "norm_pixel_unexplained": "unexplained",
     "psnr_db": "PSNR dB",
     "ssim": "SSIM",
     "colour_error_percent": "colour error %",
@@ -36,6 +36,8 @@ _WORDS = {
     "seam_ratio": "seam ratio",
     "fine_detail": "fine detail",
 }
+#: Photos in one pass.
+_BATCH = 8
 #: Photos of each kind (best, median, worst) on the contact sheet.
 _SHOWN = 3
 
@@ -60,7 +62,6 @@ def evaluate(
     ratios: Sequence[str] = ("0.75",),
     view: str | None = None,
     limit: int | None = None,
-    batch: int = 8,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Scores over the hidden pixels of many photos, for every strategy at every ratio.
@@ -72,17 +73,17 @@ def evaluate(
         ratios: Shares hidden.
         view: How a normalised prediction becomes a picture; None for the model's first.
         limit: Take only this many photos, evenly spaced.
-        batch: Photos in one pass.
         out: Folder for the report, its plots and the contact sheet; None for none.
 
     Returns:
         JSON-ready: the model, and for each of ``settings`` the mean of every figure with its 95 % interval, for the
-        model and each fill, the shares of photos on which the model beats linear interpolation, and the model's
-        figures for each photo.
+        model and each fill, the shares of photos on which the model beats linear interpolation, the model's figures
+        for each photo, and ``norm_pixel_loss`` of a model of normalised pixels, see ``fills``.
     """
     numbers = _chosen(photos, limit)
     settings = [Setting(*pair) for pair in itertools.product(strategies, ratios)]
-    tables = [_measure(reconstructor, photos, numbers, setting, view, batch) for setting in settings]
+    measured = [_measure(reconstructor, photos, numbers, setting, view) for setting in settings]
+    tables = [table for table, _ in measured]
     shown = view or reconstructor.views[0]
     facts = {
         "model": reconstructor.name,
@@ -91,7 +92,7 @@ def evaluate(
         "photos": len(numbers),
         "view": shown,
         "view_note": VIEWS[shown],
-        "settings": [_summary(setting, table) for setting, table in zip(settings, tables, strict=True)],
+        "settings": [_summary(setting, *of) for setting, of in zip(settings, measured, strict=True)],
     }
     if out:
         sheet = _contact_sheet(reconstructor, photos, numbers, settings[0], view, tables[0])
@@ -104,7 +105,7 @@ def evaluate(
 
 def answer(
     reconstructor: Reconstructor, photos: Photos, out: Path, *,
-    strategies: Sequence[str], ratios: Sequence[str], view: str | None = None, limit: int | None = None,
+    strategies: Sequence[str], ratios: Sequence[str], limit: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``evaluate`` says, from the folder where it was asked before.
 
@@ -113,10 +114,8 @@ def answer(
     """
     return state.answered(
         out / f"reconstruct-{reconstructor.name}.json",
-        _asked(reconstructor, photos, strategies, ratios, view, limit),
-        lambda: evaluate(
-            reconstructor, photos, strategies=strategies, ratios=ratios, view=view, limit=limit, out=out
-        ),
+        _asked(reconstructor, photos, strategies, ratios, None, limit),
+        lambda: evaluate(reconstructor, photos, strategies=strategies, ratios=ratios, limit=limit, out=out),
     )
 
 
@@ -143,25 +142,39 @@ def _options(setting: Setting, view: str | None, number: int) -> Options:
 
 
 def _measure(
-    reconstructor: Reconstructor, photos: Photos, numbers: list[int], setting: Setting, view: str | None,
-    batch: int,
-) -> NDArray[np.float64]:  # fmt: skip
-    """``[N, sources, metrics]``."""
-    rows = []
+    reconstructor: Reconstructor, photos: Photos, numbers: list[int], setting: Setting, view: str | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    """``[N, sources, metrics]``, and the loss ``[N]`` of a model of normalised pixels; ``[0]`` for another."""
+    rows, losses = [], []
+    normalised = reconstructor.loaded.facts.config.target != "pixel"
     with tqdm(total=len(numbers), desc=setting.words(), unit="photo") as bar:
-        for start in range(0, len(numbers), batch):
-            part = numbers[start : start + batch]
+        for start in range(0, len(numbers), _BATCH):
+            part = numbers[start : start + _BATCH]
             jobs = [reconstructor.prepare(photos.read(n), _options(setting, view, n)) for n in part]
             for job, prediction in zip(jobs, reconstructor.run(jobs), strict=True):
                 original = reconstructor.finish(job, prediction).compared
                 hidden = views.pixel_mask(job.hidden, job.grid, reconstructor.patch_size)
                 rows.append(figures(original, prediction.pixels, hidden, reconstructor.patch_size))
+                if normalised:
+                    losses.append(_loss(reconstructor, job))
                 bar.update()
-    return np.stack(rows)
+    return np.stack(rows), np.array(losses)
 
 
-def _summary(setting: Setting, table: NDArray[np.float64]) -> dict[str, Any]:
-    """Means, intervals and shares of one table ``[N, sources, metrics]``."""
+def _loss(reconstructor: Reconstructor, job: Job) -> float:
+    """Of what the network says, before any view made a picture of it."""
+    config, mask = reconstructor.loaded.facts.config, job.mask
+    pixels = job.pixels[..., : config.channels]
+    pred = reconstructor.loaded.engine_for(mask.grid).run(
+        pixels[None], mask.ids_keep[None], mask.ids_restore[None], job.options.positions
+    )[0, :, : config.patch_values]
+    mean, std = (np.array(of, dtype=np.float32) for of in (config.image_mean, config.image_std))
+    image = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return norm_pixel_loss(image, pred, mask.hidden, config.patch_size)
+
+
+def _summary(setting: Setting, table: NDArray[np.float64], losses: NDArray[np.float64]) -> dict[str, Any]:
+    """Means, intervals and shares of one table ``[N, sources, metrics]``, and of losses ``[N]`` where there are any."""
     draws, chosen = resampled(table)
     drawn, means = _reported(draws), _reported(table.mean(axis=0))
     scores: dict[str, Any] = {source: {} for source in SOURCES}
@@ -181,6 +194,7 @@ def _summary(setting: Setting, table: NDArray[np.float64]) -> dict[str, Any]:
         "scores": scores,
         "psnr_db_above_interpolation": _resampled_interval(gain, chosen),
         **{name: _resampled_interval(flags.astype(float), chosen) for name, flags in shares.items()},
+        **({"norm_pixel_loss": _resampled_interval(losses, chosen)} if len(losses) else {}),
         "each_photo": {name: table[:, 0, _COLUMN[name]].round(5).tolist() for name in _PLAIN},
     }
 
@@ -191,7 +205,7 @@ def _reported(means: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     return {
         **{name: of[name] for name in _PLAIN},
         # A standardised patch is scaled by one factor, never turned over: no agreement counts as none.
-        "norm_pixel_loss": 1 - np.square(np.maximum(of["agreement"], 0)),
+        "norm_pixel_unexplained": 1 - np.square(np.maximum(of["agreement"], 0)),
         "seam_ratio": of["steps"] / np.maximum(of["true_steps"], 1e-9),
         "fine_detail": of["detail"] / np.maximum(of["true_detail"], 1e-12),
     }
@@ -235,7 +249,8 @@ def _blocks(
         f"{facts['photos']} photos, centre crops, photo n masked with seed n; means over hidden pixels, "
         f"95 % intervals by drawing the photos again. View: {facts['view']}. {facts['view_note']} The row true_means "
         "is no model: it reads the mean colour of every hidden patch from the answer, which any picture "
-        "un-normalised with the truth has too."
+        "un-normalised with the truth has too. Unexplained: the share of the hidden patches' variance, each patch "
+        "standardised, that is left when the painted patches are standardised and scaled too."
     )
     for setting, row in zip(settings, facts["settings"], strict=True):
         yield pages.Heading(f"{setting.words()} hidden")
@@ -247,6 +262,8 @@ def _blocks(
             f"At least 1 dB above linear interpolation on {_percent(row['share_psnr_1db_above_interpolation'])} of the "
             f"photos, SSIM above it on {_percent(row['share_ssim_above_interpolation'])}."
         )
+        if loss := row.get("norm_pixel_loss"):
+            yield f"Loss of the normalised target, as in training: {_cell(loss)}."
     yield pages.Heading("Best, median, worst")
     yield pages.Figure(
         f"reconstruct-{name}-sheet", sheet,
@@ -256,7 +273,7 @@ def _blocks(
         f"reconstruct-{name}-gain", _gains(settings, tables), "Gain over interpolation, all photos"
     )
     if len({row["ratio"] for row in facts["settings"]}) > 1:
-        for metric in ("nmse", "norm_pixel_loss", "ssim"):
+        for metric in ("nmse", "norm_pixel_unexplained", "ssim"):
             yield pages.Figure(f"reconstruct-{name}-{metric}", _by_ratio(facts, metric), f"{metric} by ratio")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from model.evaluate import state
-from model.evaluate.features import Encoder, Features, extract
-from model.evaluate.labelled import Labelled
+from model.evaluate.features import Encoder, extract
+from model.evaluate.labelled import Labelled, refuse_shared
 from model.loading import check_device
 
 
@@ -27,6 +28,9 @@ class Task:
         device: Where to compute.
         workers: Decoding threads; for fine-tuning processes that augment, 0 for none.
         label_share: Share of the labels of ``train`` that was given.
+
+    Raises:
+        DataError: A photo is among both.
     """
 
     encoder: Encoder
@@ -37,13 +41,16 @@ class Task:
     workers: int = 1
     label_share: float = 1.0
 
+    def __post_init__(self) -> None:
+        refuse_shared(self.train.photos, self.test.photos)
+
     @property
     def tag(self) -> str:
         """Part of the answers' names: the model's name and share of labels."""
         return f"{self.encoder.name}-{self.label_share:g}"
 
-    def features(self) -> tuple[Features, Features]:
-        """Of the photos to learn from and to judge by."""
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Of the photos to learn from and to judge by, ``[N, 2, D]`` each."""
         threads = max(self.workers, 1)
         train, test = (
             extract(self.encoder, of.photos, self.out / "features", device=self.device, workers=threads)

@@ -1,7 +1,8 @@
 """The encoder under other tasks: instances by Mask R-CNN on a simple feature pyramid, and a segmentation head.
 
 Source: arXiv 2111.06377, section 5; the pyramid as in arXiv 2203.16527: all levels from the encoder's last map.
-At a size anyone can run: photos in a square of one side, no window attention, plain AdamW with layer-wise decay.
+At a size anyone can run: photos in a square of one side, flipped half of the time, no window attention, plain AdamW
+with layer-wise decay and a bound on the gradient. Positions are the encoder's, resized, and do not learn.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
@@ -22,17 +22,21 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.ops import masks_to_boxes
+from torchvision.ops import box_iou, masks_to_boxes
 from tqdm import tqdm
 
 from model.config import IMAGE_MEAN, IMAGE_STD
-from model.errors import RecipeError
+from model.errors import DataError, RecipeError
 from model.evaluate import pages, plots, state
-from model.evaluate.augment import seeded
-from model.evaluate.classifier import layer_of
-from model.evaluate.coco import Scenes, average_precision
+from model.evaluate.augment import DRAWS, Samples, seeded
+from model.evaluate.coco import Finds, Scene, Scenes, average_precision, mask_overlaps
 from model.evaluate.features import Encoder
-from model.masking import noise
+from model.evaluate.labelled import refuse_shared
+
+#: Class of a pixel outside the photo: neither learned nor counted.
+_PADDING = -1
+#: Norm of the gradient above which it is shortened.
+_CLIP = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +50,10 @@ class Settings:
         side: Of the square a photo is laid into, pixels; None for the model's own.
         lr: Top rate.
         layer_decay: Rate of an encoder's layer over that of the next one.
-        weight_decay: AdamW's.
+        weight_decay: AdamW's, of matrices; vectors and class token have none.
         width: Channels of the pyramid and of the heads.
         proposals: Places a photo that the box head learns from, for ``detect``.
-        seed: Of order and first weights.
+        seed: Of order, flips, proposals and first weights.
     """
 
     task: Literal["detect", "segment"] = "detect"
@@ -104,7 +108,10 @@ def _bad(message: str) -> RecipeError:
 
 
 class Pyramid(nn.Module):
-    """Maps at 1/4, 1/8, 1/16 and 1/32 of a picture (for patches of 16), all from the encoder's last one."""
+    """Maps at 1/4 to 1/64 of a picture (for patches of 16), all from the encoder's last one.
+
+    As in torchvision's and ViTDet's: the coarsest is the one before, every second place, for proposals alone.
+    """
 
     def __init__(self, encoder: Encoder, width: int) -> None:
         super().__init__()
@@ -133,7 +140,9 @@ class Pyramid(nn.Module):
         everything = torch.arange(rows * columns, device=image.device).expand(len(image), -1)
         tokens = self.network.encode(image, everything)[:, 1:]
         last = tokens.transpose(1, 2).reshape(len(image), -1, rows, columns)
-        return OrderedDict((str(number), level(last)) for number, level in enumerate(self.levels))
+        maps = OrderedDict((str(number), level(last)) for number, level in enumerate(self.levels))
+        maps["pool"] = nn.functional.max_pool2d(maps["3"], 1, 2)
+        return maps
 
 
 class Segmenter(nn.Module):
@@ -161,11 +170,13 @@ def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
         if settings.task == "segment":
             return Segmenter(pyramid, classes)
         width = settings.width
-        sizes = tuple((side // share,) for share in (16, 8, 4, 2))
+        # 32 to 512 pixels at a side of 1024; never below two steps of the map, or things would fall between them.
+        smallest = max(side // 32, encoder.config.patch_size // 2)
+        sizes = tuple((smallest << level,) for level in range(5))
         return MaskRCNN(
             pyramid, min_size=side, max_size=side, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
             size_divisible=side, box_batch_size_per_image=settings.proposals,
-            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 4),
+            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5),
             box_head=TwoMLPHead(width * 49, 4 * width), box_predictor=FastRCNNPredictor(4 * width, classes + 1),
             mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(width, width, classes + 1),
@@ -181,24 +192,33 @@ def evaluate(
     Args:
         encoder: Trained or random.
         train: To learn from.
-        test: To judge by; of the same classes.
+        test: To judge by; opened with the classes of ``train``.
         out: The folder.
         settings: How.
         device: Where.
         save_every: Steps between two states; the same call goes on from the last one.
 
     Raises:
-        DataError: The two parts have other classes.
+        DataError: The two parts have other classes, or a photo is in both.
 
     Returns:
-        JSON-ready: ``scores`` (``ap`` and ``ap50`` of masks in percent, or ``miou``), and the curve.
+        JSON-ready: ``scores`` in percent (``box_ap``, ``box_ap50``, ``mask_ap``, ``mask_ap50``; or ``miou``), and the
+        curve.
     """
+    if test.classes != train.classes:
+        raise DataError(
+            "The photos to judge by have other classes than those to learn from, or in another order.",
+            code="data-labels",
+            hint="Open the second with classes of the first: Scenes.open(folder, train.classes).",
+            field="test",
+        )
+    refuse_shared(train.photos, test.photos)
     side = settings.side or encoder.config.image_size
     photos = [[state.places(of.photos.entries), of.digest] for of in (train, test)]
     facts = {
         "model": encoder.name,
         "digest": encoder.digest,
-        "asked": state.digest(encoder.digest, encoder.config.to_dict(), photos, asdict(settings)),
+        "asked": state.digest(encoder.digest, encoder.config.to_dict(), photos, asdict(settings), DRAWS),
         "train_photos": len(train),
         "test_photos": len(test),
     }
@@ -235,9 +255,7 @@ def _train(
     model: nn.Module, scenes: Scenes, side: int, settings: Settings, device: torch.device, keep: state.Keeper,
     save_every: int,
 ) -> list[dict[str, float]]:  # fmt: skip
-    optimiser = torch.optim.AdamW(
-        _groups(model, settings), lr=settings.lr, weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.AdamW(_groups(model, settings), lr=settings.lr)
     warmup = settings.steps // 20
     schedule = CosineLRScheduler(
         optimiser,
@@ -253,15 +271,15 @@ def _train(
         optimiser.load_state_dict(saved["optimiser"])
         curve, first = saved["curve"], saved["step"]
     model.train()
+    samples = Samples(len(scenes), settings.batch_size, settings.seed)
     for step in tqdm(range(first, settings.steps), desc=settings.task, unit="step"):
         schedule.step_update(step)
-        keys = noise(np.array([(settings.seed << 32) + step], dtype=np.uint64), settings.batch_size)[0]
-        batch = [scenes.scene(int(key % np.uint64(len(scenes))), side) for key in keys]
-        with seeded(step, device):  # Mask R-CNN samples its proposals
+        batch = [scenes.scene(number, side, flip=bool(key & 1)) for number, key in samples(step)]
+        with seeded(settings.seed, step, device=device):  # Mask R-CNN samples its proposals
             loss: Any = _loss(model, batch, device)
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimiser.step()
         curve.append({"step": step + 1, "loss": round(float(loss.detach()), 5)})
         if (step + 1) % save_every == 0:
@@ -277,67 +295,96 @@ def _train(
 
 
 def _groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    """Parameters by layer: the encoder's fall towards the input, the head has the full rate."""
+    """Parameters by layer and decay: rates of the encoder's fall towards the input, the head has the full rate."""
     network: Any = model.backbone.network  # type: ignore[union-attr]
     depth = len(network.blocks)
-    groups: dict[int, list[nn.Parameter]] = {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         inner = name.removeprefix("backbone.network.")
-        layer = layer_of(inner, depth) if inner != name else depth + 1
-        groups.setdefault(layer, []).append(parameter)
+        layer = _layer_of(inner, depth) if inner != name else depth + 1
+        decayed = parameter.ndim > 1 and inner != "cls_token"
+        groups.setdefault((layer, decayed), []).append(parameter)
     return [
-        {"params": parameters, "lr_scale": settings.layer_decay ** (depth + 1 - layer)}
-        for layer, parameters in sorted(groups.items())
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+            "lr_scale": settings.layer_decay ** (depth + 1 - layer),
+        }
+        for (layer, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
-def _loss(model: nn.Module, batch: list[tuple[Tensor, Tensor, Tensor]], device: torch.device) -> Tensor:
-    images = torch.stack([image for image, _, _ in batch]).to(device)
+def _layer_of(name: str, depth: int) -> int:
+    """0 for the embedding, i + 1 for block i, depth + 1 for what comes after."""
+    if name == "cls_token" or name.startswith("patch_embed."):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
+
+
+def _loss(model: nn.Module, batch: list[Scene], device: torch.device) -> Tensor:
+    images = torch.stack([scene.image for scene in batch]).to(device)
     if isinstance(model, Segmenter):
-        wanted = torch.stack([_semantic(classes, masks) for _, classes, masks in batch]).to(device)
-        return nn.functional.cross_entropy(model(images), wanted)
+        wanted = torch.stack([_semantic(scene) for scene in batch]).to(device)
+        return nn.functional.cross_entropy(model(images), wanted, ignore_index=_PADDING)
     targets = [
         {
-            "boxes": masks_to_boxes(masks).to(device) if len(masks) else torch.zeros(0, 4, device=device),
-            "labels": classes.to(device),
-            "masks": masks.to(device),
+            "boxes": _boxes(scene.masks).to(device),
+            "labels": scene.classes.to(device),
+            "masks": scene.masks.to(device),
         }
-        for _, classes, masks in batch
+        for scene in batch
     ]
     losses: dict[str, Tensor] = model(list(images), targets)
     return torch.stack(list(losses.values())).sum()
 
 
-def _semantic(classes: Tensor, masks: Tensor) -> Tensor:
+def _boxes(masks: Tensor) -> Tensor:
+    """``[N, 4]``, also of no masks."""
+    return masks_to_boxes(masks) if len(masks) else torch.zeros(0, 4)
+
+
+def _semantic(scene: Scene) -> Tensor:
     """Class of every pixel ``[S, S] int64``, 0 where there is nothing; a later thing lies above an earlier one."""
-    whole = torch.zeros(masks.shape[-2:], dtype=torch.int64)
-    for class_, mask in zip(classes.tolist(), masks, strict=True):
-        whole[mask > 0] = class_
+    height, width = scene.size
+    whole = torch.full(scene.image.shape[-2:], _PADDING)
+    whole[:height, :width] = 0
+    for class_, mask in zip(scene.classes.tolist(), scene.masks, strict=True):
+        whole[:height, :width][mask[:height, :width] > 0] = class_
     return whole
 
 
 @torch.inference_mode()
 def _detected(model: nn.Module, test: Scenes, side: int, device: torch.device) -> dict[str, float]:
     model.eval()
-    found, truth = [], []
+    boxes: list[Finds] = []
+    masks: list[Finds] = []
     for number in tqdm(range(len(test)), desc="judge", unit="photo"):
-        image, classes, masks = test.scene(number, side)
-        answer = {key: value.cpu() for key, value in model([image.to(device)])[0].items()}
-        found.append((answer["scores"], answer["labels"], (answer["masks"][:, 0] > 0.5).to(torch.uint8)))
-        truth.append((classes, masks))
-    return average_precision(found, truth, len(test.classes))
+        scene = test.scene(number, side)
+        answer = {key: value.cpu() for key, value in model([scene.image.to(device)])[0].items()}
+        overlaps = box_iou(answer["boxes"], _boxes(scene.masks)).double().numpy()
+        boxes.append(Finds(answer["scores"], answer["labels"], overlaps, scene.classes))
+        masks.append(boxes[-1]._replace(overlaps=mask_overlaps(answer["masks"][:, 0] > 0.5, scene.masks)))
+    return {
+        f"{kind}_{name}": value
+        for kind, found in (("box", boxes), ("mask", masks))
+        for name, value in average_precision(found, len(test.classes)).items()
+    }
 
 
 @torch.inference_mode()
 def _segmented(model: nn.Module, test: Scenes, side: int, device: torch.device) -> dict[str, float]:
+    """Mean over the classes that the photos have; pixels of none count where they are taken for one of a class."""
     model.eval()
     size = len(test.classes) + 1
-    counts = torch.zeros(size, size)
+    counts = torch.zeros(size, size, dtype=torch.int64)
     for number in tqdm(range(len(test)), desc="judge", unit="photo"):
-        image, classes, masks = test.scene(number, side)
-        answer = model(image[None].to(device))[0].argmax(dim=0).cpu()
-        pairs = _semantic(classes, masks).flatten() * size + answer.flatten()
+        scene = test.scene(number, side)
+        answer = model(scene.image[None].to(device))[0].argmax(dim=0).cpu()
+        truth = _semantic(scene)
+        pairs = (truth * size + answer)[truth != _PADDING]
         counts += pairs.bincount(minlength=size * size).reshape(size, size)
     shared = counts.diag()
     union = counts.sum(dim=0) + counts.sum(dim=1) - shared
-    return {"miou": 100 * float((shared / union.clamp(min=1))[counts.sum(dim=1) > 0].mean())}
+    there = counts.sum(dim=1) > 0
+    there[0] = False  # nothing is no class
+    return {"miou": 100 * float((shared / union.clamp(min=1))[there].mean()) if there.any() else 0.0}

@@ -88,13 +88,14 @@ def test_features_are_kept_and_another_models_are_not_taken_for_them(
     photos = Labelled.open([shapes / "test"]).photos
     first = extract(load_encoder(debug_file), photos, tmp_path / "kept", device=CPU)
     kept = sorted((tmp_path / "kept").iterdir())
-    again = extract(load_encoder(debug_file), photos, tmp_path / "kept", device=CPU, batch=3)
+    again = extract(load_encoder(debug_file), photos, tmp_path / "kept", device=CPU)
     assert sorted((tmp_path / "kept").iterdir()) == kept
-    assert torch.equal(first.cls, again.cls)
+    assert first.shape == (8, 2, 32)
+    assert torch.equal(first, again)
     debug_network.init_weights(torch.Generator().manual_seed(1))
     store.write(tmp_path / "other.safetensors", debug_network, name="other", card={})
     other = extract(load_encoder(tmp_path / "other.safetensors"), photos, tmp_path / "kept", device=CPU)
-    assert not torch.allclose(first.cls, other.cls)
+    assert not torch.allclose(first, other)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -104,7 +105,7 @@ def test_features_are_float32_on_a_gpu_too(debug_file: Path, shapes: Path, tmp_p
         device: extract(load_encoder(debug_file), photos, tmp_path / device, device=torch.device(device))
         for device in ("cpu", "cuda")
     }
-    torch.testing.assert_close(made["cuda"].cls, made["cpu"].cls, atol=1e-4, rtol=0)
+    torch.testing.assert_close(made["cuda"], made["cpu"], atol=1e-4, rtol=0)
 
 
 def test_a_kept_answer_is_not_taken_for_one_about_other_photos_labels_weights_or_settings(
@@ -218,6 +219,31 @@ def test_photos_without_labels_and_unknown_classes_are_refused(shapes: Path) -> 
         Labelled.open([shapes / "test" / "red"])
     with pytest.raises(DataError, match="'blue'"):
         Labelled.open([shapes / "test"], ("red", "green"))
+
+
+def test_photos_that_were_learned_from_do_not_judge(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = str(shapes / "train")
+    arguments = [
+        "--data",
+        train,
+        "--test",
+        str(shapes / "test"),
+        train,
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
+    assert main(["evaluate", "knn", str(debug_file), *arguments]) == 2
+    assert "24 of 32 photos to judge by are among those to learn from" in capsys.readouterr().err
+
+
+def test_an_encoder_is_found_by_its_name_in_the_registry() -> None:
+    encoder = load_encoder(Path("mini"))
+    assert encoder.name == "mini"
+    assert encoder.digest == load_encoder(Path("weights/mini.safetensors")).digest
 
 
 def test_neighbours_vote_with_their_closeness() -> None:

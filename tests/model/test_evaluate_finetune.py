@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 from model.__main__ import main
 from model.config import SIZES
 from model.errors import DataError
-from model.evaluate import classifier, finetune, state, transfer
+from model.evaluate import classifier, finetune, judge, state, transfer
 from model.evaluate.augment import Augmented, Samples, batches, seeded
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
@@ -71,16 +73,18 @@ def test_more_blocks_than_there_are_is_refused(debug_file: Path) -> None:
             classifier.freeze(vit, blocks)
 
 
-def test_rates_fall_from_layer_to_layer_and_vectors_are_not_decayed(debug_file: Path) -> None:
-    vit = classifier.build(load_encoder(debug_file), 3, drop_path=0.0, seed=0)
-    groups = classifier.parameter_groups(vit, weight_decay=0.05, layer_decay=0.5)
+def test_rates_fall_from_layer_to_layer_and_vectors_are_not_decayed(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    settings = finetune.load_settings("finetune", {"layer_decay": 0.5})
+    run = finetune._Run(_task(debug_file, shapes, tmp_path), settings, 4)
     of = {
         id(parameter): (group["lr_scale"], group["weight_decay"])
-        for group in groups
+        for group in run.optimiser.param_groups
         for parameter in group["params"]
     }
-    named = {name: of[id(parameter)] for name, parameter in vit.named_parameters()}
-    assert named["head.weight"] == named["head.weight"] == (1.0, 0.05)
+    named = {name: of[id(parameter)] for name, parameter in run.vit.named_parameters()}
+    assert named["head.weight"] == (1.0, 0.05)
     assert named["fc_norm.weight"] == (1.0, 0.0)
     assert named["blocks.1.attn.qkv.weight"] == (0.5, 0.05)
     assert named["blocks.0.mlp.fc1.bias"] == (0.25, 0.0)
@@ -98,6 +102,53 @@ def test_an_augmented_photo_depends_on_its_key_alone(shapes: Path) -> None:
     assert label == 0
     assert torch.equal(before, torch.random.get_rng_state())  # the caller's generator is as it was
     assert not torch.equal(first, data[(0, 6)][0])
+
+
+def test_another_seed_draws_other_mixtures_and_another_step_too(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    images, labels = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
+
+    def mixed(seed: int, step: int) -> float:
+        run = finetune._Run(_task(debug_file, shapes, tmp_path), finetune.load_settings("finetune", {}), 4)
+        run.settings = replace(run.settings, seed=seed)  # of the draws alone: the weights are one model's
+        mixture = images.clone()  # mixed in place
+        run.backward(mixture, labels, step)
+        return float(mixture[0].square().sum())
+
+    mixtures = [mixed(0, 0), mixed(1, 0), mixed(0, 1), mixed(2**31, 0)]
+    assert mixed(0, 0) == mixtures[0]
+    assert len(set(mixtures)) == 4
+
+    def draws(seed: int, step: int) -> tuple[float, float, float]:
+        with seeded(seed, step):
+            return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    first, other = draws(0, 3), draws(1, 3)
+    assert all(a != b for a, b in zip(first, other, strict=True)), "Python's, numpy's and torch's"
+
+
+def test_the_average_of_the_weights_reaches_its_decay_within_the_papers_schedule(debug_file: Path) -> None:
+    vit = classifier.build(load_encoder(debug_file), 3, drop_path=0.0, seed=0)
+    average = finetune.averaged(vit, 0.9999)
+    assert average.get_decay(10) < 0.6, "the random start is soon forgotten"
+    assert average.get_decay(300 * 1_281_167 // 4096) == 0.9999
+
+
+def test_wider_encoders_have_the_papers_settings_for_them_and_what_is_given_wins() -> None:
+    base, large, huge = (finetune.load_settings("finetune", {}, width) for width in (768, 1024, 1280))
+    assert [(of.epochs, of.layer_decay, of.drop_path) for of in (base, large, huge)] == [
+        (100, 0.65, 0.1), (50, 0.75, 0.2), (50, 0.75, 0.3),
+    ]  # fmt: skip
+    assert [of.warmup_share * of.epochs for of in (base, large, huge)] == [5, 5, 5]
+    assert finetune.load_settings("finetune", {"epochs": 3}, 1024).epochs == 3
+    scratch = finetune.load_settings("scratch", {}, 1024)
+    assert (scratch.epochs, scratch.drop_path, scratch.weight_decay) == (200, 0.2, 0.3)
+
+
+def test_judge_takes_the_last_step_of_what_was_pre_trained_and_of_what_was_not() -> None:
+    for kind in ("finetune", "partial", "scratch"):
+        assert judge._settings(kind, judge.Questions(), {}).ema is None
 
 
 def test_every_photo_comes_once_an_epoch() -> None:

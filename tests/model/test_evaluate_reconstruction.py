@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model.__main__ import main
+from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
 from model.errors import DataError
 from model.evaluate.fills import (
@@ -26,6 +27,7 @@ from model.evaluate.fills import (
 )
 from model.evaluate.reconstruction import answer
 from model.images import load_square
+from model.masking import sample_mask
 from model.network import MAE
 from model.pretrain.data import Photos
 from model.reconstruct import Reconstructor
@@ -50,6 +52,28 @@ def test_the_truth_has_no_normalised_loss_and_grey_has_all_of_it() -> None:
     assert norm_pixel_agreement(original, dimmed, hidden, 16) == pytest.approx(1, abs=1e-4)
     grey = np.broadcast_to(mean + 0.3 * std, original.shape).astype(np.float32)
     assert norm_pixel_agreement(original, grey, hidden, 16) == 0
+
+
+def test_the_loss_of_normalised_pixels_is_the_networks_own_with_nothing_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = MAE(MAEConfig.from_dict({**SIZES["debug"].to_dict(), "target": "norm_pixel"})).eval()
+    network.init_weights(torch.Generator().manual_seed(0))
+    store.write(tmp_path / "norm.safetensors", network, name="norm", card={})
+    (tmp_path / "0.png").write_bytes(encoded(photo(64, 64)))
+    arguments = ["evaluate", "reconstruct", str(tmp_path / "norm.safetensors"), "--data", str(tmp_path)]
+    assert main([*arguments, "--device", "cpu", "--json"]) == 0
+    setting = json.loads(capsys.readouterr().out)["settings"][0]
+    mask = sample_mask("random", (4, 4), 12, 0)
+    image = network.normalise(torch.tensor(photo(64, 64)).permute(2, 0, 1)[None] / 255)
+    with torch.no_grad():
+        keep, restore = (torch.from_numpy(ids)[None] for ids in (mask.ids_keep, mask.ids_restore))
+        pred = network.decode(network.encode(image, keep), restore)
+        loss = network.loss(image, pred, torch.from_numpy(mask.hidden)[None])
+    assert setting["norm_pixel_loss"]["mean"] == pytest.approx(float(loss), abs=1e-3)
+    assert (
+        setting["scores"]["model"]["norm_pixel_unexplained"]["mean"] <= 1 < setting["norm_pixel_loss"]["mean"]
+    )
 
 
 def test_the_agreement_gives_the_loss_of_the_papers_target_at_the_best_scale() -> None:
@@ -158,6 +182,7 @@ def test_one_command_measures_several_masks_and_writes_a_report(
         ("random", 0.5), ("random", 0.75), ("block", 0.5), ("block", 0.75),
     ]  # fmt: skip
     assert facts["view"] == "pixels"
+    assert "norm_pixel_loss" not in facts["settings"][0], "of no target that this model has"
     for row in facts["settings"]:
         for scores in row["scores"].values():
             assert all(value["low"] <= value["mean"] <= value["high"] for value in scores.values())

@@ -16,16 +16,16 @@ from model.checkpoints import store
 from model.config import SIZES
 from model.errors import CheckpointError, DataError, RecipeError
 from model.evaluate import transfer
-from model.evaluate.coco import Scenes, average_precision
+from model.evaluate.coco import Finds, Scenes, average_precision, mask_overlaps
 from model.evaluate.features import load_encoder
 from model.network import MAE
-from tests.pictures import encoded
+from tests.pictures import encoded, photo
 
 CPU = torch.device("cpu")
 
 
-def _set(folder: Path, count: int, seed: int) -> Path:
-    """Red squares and green triangles on grey, one of each a photo."""
+def _set(folder: Path, count: int, seed: int, turned: bool = False) -> Path:
+    """Red squares and green triangles on grey, one of each a photo; ``turned``: the file names triangles first."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     images, annotations = [], []
@@ -45,7 +45,7 @@ def _set(folder: Path, count: int, seed: int) -> Path:
             )
         (folder / f"{number}.png").write_bytes(encoded(pixels))
         images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
-    categories = [{"id": 10, "name": "square"}, {"id": 20, "name": "triangle"}]
+    categories = [{"id": 10, "name": "square"}, {"id": 20, "name": "triangle"}][:: -1 if turned else 1]
     facts = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(facts))
     return folder
@@ -62,11 +62,109 @@ def encoder_file(tmp_path: Path) -> Path:
 def test_a_coco_folder_is_read_with_classes_and_outlines(tmp_path: Path) -> None:
     scenes = Scenes.open(_set(tmp_path / "set", 2, 0))
     assert scenes.classes == ("square", "triangle")
-    image, classes, masks = scenes.scene(0, 128)
-    assert image.shape == (3, 128, 128)
-    assert classes.tolist() == [1, 2]
-    red = image[:, masks[0] > 0].mean(dim=1)
+    scene = scenes.scene(0, 128)
+    assert scene.image.shape == (3, 128, 128)
+    assert scene.classes.tolist() == [1, 2]
+    red = scene.image[:, scene.masks[0] > 0].mean(dim=1)
     assert red[0] > 0.75 > 0.3 > red[1]
+
+
+def test_classes_are_numbered_by_name_whatever_their_order_in_the_file(tmp_path: Path) -> None:
+    train = Scenes.open(_set(tmp_path / "train", 1, 0))
+    turned = _set(tmp_path / "turned", 1, 0, turned=True)
+    assert Scenes.open(turned).classes == ("triangle", "square")
+    test = Scenes.open(turned, train.classes)
+    assert test.classes == train.classes
+    assert test.scene(0, 64).classes.tolist() == train.scene(0, 64).classes.tolist() == [1, 2]
+
+
+def test_a_class_that_was_not_learned_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'triangle' is among the photos to judge"):
+        Scenes.open(_set(tmp_path / "test", 1, 0), ("square",))
+
+
+def test_two_parts_that_number_their_classes_otherwise_or_share_a_photo_are_refused(
+    encoder_file: Path, tmp_path: Path
+) -> None:
+    train = Scenes.open(_set(tmp_path / "train", 1, 0))
+    turned = Scenes.open(_set(tmp_path / "turned", 1, 0, turned=True))
+    for test, says in ((turned, "other classes"), (train, "1 of 1 photos to judge by are among")):
+        with pytest.raises(DataError, match=says):
+            transfer.evaluate(
+                load_encoder(encoder_file), train, test, tmp_path / "out", transfer.Settings(), CPU
+            )
+
+
+def test_a_mirrored_photo_takes_its_things_along_and_leaves_its_padding(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", 1, 0)
+    (folder / "0.png").write_bytes(encoded(photo(40, 64)))
+    scenes = Scenes.open(folder)
+    plain, mirrored = scenes.scene(0, 64), scenes.scene(0, 64, flip=True)
+    assert plain.size == mirrored.size == (64, 40)
+    assert torch.equal(mirrored.image[..., :40], plain.image[..., :40].flip(-1))
+    assert torch.equal(mirrored.masks[..., :40], plain.masks[..., :40].flip(-1))
+    assert float(mirrored.image[..., 40:].abs().max()) == 0
+
+
+def test_padding_is_neither_learned_nor_counted_and_nothing_is_no_class(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", 1, 0)
+    wide = np.full((32, 64, 3), 110, dtype=np.uint8)
+    (folder / "0.png").write_bytes(encoded(wide))
+    facts = json.loads((folder / "annotations.json").read_text())
+    facts["annotations"] = facts["annotations"][:1]
+    facts["annotations"][0]["segmentation"] = [[0, 0, 31, 0, 31, 31, 0, 31]]
+    (folder / "annotations.json").write_text(json.dumps(facts))
+    scenes = Scenes.open(folder)
+    wanted = transfer._semantic(scenes.scene(0, 64))
+    assert (wanted[32:] == transfer._PADDING).all()
+    assert (wanted[:32, :32] == 1).all()
+    assert (wanted[:32, 32:] == 0).all()
+
+    class Left(torch.nn.Module):
+        """Class 1 in the left half from top to bottom, over the padding too; nothing elsewhere."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scores = torch.zeros(len(images), 3, 64, 64)
+            scores[:, 1, :, :32] = 1
+            scores[:, 0, :, 32:] = 1
+            return scores
+
+    assert transfer._segmented(Left(), scenes, 64, CPU) == {"miou": 100}
+
+    class Nothing(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.eye(3)[0].view(1, 3, 1, 1).expand(len(images), 3, 64, 64)
+
+    assert transfer._segmented(Nothing(), scenes, 64, CPU) == {"miou": 0}
+
+
+def test_vectors_and_the_class_token_do_not_decay_and_rates_fall_towards_the_input(
+    encoder_file: Path,
+) -> None:
+    settings = transfer.Settings(task="segment", width=8, layer_decay=0.5, weight_decay=0.1)
+    model = transfer.build(load_encoder(encoder_file), 2, settings)
+    of = {
+        id(parameter): (group["lr_scale"], group["weight_decay"])
+        for group in transfer._groups(model, settings)
+        for parameter in group["params"]
+    }
+    named = {name: of[id(parameter)] for name, parameter in model.named_parameters()}
+    assert named["head.weight"] == (1.0, 0.1)
+    assert named["head.bias"] == (1.0, 0.0)
+    assert named["backbone.network.blocks.1.mlp.fc1.weight"] == (0.5, 0.1)
+    assert named["backbone.network.blocks.0.norm1.weight"] == (0.25, 0.0)
+    assert named["backbone.network.cls_token"] == (0.125, 0.0)
+    assert named["backbone.network.patch_embed.proj.weight"] == (0.125, 0.1)
+
+
+def test_anchors_are_those_of_the_usual_pyramid(encoder_file: Path) -> None:
+    encoder = load_encoder(encoder_file)
+    model: Any = transfer.build(encoder, 2, transfer.Settings(side=1024, width=8))
+    assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
+    maps = model.backbone(torch.zeros(1, 3, 128, 128))
+    assert [tuple(level.shape[-2:]) for level in maps.values()] == [
+        (side, side) for side in (32, 16, 8, 4, 2)
+    ]
 
 
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
@@ -77,12 +175,14 @@ def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
 def test_an_interrupted_training_does_not_go_on_with_other_photos_or_outlines(
     encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, other = Scenes.open(_set(tmp_path / "train", 2, 1)), Scenes.open(_set(tmp_path / "other", 2, 2))
+    train, other, test = (
+        Scenes.open(_set(tmp_path / name, 2, seed)) for seed, name in enumerate(("train", "other", "test"))
+    )
     settings = transfer.Settings(task="segment", steps=2, batch_size=2, width=8)
 
     def train_on(scenes: Scenes) -> dict[str, Any]:
         encoder = load_encoder(encoder_file)
-        return transfer.evaluate(encoder, scenes, train, tmp_path / "out", settings, CPU, save_every=1)
+        return transfer.evaluate(encoder, scenes, test, tmp_path / "out", settings, CPU, save_every=1)
 
     def killed(*given: Any) -> dict[str, float]:
         raise KeyboardInterrupt
@@ -101,11 +201,15 @@ def test_average_precision_is_full_for_the_truth_and_falls_with_misses_and_false
     masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
     masks[0, :4], masks[1, 4:] = 1, 1
     classes = torch.tensor([1, 2])
-    truth = [(classes, masks)]
-    assert average_precision([(torch.ones(2), classes, masks)], truth, 2) == {"ap": 100, "ap50": 100}
-    missed = average_precision([(torch.ones(1), classes[:1], masks[:1])], truth, 2)
-    assert missed["ap"] == 50
-    wrong = average_precision([(torch.tensor([0.9, 0.8]), torch.tensor([2, 2]), masks)], truth, 2)
+
+    def precision(scores: list[float], labels: list[int], found: torch.Tensor) -> dict[str, float]:
+        overlaps = mask_overlaps(found, masks)
+        finds = Finds(torch.tensor(scores), torch.tensor(labels), overlaps, classes)
+        return average_precision([finds], 2)
+
+    assert precision([1, 1], [1, 2], masks) == {"ap": 100, "ap50": 100}
+    assert precision([1], [1], masks[:1])["ap"] == 50
+    wrong = precision([0.9, 0.8], [2, 2], masks)
     assert wrong["ap50"] == pytest.approx(25)  # class 2: a false find before the right one
 
 
@@ -139,7 +243,7 @@ def test_a_recipe_that_is_not_there_or_has_unknown_keys_is_refused(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "score", "least"), [("segment", "miou", 60), ("detect", "ap50", 20)])
+@pytest.mark.parametrize(("task", "score", "least"), [("segment", "miou", 60), ("detect", "mask_ap50", 20)])
 def test_a_short_training_learns_to_find_shapes(
     task: str, score: str, least: float, encoder_file: Path, tmp_path: Path
 ) -> None:
@@ -152,4 +256,7 @@ def test_a_short_training_learns_to_find_shapes(
     losses = [line["loss"] for line in facts["curve"]]
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
     assert facts["scores"][score] > least
+    if task == "detect":
+        assert set(facts["scores"]) == {"box_ap", "box_ap50", "mask_ap", "mask_ap50"}
+        assert facts["scores"]["box_ap50"] > least
     assert (tmp_path / "out" / f"transfer-{task}-debug.html").is_file()
