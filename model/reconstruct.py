@@ -28,20 +28,7 @@ from model.masking import Mask
 from model.options import Options, unknown_choice
 from model.placement import Placement
 from model.recent import Recent
-from model.result import TRIPTYCH, Job, Prediction, Reconstruction, check_panels
-
-__all__ = [
-    "EMBEDDINGS",
-    "TRIPTYCH",
-    "Job",
-    "Look",
-    "Options",
-    "Prediction",
-    "Reconstruction",
-    "Reconstructor",
-    "check_panels",
-    "load",
-]
+from model.result import Job, Prediction, Reconstruction
 
 Floats = NDArray[np.float32]
 

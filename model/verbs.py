@@ -68,7 +68,8 @@ def reconstruct(given: argparse.Namespace) -> str:
     """Make the picture; returns what to print."""
     if given.photo.suffix == ".npy":
         return _array(given)
-    from model.reconstruct import check_panels, load
+    from model.reconstruct import load
+    from model.result import check_panels
 
     like = _settings(given.like) if given.like else None
     options = _options(given, like)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from model.ablate.tables import Row, Table
 from model.checkpoints import shapes
 from model.checkpoints.containers import open_raw
-from model.checkpoints.files import replacing
+from model.checkpoints.files import write_json
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
 from model.evaluate import finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
@@ -25,6 +25,7 @@ from model.evaluate.task import Task, find_device
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
+from model.pretrain.samples import Sampler
 from model.reconstruct import load
 
 #: Share of the budget that goes into pre-training, and into fine-tuning where a table asks for it.
@@ -156,7 +157,9 @@ def _accuracies(
 
 def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
     changes = {**row.recipe, "steps": steps, "size": setting.size, "picture_every": _NEVER}
+    photos = Photos.open(setting.data)
     recipe = load_recipe(setting.recipe, **changes)
+    recipe = recipe.in_steps(Sampler(photos, recipe).length(0))
     # Runs of a few hundred steps cannot give a hundred to warming up.
     warmup = min(recipe.warmup_steps, steps // 10)
     log_every = max(min(recipe.log_every, steps // 4), 1)
@@ -311,8 +314,7 @@ def _failed(table: Table, setting: Setting) -> Sequence[str]:
 
 
 def _written(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    with replacing(file) as part:
-        part.write_text(json.dumps(facts, indent=1))
+    write_json(file, facts)
     return facts
 
 

@@ -7,12 +7,11 @@ paper's average of the weights is of no use in so few). What is done is not done
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from model.checkpoints.files import replacing
+from model.checkpoints.files import write_json
 from model.evaluate import classifier, finetune, knn, linear, pages, plots, state
 from model.evaluate.features import Encoder
 from model.evaluate.task import Task
@@ -118,8 +117,7 @@ def _plan(task: Task, questions: Questions) -> dict[str, Any]:
     def plan() -> dict[str, Any]:
         epochs = finetune.epochs_in(task, _settings("finetune", questions, length))
         facts = {"asked": asked, "samples": round(epochs * len(task.train))}
-        with replacing(file) as part:
-            part.write_text(json.dumps(facts, indent=1))
+        write_json(file, facts)
         return facts
 
     return state.answered(file, asked, plan)

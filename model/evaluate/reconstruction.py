@@ -17,8 +17,10 @@ from model import views
 from model.evaluate import pages, plots, state
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
 from model.images import encode_png
+from model.options import Options
 from model.pretrain.data import Photos
-from model.reconstruct import Job, Options, Reconstructor
+from model.reconstruct import Reconstructor
+from model.result import Job
 from model.views import VIEWS
 
 SOURCES = ("model", *FILLS)

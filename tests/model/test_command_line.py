@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from model.__main__ import main
-from model.reconstruct import Options, load
+from model.options import Options
+from model.reconstruct import load
 from tests.pictures import encoded, photo
 
 

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from model import Options, Reconstructor, UnmaskError, labels
 from model.errors import MaskError
 from model.masking import Mask
-from model.reconstruct import Reconstruction
+from model.result import Reconstruction
 from tests.pictures import encoded, photo
 
 PICTURE = encoded(photo())

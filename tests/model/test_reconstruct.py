@@ -22,7 +22,8 @@ from model.checkpoints.convert import convert
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
 from model.errors import CheckpointError, ImageError, MaskError
 from model.network import MAE
-from model.reconstruct import Prediction, load
+from model.reconstruct import load
+from model.result import Prediction
 from model.views import HIDDEN_COLOUR, error_scale
 from tests.pictures import encoded, photo
 

@@ -15,7 +15,8 @@ from model.checkpoints import store
 from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError, MaskError
 from model.network import MAE
-from model.reconstruct import Job, Prediction, Reconstruction, Reconstructor, load
+from model.reconstruct import Reconstructor, load
+from model.result import Job, Prediction, Reconstruction
 from model.views import Colours
 from tests.pictures import encoded, photo
 
@@ -180,7 +181,7 @@ def test_a_statistics_error_counts_beside_the_pixels(telling: Reconstructor) -> 
 def test_only_a_model_that_tells_them_has_the_predicted_view(
     telling: Reconstructor, normalised: Reconstructor
 ) -> None:
-    assert telling.views == ("estimated", "predicted", "normalised", "oracle")
+    assert telling.views == ("predicted", "estimated", "normalised", "oracle")
     assert "predicted by the model" in telling(PICTURE, Options(view="predicted")).to_dict(())["view_note"]
     with pytest.raises(MaskError, match="predicted"):
         normalised(PICTURE, Options(view="predicted"))
