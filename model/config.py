@@ -6,6 +6,7 @@ Knows numbers only: no tensors, no files.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from math import inf, isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.errors import CheckpointError
@@ -58,6 +59,9 @@ class MAEConfig:
     )
     # patches: as stable-pretraining builds it, the class token left out before it and 1e-5 in its norms
     decoder: Literal["paper", "patches"] = "paper"
+    # what pixels in 0..1 are normalised by, of every channel; None: by ImageNet's colours
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot exist, before a tensor is made."""
@@ -74,6 +78,10 @@ class MAEConfig:
         for name, allowed in choices(type(self)).items():
             if getattr(self, name) not in allowed:
                 raise _bad(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if not len(self.image_mean) == len(self.image_std) == self.channels:
+            raise _bad(f"pixel_mean and pixel_std must hold one number for each of {self.channels} channels")
+        if not all(map(isfinite, self.image_mean)) or not all(0 < value < inf for value in self.image_std):
+            raise _bad("pixel_mean must be finite, and pixel_std finite and above 0")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -100,19 +108,19 @@ class MAEConfig:
 
     @property
     def image_mean(self) -> tuple[float, ...]:
-        """Mean of every channel, for values in 0..1: ImageNet's; for other than three channels the mean of its
-        three, as timm takes it for greys.
+        """Mean of every channel, for values in 0..1: its own, else ImageNet's; for other than three channels the
+        mean of these three, as timm takes it for greys.
         """  # noqa: D205 (one thought)
-        return IMAGE_MEAN if self.channels == 3 else (round(sum(IMAGE_MEAN) / 3, 6),) * self.channels
+        return self.pixel_mean or imagenet(IMAGE_MEAN, self.channels)
 
     @property
     def image_std(self) -> tuple[float, ...]:
         """Deviation of every channel, likewise."""
-        return IMAGE_STD if self.channels == 3 else (round(sum(IMAGE_STD) / 3, 6),) * self.channels
+        return self.pixel_std or imagenet(IMAGE_STD, self.channels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as plain values, as stored in a weight file."""
-        return asdict(self)
+        """The config as plain values, as stored in a weight file; colours only where they are not ImageNet's."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MAEConfig:
@@ -124,7 +132,16 @@ class MAEConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise _bad(f"unknown config keys {unknown}")
-        return cls(**values)
+        # JSON makes lists of tuples.
+        ready: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**ready)
+
+
+def imagenet(colours: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """``IMAGE_MEAN`` or ``IMAGE_STD`` for so many channels."""
+    return colours if channels == 3 else (round(sum(colours) / 3, 6),) * channels
 
 
 def _bad(message: str) -> CheckpointError:

@@ -106,9 +106,9 @@ def make_proof(checkpoint: Checkpoint) -> Proof:
 def write_onnx(checkpoint: Checkpoint, out: Path) -> Path:
     """Write the network as one ONNX file, and prove it.
 
-    Inputs are ``image [B, C, H, W] float32`` in ImageNet-normalised units on the model's own grid, and the mask as
-    whole numbers: ``ids_keep [B, K] int64``, ``ids_restore [B, L] int64``. Output is ``pred [B, L, P*P*C]``. Batch
-    and visible count are free. Config, name and card stand in the file's metadata.
+    Inputs are ``image [B, C, H, W] float32`` in the model's normalised units (``MAEConfig.image_mean``) on its own
+    grid, and the mask as whole numbers: ``ids_keep [B, K] int64``, ``ids_restore [B, L] int64``. Output is
+    ``pred [B, L, P*P*C]``. Batch and visible count are free. Config, name and card stand in the file's metadata.
 
     Args:
         checkpoint: What to write.
@@ -157,12 +157,12 @@ def write_onnx(checkpoint: Checkpoint, out: Path) -> Path:
 
 
 def normalise(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
-    """``[B, H, W, C] uint8`` to ``[B, C, H, W]`` in ImageNet-normalised units."""
+    """``[B, H, W, C] uint8`` to ``[B, C, H, W]`` in a model's normalised units."""
     return np.ascontiguousarray(normalised(pixels, mean, std).transpose(0, 3, 1, 2))
 
 
 def normalised(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
-    """``[..., C] uint8`` to ImageNet-normalised units, colours last."""
+    """``[..., C] uint8`` to a model's normalised units, colours last."""
     offset, scale = (np.array(values, dtype=np.float32) for values in (mean, std))
     result: Floats = (pixels.astype(np.float32) / np.float32(255) - offset) / scale
     return result

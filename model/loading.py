@@ -10,6 +10,7 @@ by the hash of the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -291,7 +292,11 @@ def _ready(path: Path, proofs: Path | None) -> tuple[Facts, Weights, Proof] | No
 
 def _prove(checkpoint: Checkpoint, proofs: Path | None) -> Proof:
     """The proof, from the cache or made now and kept there."""
-    place = _cached(checkpoint.digest, proofs)
+    key = checkpoint.digest
+    if checkpoint.layout != "unmask":  # its config lies beside the weights, and may change without them
+        config = json.dumps(checkpoint.network.config.to_dict())
+        key += f"-{hashlib.sha256(config.encode()).hexdigest()[:8]}"
+    place = _cached(key, proofs)
     proof = Proof.read(place, checkpoint.digest)
     if proof is None:
         proof = make_proof(checkpoint)
@@ -306,8 +311,8 @@ def _beside(path: Path, kind: str = _PROOF) -> Path:
     return path.with_name(path.name.removesuffix(".safetensors") + kind)
 
 
-def _cached(digest: str, proofs: Path | None) -> Path:
-    return (proofs or default_folder()) / f"{digest}.npz"
+def _cached(key: str, proofs: Path | None) -> Path:
+    return (proofs or default_folder()) / f"{key}.npz"
 
 
 def default_folder() -> Path:

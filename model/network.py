@@ -138,7 +138,7 @@ class MAE(nn.Module):
     # --- pictures and patches -------------------------------------------------------------------------
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Pixels in 0..1 to ImageNet-normalised units: ``[B, C, H, W]`` both ways."""
+        """Pixels in 0..1 to the model's normalised units: ``[B, C, H, W]`` both ways."""
         return (image - self.image_mean) / self.image_std
 
     def patchify(self, image: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class MAE(nn.Module):
         """Encode the visible patches.
 
         Args:
-            image: ``[B, C, H, W]`` ImageNet-normalised; any height and width in whole patches.
+            image: ``[B, C, H, W]`` normalised; any height and width in whole patches.
             ids_keep: ``[B, K] int64``, indices of the visible patches, row-major.
             ids_restore: As for ``decode``, only for a model whose mask tokens join the encoder: it then sees them in
                 the hidden places.
@@ -267,7 +267,7 @@ class MAE(nn.Module):
         With ``norm_pixel_stats`` the error of the two statistics is added to that of the pixels.
 
         Args:
-            image: ``[B, C, H, W]`` ImageNet-normalised.
+            image: ``[B, C, H, W]`` normalised.
             pred: ``[B, L, P*P*C]`` from ``forward``.
             hidden: ``[B, L] bool``, True where hidden; at least one.
 

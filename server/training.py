@@ -1,7 +1,7 @@
 """How a model was trained, for the page: its curve, and the same photos repainted along the way.
 
 Beside `NAME.safetensors` lie `NAME.jsonl` (one line a report) and `NAME-training/` with `index.json` and sheets.
-The folder of a run that still goes on has the same under other names, and can be watched.
+The folder of a run has the same under other names, beside the weights it leaves; one that still goes on can be watched.
 """
 
 import json
@@ -88,7 +88,9 @@ def find_records(sources: Sequence[Source], run: Path | None) -> dict[str, Recor
 def _beside(path: Path) -> Record:
     if path.is_dir():
         return _inside(path)
-    return Record(path.with_suffix(".jsonl"), path.with_name(path.stem + "-training"))
+    beside = Record(path.with_suffix(".jsonl"), path.with_name(path.stem + "-training"))
+    # Weights that were not moved out of their run's folder.
+    return beside if beside.exists else _inside(path.parent)
 
 
 def _inside(folder: Path) -> Record:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
     from torch import Tensor
 
 #: Where training programs put the weights inside what they save.
-_NESTED = ("model", "state_dict", "model_state_dict", "network")
+_NESTED = ("model", "state_dict", "model_state_dict", "network", "module")
+#: And their running average: taken where nothing else is there.
+_AVERAGES = ("model_ema", "state_dict_ema", "ema")
 #: Records and settings that trainers store beside weights (OpenMMLab, Lightning, OmegaConf), and numpy's numbers.
 _LEFT_OUT = (
     "mmengine.logging.history_buffer.HistoryBuffer",
@@ -71,8 +73,12 @@ class _LeftOutDict:
         return OrderedDict()
 
 
-def open_raw(path: Path) -> RawFile:
+def open_raw(path: Path, key: str | None = None) -> RawFile:
     """Read a weight file or a folder of one.
+
+    Args:
+        path: Which.
+        key: Where in a pickle the weights lie; None for the first of the known places.
 
     Raises:
         CheckpointError: It is missing, truncated, no weight file, or a pickle of more than tensors.
@@ -86,15 +92,17 @@ def open_raw(path: Path) -> RawFile:
         if _is_safetensors(part):
             more, header = _read_safetensors(part)
         else:
-            more, arguments, nested = _read_pickle(part)
+            more, arguments, nested = _read_pickle(part, key)
         tensors |= more
+    config, processor = files.configs_beside(path)
     return RawFile(
         path=path,
         tensors=files.without_prefixes(tensors),
         digest=files.joint_digest([files.sha256(part) for part in parts]),
         size_bytes=sum(part.stat().st_size for part in parts),
         header=header,
-        config=files.config_beside(path),
+        config=config,
+        processor=processor,
         arguments=arguments,
         nested=nested,
     )
@@ -119,7 +127,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+def _read_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
     import torch
 
     try:
@@ -150,12 +158,26 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
     own = content.get("unmask", {}) if isinstance(content, Mapping) else {}
-    weights, nested = content, False
+    weights, nested, averages = content, False, list[str]()
     while isinstance(weights, Mapping):
-        inner = next((weights[key] for key in _NESTED if isinstance(weights.get(key), Mapping)), None)
-        if inner is None:
+        inside = [at for at in (*_NESTED, *_AVERAGES) if isinstance(weights.get(at), Mapping)]
+        if key and not nested:
+            inside = [key] if isinstance(weights.get(key), Mapping) else []
+        if not inside:
             break
-        weights, nested = inner, True
+        averages += [at for at in inside[1:] if at in _AVERAGES]
+        weights, nested = weights[inside[0]], True
+    if key and not nested:
+        held = (
+            ", ".join(str(at) for at, value in content.items() if isinstance(value, Mapping))
+            if isinstance(content, Mapping)
+            else ""
+        )
+        raise refuse(
+            f"{path.name} holds no weights under {key!r}",
+            f"It holds {held or 'nothing'} to choose from.",
+            "layout",
+        )
     tensors = (
         {str(key): value for key, value in weights.items() if isinstance(value, torch.Tensor)}
         if isinstance(weights, Mapping)
@@ -167,7 +189,7 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
             "Give a file whose state dict lies bare or under 'model' or 'state_dict'.",
             "layout",
         )
-    kept = {"args": arguments if isinstance(arguments, dict) else {}, "unmask": own}
+    kept = {"args": arguments if isinstance(arguments, dict) else {}, "unmask": own, "averages": averages}
     return tensors, kept, nested
 
 

@@ -37,8 +37,9 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
         What was written.
 
     Raises:
-        CheckpointError: The source cannot be read, or lacks what the new layout needs.
+        CheckpointError: The source cannot be read, lacks what the new layout needs, or ``out`` cannot hold that.
     """
+    _check_out(out, to)
     if to == "timm":
         raw, given, _ = store.open_known(source, given)
         return _write_timm(out, raw, layouts.recognise(raw).to_house(raw.tensors), given)
@@ -62,8 +63,28 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     return out
 
 
+def _check_out(out: Path, to: To) -> None:
+    """Before anything is read: a folder is no file, and the authors' layout is a pickle."""
+    if to == "huggingface" and out.exists() and not out.is_dir():
+        raise refuse(f"{out} is a file, and {to} is a folder", "Name a folder.", "out")
+    if to != "huggingface" and out.is_dir():
+        raise refuse(f"{out} is a folder, and {to} is a file", "Name a file.", "out")
+    if to == "authors" and out.suffix == ".safetensors":
+        raise refuse(
+            f"{out.name} would be no safetensors file: {to} is a pickle",
+            "Name it *.pth, or --to unmask.",
+            "out",
+        )
+
+
 def _check_common(name: str, config: MAEConfig, to: str) -> None:
     """Other layouts know two targets and the paper's decoder: the rest of ours would be misread there."""
+    if to == "authors" and (config.pixel_mean or config.pixel_std):
+        raise refuse(
+            f"{name} normalises pixels by other colours than ImageNet's, which {to} cannot say",
+            "Convert to unmask or huggingface.",
+            "target",
+        )
     if config.decoder != "paper":
         raise refuse(
             f"{name} has a decoder without a class token, which {to} cannot say",

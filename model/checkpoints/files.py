@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,16 @@ if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
 
 #: What the header of our own files calls itself.
 FORMAT = "unmask-mae-1"
-#: What wrappers (data parallel, compile, a trainer's attribute) put in front of every name.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "mae.")
+#: What data parallel and compile put into names, wherever a part was wrapped.
+_WRAPPED = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+#: The attribute under which a trainer holds its network, in front of every name.
+_PREFIXES = ("model.", "mae.")
 #: Pointers in the folder of a run of ``model.pretrain``: text files with the name of a state.
 _LATEST, _BEST = "LATEST", "BEST"
 #: What the name of a list of parts ends with.
 INDEX = ".index.json"
+#: What a Hugging Face folder says of the network, and of the pictures that it was trained on.
+CONFIGS = ("config.json", "preprocessor_config.json")
 #: A Hugging Face folder holds one of these, in its own order of preference.
 IN_FOLDER = (
     "model.safetensors",
@@ -56,6 +61,7 @@ class RawFile:
         size_bytes: Of all parts.
         header: Metadata of a safetensors file.
         config: ``config.json`` of a Hugging Face folder.
+        processor: Its ``preprocessor_config.json``: how pictures are made ready.
         arguments: Training arguments stored in the file, plain values only.
         nested: The weights lay inside another object (``model``, ``state_dict``).
     """
@@ -66,6 +72,7 @@ class RawFile:
     size_bytes: int
     header: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
     nested: bool = False
 
@@ -181,20 +188,25 @@ def _pointed(pointer: Path) -> list[Path]:
     return [state]
 
 
-def config_beside(path: Path) -> dict[str, Any]:
-    """``config.json`` of the folder, where it speaks of a Hugging Face model.
+def configs_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both of ``CONFIGS`` in the folder, where they speak of a Hugging Face model; empty where absent.
 
     Raises:
-        CheckpointError: It is no JSON.
+        CheckpointError: One is no JSON.
     """
     if not path.is_dir() and path.name not in IN_FOLDER:
-        return {}  # any other file may merely lie beside somebody's config
-    file = (path if path.is_dir() else path.parent) / "config.json"
+        return {}, {}  # any other file may merely lie beside somebody's config
+    config, processor = (_json_beside(path, name) for name in CONFIGS)
+    return (config, processor) if "model_type" in config else ({}, {})
+
+
+def _json_beside(path: Path, name: str) -> dict[str, Any]:
+    file = (path if path.is_dir() else path.parent) / name
     try:
         values = json.loads(file.read_text()) if file.exists() else {}
     except (OSError, ValueError) as error:
         raise refuse(f"{file.name} beside the weights is no JSON", "Fetch it again.", "unreadable") from error
-    return values if isinstance(values, dict) and "model_type" in values else {}
+    return values if isinstance(values, dict) else {}
 
 
 def sha256(path: Path) -> str:
@@ -240,9 +252,9 @@ def check_container(path: Path) -> None:
 
 
 def without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove what a wrapper put in front of every name, as often as it was wrapped."""
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None):
-        if not tensors:
-            break
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    """Remove what wrappers put into names; what a trainer stores beside its network keeps its own."""
+    tensors = {_WRAPPED.sub("", key): value for key, value in tensors.items()}
+    for prefix in _PREFIXES * 2:  # one may stand before the other
+        if 2 * sum(key.startswith(prefix) for key in tensors) > len(tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors

@@ -63,7 +63,10 @@ class Layout:
             # What does not fit together stays as it is: its names are then refused as left over.
             with suppress(RuntimeError, IndexError, ValueError):
                 house = self.folded(house)
-        return _joined(house)
+        house = _joined(house)
+        if content(house) == "full":  # a layer of classes that was stored along takes no part
+            house = {name: value for name, value in house.items() if not name.startswith("head.")}
+        return house
 
 
 def _has(*names: str) -> Callable[[RawFile], bool]:
@@ -249,10 +252,9 @@ def recognise(raw: RawFile) -> Layout:
 
 def content(house: Tensors) -> Content:
     """Whether the tensors (house names) are a whole MAE, its encoder, or a classifier made of it."""
-    if "head.weight" in house or "fc_norm.weight" in house:
-        return "classifier"
-    decoder = any(key.startswith("decoder_") or key == "mask_token" for key in house)
-    return "full" if decoder else "encoder"
+    if any(key.startswith("decoder_") or key == "mask_token" for key in house):
+        return "full"
+    return "classifier" if "head.weight" in house or "fc_norm.weight" in house else "encoder"
 
 
 def _joined(house: Tensors) -> Tensors:

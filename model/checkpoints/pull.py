@@ -1,6 +1,6 @@
 """Weights of a name fetched from where the registry says they are, and a record of what came.
 
-licence accepted -> [Hub: config.json] -> one file, or an index and the parts it lists -> whole? -> pulled.json
+licence accepted -> [Hub: its configs] -> one file, or an index and the parts it lists -> whole? -> pulled.json
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from model.checkpoints import files, registry
 from model.checkpoints.download import download
 from model.checkpoints.files import refuse
-from model.checkpoints.registry import HUB_CONFIG, RECORD, Entry
+from model.checkpoints.registry import RECORD, Entry
 from model.errors import CheckpointError
 
 _ACCEPTED = "accepted.json"
@@ -58,25 +58,25 @@ def pull(
 
 
 def _fetch(entry: Entry, home: Path) -> dict[str, str]:
-    """Bring the files of an entry: SHA-256 by name; the config first, an index before its parts."""
+    """Bring the files of an entry: SHA-256 by name; the configs first, an index before its parts."""
     source = _Source(entry, home)
     hashes: dict[str, str] = {}
     absent: CheckpointError | None = None
-    for name in (HUB_CONFIG, *files.IN_FOLDER) if entry.hub else (Path(urlsplit(entry.file).path).name,):
+    for name in (*files.CONFIGS, *files.IN_FOLDER) if entry.hub else (Path(urlsplit(entry.file).path).name,):
         earlier = _hash(home / name)
         try:
             hashes[name] = source.bring(name)
         except CheckpointError as error:
             if not entry.hub or error.code != "checkpoint-absent":
                 raise
-            # Another container may hold the same, and timm's names need no config.
-            absent = absent if name == HUB_CONFIG else absent or error
+            # Another container may hold the same, and no config is needed by timm's names.
+            absent = absent if name in files.CONFIGS else absent or error
             continue
         if name.endswith(files.INDEX):
             hashes |= source.bring_parts(files.listed(home / name), earlier == hashes[name])
-        elif name != HUB_CONFIG:
+        elif name not in files.CONFIGS:
             _check_whole(home / name)
-        if name != HUB_CONFIG:
+        if name not in files.CONFIGS:
             return hashes
     assert absent is not None  # every container was asked for
     raise absent

@@ -23,7 +23,6 @@ from model.errors import CheckpointError
 
 #: Where the Hub keeps a file: owner/name, file.
 HUB = "https://huggingface.co/{}/resolve/main/{}"
-HUB_CONFIG = "config.json"
 #: Beside pulled files: where they came from, and their hashes.
 RECORD = "pulled.json"
 _ADDED = "added.json"
@@ -97,12 +96,17 @@ class Found:
         Raises:
             CheckpointError: It did.
         """
-        if self.digest and self.digest != digest:
-            raise refuse(
-                f"{self.path} has changed since it was pulled: sha256 {digest}, recorded {self.digest}",
-                f"Remove {self.path} and pull {self.entry.name if self.entry else 'it'} again.",
-                "hash",
-            )
+        if not self.digest or self.digest == digest:
+            return
+        name, added = (self.entry.name, self.entry.path) if self.entry else ("it", "")
+        deed, remedy = "pulled", f"Remove {self.path} and pull {name} again."
+        if added:
+            deed, remedy = "added", f"Take the new one: python -m model weights add {name} {added} --replace."
+        raise refuse(
+            f"{self.path} has changed since it was {deed}: sha256 {digest}, recorded {self.digest}",
+            remedy,
+            "hash",
+        )
 
 
 State = Literal["shipped", "pulled", "added", "Hub cache", ""]
@@ -129,8 +133,8 @@ def entries() -> dict[str, Entry]:
     rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["weights"]
     known = {row["name"]: Entry(**row) for row in rows}
     allowed = {field.name for field in fields(Entry)}
-    for row in read_json(weights_folder() / _ADDED).get("weights", []):
-        known.setdefault(row["name"], Entry(**{key: row[key] for key in row.keys() & allowed}))
+    for name, row in _added().items():
+        known.setdefault(name, Entry(**{key: row[key] for key in row.keys() & allowed}))
     return known
 
 
@@ -157,7 +161,8 @@ def locate(name_or_path: str | Path) -> Found:
         for entry in known.values():  # a path may be that of a name: then what was recorded holds too
             found = find(entry)
             if found and path.resolve() == found.path.resolve():
-                return Found(path, entry, found.digest)
+                # But a file of the user's own, named by its path, is whatever it is now.
+                return Found(path, entry, "" if entry.path else found.digest)
         return Found(path)
     name = str(name_or_path)
     entry = known.get(name) or Entry(name=name, hub=name if _NAME.fullmatch(name) and "/" in name else "")
@@ -166,6 +171,12 @@ def locate(name_or_path: str | Path) -> Found:
         return found
     if name not in known:
         return Found(path)  # to be refused by whoever reads it, as any absent file
+    if entry.path:
+        raise refuse(
+            f"{entry.path}, which {name} is the name of, is gone",
+            f"Bring it back, or forget the name: python -m model weights remove {name}.",
+            "missing",
+        )
     raise refuse(
         f"The weights {name} are known, but not on this machine",
         f"Fetch them: python -m model weights pull {name}.",
@@ -192,8 +203,12 @@ def verify(names: Sequence[str] = ()) -> dict[str, str]:
     return {entry.name: "; ".join(_faults(entry)) for entry in chosen}
 
 
-def add(entry: Entry) -> Entry:
+def add(entry: Entry, *, replace: bool = False) -> Entry:
     """Give a name to a file of this machine, an address or a repository of the Hub.
+
+    Args:
+        entry: The name and what is known of it.
+        replace: The name may be one that was added before.
 
     Raises:
         CheckpointError: The name is taken or cannot be one, the file is not there, or the address is no https.
@@ -202,8 +217,13 @@ def add(entry: Entry) -> Entry:
         raise refuse(
             f"{entry.name!r} cannot be a name", "Use letters, digits, . _ - and one / at most.", "name"
         )
-    if entry.name in entries():
-        raise refuse(f"The name {entry.name} is taken", "See `weights list`; choose another.", "name")
+    rows = _added()
+    if entry.name in entries() and not (replace and entry.name in rows):
+        raise refuse(
+            f"The name {entry.name} is taken",
+            "See `weights list`; choose another, or --replace one that was added.",
+            "name",
+        )
     if entry.file:
         _check_address(entry)
     values = asdict(entry)
@@ -214,12 +234,28 @@ def add(entry: Entry) -> Entry:
             raise refuse(
                 f"{path} has sha256 {values['sha256']}, not {entry.sha256}", "Fetch it again.", "hash"
             )
-    store = weights_folder() / _ADDED
-    rows = read_json(store).get("weights", [])
     plain = {field.name: field.default for field in fields(Entry)}
-    kept = {key: value for key, value in values.items() if value != plain[key]}
-    write_json(store, {"weights": [*rows, kept]})
+    rows[entry.name] = {key: value for key, value in values.items() if value != plain[key]}
+    write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
     return Entry(**values)
+
+
+def remove(name: str) -> None:
+    """Forget a name that was added; no file is touched.
+
+    Raises:
+        CheckpointError: It was not added.
+    """
+    rows = _added()
+    if name not in rows:
+        raise refuse(f"{name!r:.80} is no name that was added", "See `weights list`.", "unknown")
+    del rows[name]
+    write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
+
+
+def _added() -> dict[str, dict[str, Any]]:
+    """What ``add`` kept, by name."""
+    return {row["name"]: row for row in read_json(weights_folder() / _ADDED).get("weights", [])}
 
 
 def _check_address(entry: Entry) -> None:
@@ -264,7 +300,7 @@ def find(entry: Entry) -> Found | None:
         return Found(Path(entry.path), entry, entry.sha256) if Path(entry.path).exists() else None
     record = _record(entry)
     if record:
-        first, *parts = (name for name in record if name != HUB_CONFIG)
+        first, *parts = (name for name in record if name not in files.CONFIGS)
         digest = files.joint_digest([record[name]["sha256"] for name in sorted(parts) or [first]])
         home = weights_folder() / entry.name
         return Found(home if entry.hub else home / first, entry, digest)
@@ -283,8 +319,9 @@ def _faults(entry: Entry) -> Iterator[str]:
     if entry.shipped:
         return
     if entry.path:
-        now = files.digest(Path(entry.path))
-        if now != entry.sha256:
+        if not Path(entry.path).exists():
+            yield f"{entry.path} is gone"
+        elif (now := files.digest(Path(entry.path))) != entry.sha256:
             yield f"sha256 is {now}, {entry.sha256} when it was added"
         return
     home = weights_folder() / entry.name

@@ -22,6 +22,7 @@ from model.network import MAE
 
 #: Photos that a target is measured on: four masks settle what differs by a factor of several.
 _PHOTOS = 4
+_SUFFIXES = (".jpg", ".jpeg", ".png")
 #: A target is only named when the prediction explains a tenth of it.
 _CONVINCING = 0.9
 _HEAD_ONLY = "Only names and shapes were looked at, none of the numbers."
@@ -110,10 +111,12 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
         photos: A folder of pictures; with it an unknown target is measured on up to four of them.
 
     Raises:
-        CheckpointError: The file cannot be opened or belongs to another family of model.
+        CheckpointError: The file cannot be opened, belongs to another family of model, or says otherwise than the
+            caller; or the folder holds no photos.
     """
+    chosen = _chosen(photos) if photos else ()
     raw, given, _ = store.open_known(path, given)
-    return _look(raw, given, str(path), photos)
+    return _look(raw, given, str(path), chosen)
 
 
 def inspect_header(data: bytes, name: str, size_bytes: int | None = None) -> Report:
@@ -138,7 +141,20 @@ def inspect_header(data: bytes, name: str, size_bytes: int | None = None) -> Rep
     return replace(report, notes=(*report.notes, _HEAD_ONLY))
 
 
-def _look(raw: RawFile, given: Given, path: str, photos: Path | None = None) -> Report:
+def _chosen(folder: Path) -> tuple[Path, ...]:
+    """The first photos of a folder, by name."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    photos = [
+        file for file in inside if file.suffix.lower() in _SUFFIXES and file.is_file() and file.name[0] != "."
+    ]
+    if not photos:
+        raise refuse(
+            f"{folder} is no folder with photos", f"Give one that holds {', '.join(_SUFFIXES)}.", "photos"
+        )
+    return tuple(photos[:_PHOTOS])
+
+
+def _look(raw: RawFile, given: Given, path: str, photos: tuple[Path, ...] = ()) -> Report:
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
     kind = layouts.content(house)
@@ -149,18 +165,20 @@ def _look(raw: RawFile, given: Given, path: str, photos: Path | None = None) -> 
     config: MAEConfig | None = None
     sound = False
     try:
-        config = shapes.infer_config(raw, house, given, target or "pixel")
+        config, assumed = shapes.infer_config(raw, house, given, target or "pixel")
+        notes += assumed
         positions = config.patches * max(config.width, config.decoder_width)
         if positions > _MOST_POSITIONS or config.depth + config.decoder_depth > _MOST_BLOCKS:
             raise refuse(f"{raw.path.name} is larger than any known model", "Give another file.", "shape")
         skeleton = store.skeleton(config)
         missing, left_over = store.misfits(skeleton, house, kind)
-        notes += store.check_config(raw)
+        notes += store.check_config(raw, config)
         if not missing and not left_over:
             notes += store.check(skeleton, house, raw.path.name, kind)
             sound = True
-        if sound and kind == "full" and target is None and photos is not None:
+        if sound and kind == "full" and target is None and photos:
             target, source = _measure(house, config, photos, raw.path.name)
+            notes += () if target else (f"The target is undecided, {source}.",)
     except CheckpointError as error:
         notes = (*notes, f"{error} {error.hint}")
     channels = config.channels if config else 0
@@ -174,7 +192,7 @@ def _look(raw: RawFile, given: Given, path: str, photos: Path | None = None) -> 
         size=_size_name(config, kind) if config else None,
         config=_shape(config, kind) if config else None,
         target=target,
-        target_source=source or None,
+        target_source=source if target else None,
         parameters=sum(value.numel() for value in house.values()),
         usable_for=_uses(kind, target, channels) if sound else (),
         missing=tuple(missing),
@@ -205,7 +223,7 @@ def _uses(kind: Content, target: Target | None, channels: int) -> tuple[str, ...
     if kind == "classifier":
         return ()
     if kind == "encoder" or target not in PICTURE_TARGETS:
-        return ("convert",)
+        return ("evaluate", "convert") if channels == 3 else ("convert",)  # its features
     return (
         ("reconstruct", "evaluate", "serve", "convert") if channels in (1, 3) else ("reconstruct", "convert")
     )
@@ -238,28 +256,29 @@ def _advice(kind: Content, target: Target | None, channels: int) -> str:
 
 
 @torch.inference_mode()
-def _measure(house: Tensors, config: MAEConfig, folder: Path, name: str) -> tuple[Target | None, str]:
-    """Guess the target: of which of the two a prediction explains more than predicting zero does."""
+def _measure(
+    house: Tensors, config: MAEConfig, photos: tuple[Path, ...], name: str
+) -> tuple[Target | None, str]:
+    """Guess the target, of which a prediction explains more than predicting zero does; and say how it came out."""
+    if config.channels not in (1, 3):
+        return None, f"for photos do not have its {config.channels} channels"
     network = MAE(config).eval()
     store.fill(network, house, name)
     mask = sample_mask("random", config.grid, hidden_count("0.75", config.patches), 0)
     hidden = torch.from_numpy(mask.hidden)[None]
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     left: dict[Target, list[float]] = {"pixel": [], "norm_pixel": []}  # share of the target not explained
-    for file in files[:_PHOTOS]:
-        pixels = torch.from_numpy(images.load_square(file.read_bytes(), config.image_size).copy())
-        image = network.normalise(pixels.permute(2, 0, 1)[None].float() / 255)
+    for file in photos:
+        square = images.load_square(file.read_bytes(), config.image_size)
+        pixels = torch.from_numpy((images.grey(square) if config.channels == 1 else square).copy())
+        image = network.normalise(pixels.permute(2, 0, 1)[None, : config.channels].float() / 255)
         ids_keep, ids_restore = (torch.from_numpy(ids)[None] for ids in (mask.ids_keep, mask.ids_restore))
         pred = network(image, ids_keep, ids_restore)
         for target, shares in left.items():
             network.config = replace(config, target=target)  # decides what ``loss`` compares with
             loss, zero = (float(network.loss(image, p, hidden)) for p in (pred, torch.zeros_like(pred)))
             shares.append(loss / max(zero, 1e-9))
-    if not files:
-        return None, ""
     means = {target: float(np.mean(shares)) for target, shares in left.items()}
     best: Target = "pixel" if means["pixel"] <= means["norm_pixel"] else "norm_pixel"
     told = ", ".join(f"{target} leaves {share:.0%}" for target, share in means.items())
-    if means[best] > _CONVINCING:
-        return None, ""
-    return best, f"a guess, measured on {len(files[:_PHOTOS])} photos: {told} unexplained"
+    told = f"measured on {len(photos)} photos: {told} unexplained"
+    return (best, f"a guess, {told}") if means[best] <= _CONVINCING else (None, told)

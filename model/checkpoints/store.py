@@ -8,6 +8,7 @@ name, because a decoder left at random is the field's most common "my reconstruc
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.network import MAE
 from model.positions import sincos_positions
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,24 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
             "`python -m model inspect FILE --photos FOLDER` measures which.",
             "target-unknown",
         )
-    network = MAE(shapes.infer_config(raw, house, given, target))
-    notes = doubts(layout) + check_config(raw) + fill(network, house, path.name)
-    facts = shapes.stored_facts(raw)
+    config, assumed = shapes.infer_config(raw, house, given, target)
+    network = MAE(config)
+    notes = doubts(layout) + check_config(raw, config) + fill(network, house, path.name)
+    _warn(path, assumed)
+    name, card = told(raw, layout, entry)
+    return Checkpoint(network.eval(), name, raw.digest, card, layout=layout.name, notes=assumed + notes)
+
+
+def told(raw: RawFile, layout: Layout, entry: Entry | None) -> tuple[str, dict[str, Any]]:
+    """Name and card of a file: its own words, else what is known of its layout and of it."""
+    path, facts = raw.path, shapes.stored_facts(raw)
     card = facts.get("card")
     if not isinstance(card, dict):
         card = {"origin": layout.title, "licence": _licence(raw, entry)}
         if entry and entry.trained_with:
             card["strategy"] = entry.trained_with
     own_name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "")
-    name = str(facts.get("name", entry.name if entry else own_name))
-    return Checkpoint(network.eval(), name, raw.digest, card, layout=layout.name, notes=notes)
+    return str(facts.get("name", entry.name if entry else own_name)), card
 
 
 def open_known(path: Path, given: Given | None = None) -> tuple[RawFile, Given, Entry | None]:
@@ -126,7 +136,7 @@ def open_known(path: Path, given: Given | None = None) -> tuple[RawFile, Given, 
         CheckpointError: It cannot be opened, is not on this machine, or has changed since it was pulled.
     """
     found = registry.locate(path)
-    raw = open_raw(found.path)
+    raw = open_raw(found.path, given.weights_key if given else None)
     found.check(raw.digest)
     given, entry = given or Given(), found.entry
     if entry is None:
@@ -137,6 +147,7 @@ def open_known(path: Path, given: Given | None = None) -> tuple[RawFile, Given, 
         decoder_heads=given.decoder_heads or entry.decoder_heads,
         target=given.target or entry.predicts,
         source=source,
+        weights_key=given.weights_key,
     )
     return raw, given, entry
 
@@ -170,8 +181,14 @@ def doubts(layout: Layout) -> tuple[str, ...]:
     return (f"The names of {layout.title} were never tried against its own program: {layout.doubt}.",)
 
 
-def check_config(raw: RawFile) -> tuple[str, ...]:
-    """Refuse a Hugging Face config that asks for another network than ours; note what costs little.
+def _warn(path: Path, assumed: tuple[str, ...]) -> None:
+    """To the terminal or the service's log: whoever uses a file may never have inspected it."""
+    for note in assumed:
+        _LOGGER.warning("%s: %s", path.name, note)
+
+
+def check_config(raw: RawFile, config: MAEConfig) -> tuple[str, ...]:
+    """Refuse a Hugging Face config that asks for another network than ours; note what costs little or is unusual.
 
     Raises:
         CheckpointError: Its activation is another.
@@ -183,12 +200,21 @@ def check_config(raw: RawFile) -> tuple[str, ...]:
             "Only networks as in the paper are read.",
             "shape",
         )
+    notes = []
     epsilon = raw.config.get("layer_norm_eps", 1e-6)
-    if epsilon == 1e-6:
-        return ()
-    return (
-        f"config.json asks for layer_norm_eps {epsilon:g}; 1e-6 is used, as in training (differs by about 2e-5).",
-    )
+    if epsilon != 1e-6:
+        notes.append(
+            f"config.json asks for layer_norm_eps {epsilon:g}; 1e-6 is used, as in training (differs by about 2e-5)."
+        )
+    if config.pixel_mean or config.pixel_std:
+        mean, std = (", ".join(f"{value:g}" for value in of) for of in (config.image_mean, config.image_std))
+        notes.append(f"Pixels are normalised by mean {mean} and deviation {std}, not by ImageNet's.")
+    if averages := raw.arguments.get("averages"):
+        notes.append(
+            f"An average of the weights lies beside those taken, under {averages[0]!r}; it is taken with "
+            f"convert --weights-key {averages[0]}."
+        )
+    return tuple(notes)
 
 
 def fill(network: MAE, tensors: dict[str, Tensor], file_name: str) -> tuple[str, ...]:
@@ -220,7 +246,8 @@ def encoder_config(raw: RawFile, house: dict[str, Tensor], given: Given, advice:
             "classifier",
         )
     target, _ = shapes.find_target(raw, given)
-    config = shapes.infer_config(raw, house, given, target or "pixel")
+    config, assumed = shapes.infer_config(raw, house, given, target or "pixel")
+    _warn(raw.path, assumed)
     check(skeleton(config), house, raw.path.name, kind)
     return config
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from model.checkpoints.shapes import Given
 
 
+_KEY = "where in a pickle the weights lie, of several: model_ema for an average"
+
+
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``inspect``, ``convert``, ``prove`` and ``weights`` to the command line."""
     verb = verbs.add_parser("inspect", help="say what a weight file is and what it is good for")
@@ -19,6 +22,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--photos", type=Path, help="folder of pictures to measure an unknown target on")
     verb.add_argument("--json", action="store_true")
     _what_no_tensor_tells(verb)
+    verb.add_argument("--weights-key", metavar="KEY", help=_KEY)
 
     verb = verbs.add_parser("convert", help="write a weight file in another layout")
     verb.set_defaults(verb=_convert)
@@ -26,6 +30,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("out", type=Path, metavar="OUT", help="file to write; for huggingface a folder")
     verb.add_argument("--to", required=True, choices=("unmask", "authors", "huggingface", "timm", "onnx"))
     _what_no_tensor_tells(verb)
+    verb.add_argument("--weights-key", metavar="KEY", help=_KEY)
 
     verb = verbs.add_parser(
         "prove", help="compare the fast engine with torch, and keep the proof beside the file"
@@ -58,7 +63,14 @@ def _add_weights(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     deed.add_argument("source", metavar="SOURCE", help="a path, an https address, or hub:OWNER/NAME")
     deed.add_argument("--licence", default="not stated")
     deed.add_argument("--sha256", default="", help="what the file must be")
+    deed.add_argument(
+        "--replace", action="store_true", help="take it in place of what was added by this name"
+    )
     _what_no_tensor_tells(deed)
+
+    deed = deeds.add_parser("remove", help="forget a name that was added; its file stays")
+    deed.set_defaults(verb=_remove)
+    deed.add_argument("name", metavar="NAME")
 
 
 def _inspect(given: argparse.Namespace) -> str:
@@ -124,7 +136,12 @@ def _verify(given: argparse.Namespace) -> str:
 
     found = registry.verify(given.names)
     if wrong := [f"{name}: {fault}" for name, fault in found.items() if fault]:
-        raise refuse(". ".join(wrong), "Remove what is wrong and pull it again.", "hash")
+        raise refuse(
+            ". ".join(wrong),
+            "Remove what was pulled and pull it again; of your own files take the new one with weights add --replace, "
+            "or forget the name with weights remove.",
+            "hash",
+        )
     return "\n".join(f"{name}: unchanged" for name in found) or "Nothing was pulled or added."
 
 
@@ -144,15 +161,27 @@ def _add(given: argparse.Namespace) -> str:
         "decoder_heads": given.decoder_heads,
         kind: text,
     }
-    entry = registry.add(registry.Entry(name=given.name, **facts))
+    entry = registry.add(registry.Entry(name=given.name, **facts), replace=given.replace)
     told = f", sha256 {entry.sha256}" if entry.sha256 else ""
     return f"{entry.name} is {entry.source}{told}."
+
+
+def _remove(given: argparse.Namespace) -> str:
+    from model.checkpoints import registry
+
+    registry.remove(given.name)
+    return f"{given.name} is forgotten; its files stay."
 
 
 def _given(given: argparse.Namespace) -> Given:
     from model.checkpoints.shapes import Given
 
-    return Given(heads=given.heads, decoder_heads=given.decoder_heads, target=given.target)
+    return Given(
+        heads=given.heads,
+        decoder_heads=given.decoder_heads,
+        target=given.target,
+        weights_key=given.weights_key,
+    )
 
 
 def _what_no_tensor_tells(verb: argparse.ArgumentParser) -> None:

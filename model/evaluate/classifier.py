@@ -13,7 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from model.config import MAEConfig
+from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
 from model.errors import DataError
 from model.evaluate.features import Encoder
 from model.network import MAE
@@ -51,7 +51,22 @@ def build(encoder: Encoder, classes: int, *, drop_path: float, seed: int) -> Vis
     own = vit.state_dict()
     assert set(own) - set(weights) == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
     vit.load_state_dict({**own, **weights})
+    _take_imagenet_colours(vit, config)
     return vit
+
+
+@torch.no_grad()
+def _take_imagenet_colours(vit: VisionTransformer, config: MAEConfig) -> None:
+    """Fold other colours than ImageNet's, which training and judging normalise by, into the patch projection."""
+    if (config.image_mean, config.image_std) == (IMAGE_MEAN, IMAGE_STD):
+        return
+    mean, std, own_mean, own_std = (
+        torch.tensor(of).view(1, -1, 1, 1)
+        for of in (IMAGE_MEAN, IMAGE_STD, config.image_mean, config.image_std)
+    )
+    projection: Any = vit.patch_embed.proj
+    projection.bias += (projection.weight * (mean - own_mean) / own_std).sum(dim=(1, 2, 3))
+    projection.weight *= std / own_std
 
 
 def freeze(vit: VisionTransformer, blocks: float) -> None:

@@ -25,7 +25,6 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import box_iou, masks_to_boxes
 from tqdm import tqdm
 
-from model.config import IMAGE_MEAN, IMAGE_STD
 from model.errors import DataError, RecipeError
 from model.evaluate import pages, plots, state
 from model.evaluate.augment import DRAWS, Samples, seeded
@@ -135,7 +134,7 @@ class Pyramid(nn.Module):
         )  # fmt: skip
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Maps ``[B, W, h, w]`` by level, of ImageNet-normalised pictures in whole patches."""
+        """Maps ``[B, W, h, w]`` by level, of normalised pictures in whole patches."""
         rows, columns = self.network.grid_of(image)
         everything = torch.arange(rows * columns, device=image.device).expand(len(image), -1)
         tokens = self.network.encode(image, everything)[:, 1:]
@@ -155,10 +154,7 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores ``[B, 1 + C, S, S]`` of pictures in 0..1."""
-        mean, std = (
-            torch.tensor(of, device=images.device).view(1, 3, 1, 1) for of in (IMAGE_MEAN, IMAGE_STD)
-        )
-        finest = self.backbone((images - mean) / std)["0"]
+        finest = self.backbone(self.backbone.network.normalise(images))["0"]
         return nn.functional.interpolate(self.head(finest), size=images.shape[-2:], mode="bilinear")
 
 
@@ -173,8 +169,9 @@ def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
         # 32 to 512 pixels at a side of 1024; never below two steps of the map, or things would fall between them.
         smallest = max(side // 32, encoder.config.patch_size // 2)
         sizes = tuple((smallest << level,) for level in range(5))
+        mean, std = encoder.config.image_mean, encoder.config.image_std
         return MaskRCNN(
-            pyramid, min_size=side, max_size=side, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD),
+            pyramid, min_size=side, max_size=side, image_mean=list(mean), image_std=list(std),
             size_divisible=side, box_batch_size_per_image=settings.proposals,
             rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5),
             box_head=TwoMLPHead(width * 49, 4 * width), box_predictor=FastRCNNPredictor(4 * width, classes + 1),

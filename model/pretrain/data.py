@@ -12,9 +12,10 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import torch
@@ -22,10 +23,14 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from model.checkpoints import files
-from model.errors import DataError
+from model.errors import DataError, ImageError
+from model.images import Picture
 from model.pretrain.remote import fetch, is_address
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+#: What is taken for a picture: the formats that are served too.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+#: How files of the programs begin that people compress tars with: gzip, bzip2, xz, Zstandard.
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 class Entry(NamedTuple):
@@ -40,9 +45,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Photos:
-    """All photos under some paths, in a fixed order, readable by number."""
+    """All photos under some paths, in a fixed order, readable by number.
+
+    Attributes:
+        entries: Where each lies.
+        left_out: How many other files the folders hold, by their suffix.
+    """
 
     entries: tuple[Entry, ...]
+    left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
     def open(cls, paths: Sequence[Path | str], cache: Path | None = None) -> Photos:
@@ -57,9 +68,12 @@ class Photos:
             DataError: A path does not exist, an address cannot be fetched, or no picture is found.
         """
         entries: list[Entry] = []
+        left_out: Counter[str] = Counter()
         for path in itertools.chain.from_iterable(_local(path, cache) for path in paths):
             if path.is_dir():
-                entries += pictures_below(path)
+                pictures, others = pictures_below(path)
+                entries += pictures
+                left_out += others
             elif path.suffix == ".tar" and path.is_file():
                 entries += _shard(path)
             else:
@@ -70,17 +84,25 @@ class Photos:
                     field="data",
                 )
         if not entries:
+            beside = f" ({_told(left_out)})" if left_out else ""
             raise DataError(
-                f"No picture found under {', '.join(map(str, paths))}.",
+                f"No picture found under {', '.join(map(str, paths))}{beside}.",
                 code="data-empty",
                 hint=f"Pictures are files ending in {', '.join(sorted(SUFFIXES))}.",
                 field="data",
             )
-        return cls(tuple(entries))
+        return cls(tuple(entries), left_out)
 
     def __len__(self) -> int:
         """Number of photos."""
         return len(self.entries)
+
+    @property
+    def told(self) -> str:
+        """What was found and what was not taken, in words: ``200 photos of 2 sources; left out: 50 .heic``."""
+        sources = len({entry.source for entry in self.entries})
+        found = f"{len(self)} photos of {sources} source{'s' * (sources > 1)}"
+        return f"{found}; {_told(self.left_out)}" if self.left_out else found
 
     @property
     def digest(self) -> str:
@@ -108,16 +130,23 @@ class Photos:
             ) from error
 
     def decode(self, number: int) -> Tensor:
-        """One photo as ``[3, H, W] uint8``.
+        """One photo as ``[3, H, W] uint8``, upright.
+
+        JPEGs, by far the most, by the faster decoder; whatever else may have 16 bits, transparency or a palette is read
+        as it is for serving, so that a network is trained on what it will be shown.
 
         Raises:
             DataError: It cannot be decoded (code ``data-broken``); the message names the file.
         """
+        entry, data = self.entries[number], self.read(number)
         try:
-            data = torch.frombuffer(bytearray(self.read(number)), dtype=torch.uint8)
-            return decode_image(data, ImageReadMode.RGB, apply_exif_orientation=True)
-        except (RuntimeError, ValueError) as error:
-            entry = self.entries[number]
+            if data.startswith(b"\xff\xd8"):
+                stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                return decode_image(stored, ImageReadMode.RGB, apply_exif_orientation=True)
+            with Picture(data, field=entry.name) as picture:
+                pixels = picture.cut((0, 0, *picture.size), picture.size)
+            return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        except (RuntimeError, ValueError, ImageError) as error:
             raise DataError(
                 f"{entry.name} in {entry.path} cannot be decoded: {str(error).splitlines()[0]}",
                 code="data-broken",
@@ -174,10 +203,27 @@ def _words(inside: str) -> list[str]:
     return inside.split(",")
 
 
-def pictures_below(folder: Path) -> list[Entry]:
-    """All pictures of a folder, searched to any depth, in the order of their names."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return [Entry(path, 0, path.stat().st_size, folder.name, str(path.relative_to(folder))) for path in files]
+def pictures_below(folder: Path) -> tuple[list[Entry], Counter[str]]:
+    """All pictures of a folder, searched to any depth, in the order of their names, and suffixes of what is none.
+
+    What is hidden (``._cat.jpg`` of a Mac, folders of thumbnails) does not count as either.
+    """
+    pictures: list[Entry] = []
+    others: Counter[str] = Counter()
+    for path in sorted(folder.rglob("*")):
+        within = path.relative_to(folder)
+        if path.is_dir() or any(part.startswith(".") for part in within.parts):
+            continue
+        # A link may lead nowhere.
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            pictures.append(Entry(path, 0, path.stat().st_size, folder.name, str(within)))
+        else:
+            others[path.suffix.lower() or path.name] += 1
+    return pictures, others
+
+
+def _told(left_out: Counter[str]) -> str:
+    return "left out: " + ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
 
 
 def _shard(path: Path) -> list[Entry]:
@@ -185,18 +231,27 @@ def _shard(path: Path) -> list[Entry]:
     pictures: list[tuple[str, tarfile.TarInfo]] = []
     sources: dict[str, str] = {}
     try:
-        with tarfile.open(path) as shard:
+        # Not compressed: photos are read where they lie.
+        with tarfile.open(path, "r:") as shard:
             for member in shard:
                 stem, _, suffix = member.name.rpartition(".")
+                if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+                    continue
                 if f".{suffix.lower()}" in SUFFIXES:
                     pictures.append((stem, member))
                 elif suffix == "json" and (file := shard.extractfile(member)):
-                    sources[stem] = str(json.load(file).get("source", path.stem))
+                    told = json.load(file)
+                    if isinstance(told, dict) and "source" in told:
+                        sources[stem] = str(told["source"])
     except (tarfile.TarError, ValueError, EOFError) as error:
+        with path.open("rb") as opened:
+            compressed = opened.read(6).startswith(_COMPRESSED)
         raise DataError(
-            f"{path} is no tar shard, or is damaged ({error}).",
+            f"{path} is compressed; photos are read from where they lie in a plain tar."
+            if compressed
+            else f"{path} is no tar shard, or is damaged ({error}).",
             code="data-shard",
-            hint="Pack or fetch it again.",
+            hint="Decompress it." if compressed else "Pack or fetch it again.",
             field="data",
         ) from error
     return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import torch.distributed as dist
 from model.checkpoints import store
 from model.errors import CheckpointError, RecipeError
 from model.loading import check_device
-from model.network import MAE
-from model.pretrain import resume, sharded
+from model.pretrain import beginning, resume, sharded
 from model.pretrain.data import Photos
 from model.pretrain.loop import run
 from model.pretrain.recipe import Recipe
@@ -43,7 +41,8 @@ def pretrain(
         data: Folders of pictures and tar shards, http(s) addresses of shards, or patterns of them.
         out: The run's folder.
         resumed: Go on from its last state; None: if there is one, else begin.
-        init: Weights to begin with, in any layout this package reads; all but their target must be as the recipe's.
+        init: Weights to begin with, in any layout this package reads, an encoder alone included; all but their target
+            must be as the recipe's.
         cache: Where shards from addresses are kept; None for the user's cache.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         workers: Decoding threads of each process.
@@ -71,13 +70,13 @@ def pretrain(
     with _world(device) as (world, where):
         photos = Photos.open(data, cache)
         recipe = recipe.in_steps(Sampler(photos, recipe).length(0))
-        network = _initial(recipe, init) if init and not resumed else None
+        given = beginning.read(init, recipe) if init and not resumed else None
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 
         try:
             training = run(
                 recipe, photos, out,
-                device=where, workers=workers, resumed=resumed, init=network, world=world,
+                device=where, workers=workers, resumed=resumed, init=given, world=world,
                 begin=watch.begin if watch else None, report=watch.report if watch else None,
             )  # fmt: skip
         except torch.OutOfMemoryError as error:
@@ -94,27 +93,8 @@ def pretrain(
     if not world.first:
         return None
     weights = out / f"{recipe.name}.safetensors"
-    samples = training.step * recipe.batch_size
-    card = {
-        "steps": training.step,
-        "samples": samples,
-        "strategy": recipe.masks,
-        "recipe": training.recipe.to_dict(),
-    }
-    store.write(weights, result, name=recipe.name, card=card)
+    store.write(weights, result, name=recipe.name, card=training.card)
     return weights
-
-
-def _initial(recipe: Recipe, path: Path) -> MAE:
-    checkpoint = store.read(path)
-    if replace(checkpoint.network.config, target=recipe.target) != recipe.config:
-        raise CheckpointError(
-            f"{path} holds {checkpoint.network.config}, and the recipe trains {recipe.config}.",
-            code="init-config",
-            hint="Give weights of the recipe's size, or change the recipe.",
-            field="init",
-        )
-    return checkpoint.network
 
 
 def _fresh_store(size: int) -> Any:

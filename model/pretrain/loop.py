@@ -28,6 +28,7 @@ from model.errors import DataError
 from model.network import MAE
 from model.pretrain import feed, resume, sharded, targets
 from model.pretrain.adversarial import Adversary
+from model.pretrain.beginning import Beginning
 from model.pretrain.data import Photos
 from model.pretrain.muon import Muon
 from model.pretrain.pace import Pace
@@ -39,8 +40,6 @@ from model.pretrain.world import ALONE, World
 
 #: Steps after which several processes ask each other whether to stop: torchrun kills those that take 30 seconds.
 ASK_EVERY = 10
-#: Parts of a network that belong to what it predicts, by the beginnings of their names.
-OF_TARGET = ("decoder_pred.", "decoder_basis", "decoder_mean", "decoder_tokenizer.")
 
 
 class Objective(nn.Module):
@@ -67,13 +66,19 @@ class Objective(nn.Module):
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Share of the top rate in step 0, 1, ...: linear warm-up, then the recipe's schedule down to 0."""
-    if step < recipe.warmup_steps:
-        return step / recipe.warmup_steps
-    if recipe.steps == 0:  # the end is not yet known
+    """Share of the top rate in step 0, 1, ...: linear warm-up, then the recipe's schedule down to 0.
+
+    Warm-up takes a tenth of the run at most: a recipe that was shortened still reaches its rate.
+    """
+    warmup = recipe.warmup_steps
+    if recipe.steps:  # else the end is not yet known
+        warmup = min(warmup, math.ceil(recipe.steps / 10))
+    if step < warmup:
+        return step / warmup
+    if recipe.steps == 0:
         return 1.0
     if recipe.schedule == "cosine":
-        done = (step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1)
+        done = (step - warmup) / max(recipe.steps - warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
     # Trapezoid: flat, then 1 - sqrt, which ends lower than a straight line at equal length.
     decay = max(round(recipe.steps * recipe.decay_share), 1)
@@ -165,7 +170,7 @@ def run(
     device: torch.device,
     workers: int = 1,
     resumed: bool = False,
-    init: MAE | None = None,
+    init: Beginning | None = None,
     world: World = ALONE,
     begin: Callable[[int, MAE], None] | None = None,
     report: Callable[[Progress, MAE], None] | None = None,
@@ -181,7 +186,7 @@ def run(
         device: Where the network lives.
         workers: Decoding threads.
         resumed: Go on from the state in ``out``.
-        init: Begin with the weights of this network instead of random ones; its target may be another.
+        init: Begin with these weights instead of random ones.
         world: The processes that train together; every one calls this function.
         begin: Called once with the steps already made, before the next one.
         report: Called every ``log_every`` steps and at the end; watching and evaluating happen there.
@@ -197,7 +202,7 @@ def run(
         objective = _objective(training, device, world)
         if begin:
             begin(training.step, training.result)
-        pace = Pace(training.step, began)
+        pace = Pace(training.step, began, training.recipe.minutes)
         stream = feed.batches(
             photos, training.recipe, training.step, device=device, workers=workers, world=world
         )
@@ -217,7 +222,7 @@ def run(
             due = training.step % recipe.log_every == 0 or training.finished
             # Several processes must stop after the same step: they ask each other now and then.
             asked = world.size == 1 or training.step % ASK_EVERY == 0
-            stopped = asked and world.any(bool(stop))
+            stopped = asked and world.any(bool(stop) or pace.over)
             saving = training.step % recipe.checkpoint_every == 0 or stopped or training.finished
             if due or saving:
                 _share(training, world)
@@ -242,7 +247,7 @@ def _begin(
     out: Path,
     device: torch.device,
     resumed: bool,
-    init: MAE | None,
+    init: Beginning | None,
     workers: int,
     world: World = ALONE,
 ) -> Training:
@@ -250,8 +255,8 @@ def _begin(
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
     network = MAE(recipe.config).to(device).train()
     if init is not None and not resumed:
-        _take_over(network, init)
-    if not resumed and (init is None or init.config.target != recipe.target):
+        init.fill(network)
+    if not resumed and (init is None or init.target != recipe.target):
         targets.learn(network, photos, recipe, workers)
     network.recompute = recipe.recompute
     average = copy.deepcopy(network) if recipe.ema is not None else None
@@ -264,18 +269,12 @@ def _begin(
     if recipe.sharding == "fsdp2" and world.size > 1:
         sharded.shard(network)
     optimisers = build_optimisers(network, recipe)
-    training = Training(recipe, network, optimisers, photos.digest, average, adversary)
+    training = Training(
+        recipe, network, optimisers, photos.digest, average, adversary, origin=init.origin if init else {}
+    )
     if resumed:
         resume.restore(out, training)
     return training
-
-
-def _take_over(network: MAE, init: MAE) -> None:
-    """Begin with another network's weights; the last layer stays random where it predicted something else."""
-    known = init.state_dict()
-    if init.config.target != network.config.target:
-        known = {name: value for name, value in known.items() if not name.startswith(OF_TARGET)}
-    network.load_state_dict(known, strict=False)
 
 
 def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:

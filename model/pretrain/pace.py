@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -11,8 +12,12 @@ from model.pretrain.recipe import Recipe
 from model.pretrain.resume import Training
 from model.pretrain.world import World
 
-#: Steps after which a run limited by minutes knows its speed, and those before that do not count (compilation).
-MEASURED, UNTYPICAL = 50, 10
+#: Steps after which a run limited by minutes knows its speed, ...
+MEASURED = 50
+#: ... or the share of its minutes for which it has made steps: whichever comes first.
+MEASURING_SHARE = 0.1
+#: What does not count: the first step (compilation), and where there are more the first ten.
+UNTYPICAL = (1, 10)
 #: Share of the time left that goes into steps; the rest is for pictures, states and the end.
 STEPPING_SHARE = 0.97
 
@@ -23,13 +28,21 @@ class Pace:
     Args:
         first: Steps made before this process began.
         began: When it began, monotonic seconds.
+        minutes: How long it may take in all; None for any time.
     """
 
-    def __init__(self, first: int, began: float) -> None:
+    def __init__(self, first: int, began: float, minutes: float | None) -> None:
         self._first = first
-        self._began = began
-        self._settled = began
+        self._length_s = math.inf if minutes is None else 60 * minutes
+        self._end = began + self._length_s
+        self._settled = (0, began)  # steps and time from which on speed is measured
+        self._stepping = math.inf  # when the first step was made
         self._last = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run's minutes are, whatever was planned."""
+        return time.monotonic() >= self._end
 
     def since_report(self) -> float:
         """Seconds since the last report was done."""
@@ -42,15 +55,19 @@ class Pace:
     def plan(self, training: Training, device: torch.device, world: World) -> Recipe:
         """The recipe, with a number of steps instead of minutes once the speed is known."""
         made = training.step - self._first
-        if made not in (UNTYPICAL, MEASURED) or training.recipe.minutes is None:
+        enough = time.monotonic() - self._stepping >= MEASURING_SHARE * self._length_s
+        # The first process decides: clocks of others may differ by a step.
+        known = made > 1 and bool(world.told_by_first(made >= MEASURED or enough))
+        if not known and made not in UNTYPICAL:
             return training.recipe
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         now = time.monotonic()
-        if made == UNTYPICAL:
-            self._settled = now
+        if not known:
+            self._settled = made, now
+            self._stepping = min(self._stepping, now)
             return training.recipe
-        step_s = (now - self._settled) / (MEASURED - UNTYPICAL)
-        left_s = training.recipe.minutes * 60 - (now - self._began)
-        more = max(round(STEPPING_SHARE * left_s / step_s), 1)
+        before, since = self._settled
+        step_s = (now - since) / (made - before)
+        more = max(round(STEPPING_SHARE * (self._end - now) / step_s), 1)
         return replace(training.recipe, minutes=None, steps=world.told_by_first(training.step + more))

@@ -10,7 +10,8 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.config import SIZES, MAEConfig, Target, choices
 from model.errors import CheckpointError, RecipeError
@@ -19,6 +20,10 @@ from model.masking import SAMPLERS
 #: What a run's length may be given as.
 _LENGTHS = {"steps", "epochs", "minutes"}
 _BASE = 256  # photos a step that a base learning rate is meant for
+#: What of a size's encoder a recipe may change.
+_NETWORK = ("image_size", "patch_size", "width", "depth", "heads")
+#: Plain types as a person calls them.
+_PLAIN: dict[type, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,7 @@ class Adversarial:
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained, by name and with the reason."""
+        _require_types(self)
         _require_choices(self)
         for name in ("weight", "matching_weight", "perceptual_weight", "warmup_steps", "window"):
             _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} must be at least 0")
@@ -58,6 +64,9 @@ class Recipe:
 
     name: str  # the model's name in its weight file
     size: str = "vit_base"  # a key of model.config.SIZES
+    network: dict[str, int] = field(
+        default_factory=dict
+    )  # instead of the size's: image_size, patch_size, width, depth, heads
     target: Target = "pixel"  # what is predicted of a hidden patch, see model.config.TARGETS
     decoder_depth: int | None = None  # blocks, instead of the size's
     decoder_width: int | None = None  # instead of the size's; a multiple of 4 and of the decoder's heads
@@ -81,7 +90,7 @@ class Recipe:
     source_weights: dict[str, float] = field(
         default_factory=dict
     )  # photos a source gives an epoch, 0..1, default 1
-    max_broken_share: float = 0.01  # photos that may be undecodable (and replaced) before the run stops
+    max_broken_share: float = 0.01  # photos that may be undecodable (and replaced); above 0 at least three
     data_path: Literal["auto", "host", "device"] = "auto"  # device: all photos decoded into its memory
 
     optimiser: Literal["adamw", "muon"] = "adamw"  # muon: block matrices by Muon, the rest by AdamW at `lr`
@@ -115,6 +124,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained, by name and with the reason."""
+        _require_types(self)
         for name in (
             "batch_size",
             "accumulate",
@@ -165,13 +175,28 @@ class Recipe:
             ("source_weights", all(0 < w <= 1 for w in self.source_weights.values()), "above 0, at most 1"),
             ("max_broken_share", 0 <= self.max_broken_share < 1, "at least 0 and below 1"),
             ("ema", self.ema is None or 0 < self.ema < 1, "above 0 and below 1"),
+            ("lr", self.lr > 0, "above 0"),
+            ("muon_lr", self.muon_lr > 0, "above 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("betas", [0 <= beta < 1 for beta in self.betas] == [True, True], "two within 0..1"),
+            ("decay_share", 0 <= self.decay_share <= 1, "within 0..1"),
+            ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0"),
             ("decoder_depth", self.decoder_depth is None or self.decoder_depth >= 1, "at least 1"),
+            ("decoder_width", self.decoder_width is None or self.decoder_width >= 1, "at least 1"),
+            ("decoder_heads", self.decoder_heads is None or self.decoder_heads >= 1, "at least 1"),
+            (
+                "network",
+                set(self.network) <= set(_NETWORK)
+                and all(type(value) is int and value >= 1 for value in self.network.values()),
+                f"whole numbers, at least 1, called {', '.join(_NETWORK)}",
+            ),
+            ("name", Path(self.name).name == self.name, "a file's name, without folders"),
         ):
             _require(inside, name, f"{getattr(self, name)} must be {bounds}")
         try:
             _ = self.config
         except CheckpointError as error:
-            raise _bad("decoder_width", str(error).rstrip(".")) from error
+            raise _bad("network" if self.network else "decoder_width", str(error).rstrip(".")) from error
 
     @property
     def ratio_range(self) -> tuple[float, float]:
@@ -203,7 +228,7 @@ class Recipe:
         values = SIZES[self.size].to_dict() | {"target": self.target, "mask_tokens": self.mask_tokens}
         given = {name: getattr(self, name) for name in ("decoder_depth", "decoder_width", "decoder_heads")}
         return MAEConfig.from_dict(
-            values | {name: value for name, value in given.items() if value is not None}
+            values | self.network | {name: value for name, value in given.items() if value is not None}
         )
 
     @property
@@ -237,6 +262,8 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     changes = {key: value for key, value in changes.items() if value is not None}
     if changes.keys() & _LENGTHS:  # one takes the other's place
         values = {key: value for key, value in values.items() if key not in _LENGTHS}
+    if "size" in changes:  # with all that belongs to it
+        values.pop("network", None)
     values |= changes
     known_keys = {entry.name for entry in fields(Recipe)} | {"base_lr"}
     if unknown := sorted(set(values) - known_keys):
@@ -247,6 +274,7 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     try:
         if "base_lr" in values:
             _require("lr" not in values, "base_lr", "lr is given too; leave one out")
+            _require(_is(values["base_lr"], float), "base_lr", f"{values['base_lr']!r} must be a number")
             values["lr"] = values.pop("base_lr") * values.get("batch_size", Recipe.batch_size) / _BASE
         if "adversarial" in values:
             values["adversarial"] = Adversarial(**values["adversarial"])
@@ -271,6 +299,20 @@ def _read(name_or_path: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise _bad("recipe", f"{path.name} is no valid TOML: {error}") from error
+
+
+def _require_types(settings: Recipe | Adversarial) -> None:
+    """Refuse a plain value of another type, which would stop the run in its middle."""
+    for name, hint in get_type_hints(type(settings)).items():
+        plain, *others = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        value = getattr(settings, name)
+        if plain in _PLAIN and type(value) not in {get_origin(other) or other for other in others}:
+            _require(_is(value, plain), name, f"{value!r} must be {_PLAIN[plain]}")
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether it is of this plain type; a whole number is a number too, and true is none."""
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def _require_choices(settings: Recipe | Adversarial) -> None:

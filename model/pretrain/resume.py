@@ -44,6 +44,7 @@ class Training:
         losses: Of the steps since the last report.
         broken: Numbers of the photos found undecodable so far.
         best: Lowest mean loss between two states so far.
+        origin: What its card owes to the weights it began with, see ``beginning``.
     """
 
     recipe: Recipe
@@ -56,6 +57,18 @@ class Training:
     losses: list[Tensor] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
     best: float = float("inf")
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the weights say of themselves, JSON-ready."""
+        return {
+            "steps": self.step,
+            "samples": self.step * self.recipe.batch_size,
+            "strategy": self.recipe.masks,
+            **self.origin,
+            "recipe": self.recipe.to_dict(),
+        }
 
     @property
     def finished(self) -> bool:
@@ -104,7 +117,9 @@ def save(folder: Path, training: Training, loss: float, world: World = ALONE) ->
         "losses": [float(value) for value in training.losses],
         "broken": sorted(training.broken),
         "best": training.best,
-        "unmask": {"config": training.network.config.to_dict()},  # for whoever opens it as weights
+        "origin": training.origin,
+        # For whoever opens it as weights.
+        "unmask": {"config": training.network.config.to_dict(), "card": training.card},
     }
     _atomically(path, lambda file: torch.save(state, file))
     for pointer in (LATEST, BEST) if best else (LATEST,):
@@ -155,6 +170,7 @@ def restore(folder: Path, training: Training) -> None:
     saved, wanted = state["recipe"], training.recipe.to_dict()
     for key in (
         "size",
+        "network",
         "target",
         "optimiser",
         "batch_size",
@@ -212,6 +228,7 @@ def restore(folder: Path, training: Training) -> None:
     training.losses = [torch.tensor(value, device=device) for value in state.get("losses", [])]
     training.broken = set(state.get("broken", []))
     training.best = float(state.get("best", float("inf")))
+    training.origin = state.get("origin", {})
     if training.recipe.minutes is not None and saved.get("steps"):
         training.recipe = replace(training.recipe, minutes=None, steps=saved["steps"])
 

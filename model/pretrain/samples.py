@@ -25,6 +25,8 @@ Keys = NDArray[np.uint64]
 
 #: Photos tried in place of one that cannot be decoded.
 STAND_INS = 16
+#: Broken photos that stop no run, however few photos there are: a share of a small folder is less than one photo.
+FEW_BROKEN = 3
 
 
 class Sample(NamedTuple):
@@ -124,9 +126,11 @@ def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> 
     """Stop a run on a set that is damaged as a whole.
 
     Raises:
-        DataError: More than ``recipe.max_broken_share`` of the photos cannot be decoded.
+        DataError: More than ``recipe.max_broken_share`` of the photos, and more than ``FEW_BROKEN`` (where the share
+            is 0, any), cannot be decoded.
     """
-    if len(broken) <= recipe.max_broken_share * len(photos):
+    share = recipe.max_broken_share
+    if len(broken) <= (max(FEW_BROKEN, share * len(photos)) if share else 0):
         return
     named = ", ".join(photos.entries[number].name for number in sorted(broken)[:3])
     raise DataError(

@@ -38,11 +38,13 @@ class Packed:
         shards: The files.
         photos: Photos in them.
         broken: Names of pictures that cannot be decoded and were left out.
+        found: What the folder holds, in words.
     """
 
     shards: tuple[Path, ...]
     photos: int
     broken: tuple[str, ...]
+    found: str
 
 
 def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, workers: int = 1) -> Packed:
@@ -80,7 +82,7 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
             hint="Look at one of them with another program.",
             field="folder",
         )
-    return Packed(tuple(shards), count, tuple(broken))
+    return Packed(tuple(shards), count, tuple(broken), photos.told)
 
 
 def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -28,6 +28,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--cache", type=Path, help="where shards from addresses are kept (default ~/.cache/unmask/shards)"
     )
     verb.add_argument("--init", type=Path, help="weights to begin with instead of random ones")
+    verb.add_argument("--name", help="of the new model and its file, instead of the recipe's")
     verb.add_argument("--steps", type=int, help="instead of the recipe's steps, epochs or minutes")
     verb.add_argument("--epochs", type=float, help="the same, as how often every photo comes")
     verb.add_argument("--minutes", type=float, help="the same, as many steps as fit")
@@ -60,7 +61,7 @@ def _pretrain(given: argparse.Namespace) -> str | None:
 
     changes = {
         name: getattr(given, name)
-        for name in ("steps", "epochs", "minutes", "batch_size", "size", "data_path")
+        for name in ("name", "steps", "epochs", "minutes", "batch_size", "size", "data_path")
     }
     weights = pretrain(
         load_recipe(given.recipe, **changes),
@@ -80,4 +81,5 @@ def _shards(given: argparse.Namespace) -> str:
 
     packed = pack(given.folder, given.out, side=given.side, per_shard=given.per_shard, workers=given.workers)
     left_out = [f"left out, cannot be decoded: {name}" for name in packed.broken]
-    return "\n".join([f"{packed.photos} photos in {len(packed.shards)} shards under {given.out}.", *left_out])
+    written = f"{packed.photos} photos in {len(packed.shards)} shards under {given.out}."
+    return "\n".join([f"{packed.found}.", *left_out, written])

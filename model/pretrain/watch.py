@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Watch:
         self._recipe = recipe
         self._photos = photos
         self._device = device
+        tqdm.write(f"{photos.told}.", file=sys.stderr)
         self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
         self._named: frozenset[int] = frozenset()
         out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.__main__ import main
-from model.config import SIZES
+from model.config import IMAGE_MEAN, IMAGE_STD, SIZES
 from model.errors import DataError
 from model.evaluate import classifier, finetune, judge, state, transfer
 from model.evaluate.augment import Augmented, Samples, batches, seeded
@@ -64,6 +64,16 @@ def test_partial_fine_tuning_leaves_the_last_blocks_to_learn_and_a_half_is_the_m
     found = {name for name, parameter in vit.named_parameters() if parameter.requires_grad}
     parts = tuple(f"{part}." for part in (*learning, "fc_norm", "head"))
     assert found == {name for name, _ in vit.named_parameters() if name.startswith(parts)}
+
+
+def test_an_encoder_of_other_colours_sees_the_same_as_a_classifier(tmp_path: Path) -> None:
+    config = replace(SIZES["debug"], pixel_mean=(0.1, 0.5, 0.7), pixel_std=(0.3, 0.2, 0.5))
+    encoder = classifier.scratch(config, 0, "other")
+    vit = classifier.build(encoder, 3, drop_path=0.0, seed=0)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (IMAGE_MEAN, IMAGE_STD))
+    projected = encoder.network.patch_embed(encoder.network.patchify(encoder.network.normalise(image)))
+    torch.testing.assert_close(vit.patch_embed((image - mean) / std), projected)
 
 
 def test_more_blocks_than_there_are_is_refused(debug_file: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_file_of_hugging_face_is_told_by_its_separate_weights() -> None:
     assert (report.layout, report.content, report.missing, report.left_over) == (
         "Hugging Face ViTMAE", "encoder", (), (),
     )  # fmt: skip
-    assert report.usable_for == ("convert",)
+    assert report.usable_for == ("evaluate", "convert")
 
 
 @pytest.mark.parametrize(

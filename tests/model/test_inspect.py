@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.__main__ import main
-from model.checkpoints import registry, store
+from model.checkpoints import registry, shapes, store
 from model.checkpoints.convert import convert
+from model.checkpoints.files import RawFile
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
-from model.config import SIZES, Target
+from model.config import SIZES, MAEConfig, Target
+from model.errors import CheckpointError
 from model.loading import report_beside
 from model.network import MAE
 from tests.pictures import encoded
@@ -48,7 +52,8 @@ def test_an_encoder_is_told_which_file_to_use_instead(tmp_path: Path, debug_netw
     path = tmp_path / "mae_pretrain_vit_base.pth"
     torch.save({"model": _encoder(debug_network.state_dict())}, path)
     report = inspect(path, Given(heads=2))
-    assert (report.content, report.target, report.usable_for) == ("encoder", None, ("convert",))
+    assert (report.content, report.target) == ("encoder", None)
+    assert report.usable_for == ("evaluate", "convert")
     assert "mae_visualize_vit_*.pth" in report.advice
     assert not report.missing
     assert "no decoder" in "\n".join(report.lines())
@@ -89,13 +94,13 @@ def test_an_unknown_target_is_said_and_how_to_find_out(tmp_path: Path, debug_net
     report = inspect(tmp_path / "a.pth")
     assert report.target is None
     assert "--photos" in report.advice
-    assert report.usable_for == ("convert",)
+    assert report.usable_for == ("evaluate", "convert")
 
 
 def test_normalised_pixels_come_with_a_warning(tmp_path: Path, debug_network: MAE) -> None:
-    torch.save({"model": debug_network.state_dict()}, tmp_path / "mae_pretrain_vit_base_full.pth")
-    report = inspect(tmp_path / "mae_pretrain_vit_base_full.pth")
-    assert (report.target, report.target_source) == ("norm_pixel", "the file's name")
+    torch.save({"model": debug_network.state_dict()}, tmp_path / "a.pth")
+    report = inspect(tmp_path / "a.pth", Given(target="norm_pixel"))
+    assert (report.target, report.target_source) == ("norm_pixel", "you")
     assert "brightness and contrast" in report.advice
 
 
@@ -103,7 +108,7 @@ def test_normalised_pixels_come_with_a_warning(tmp_path: Path, debug_network: MA
 def test_what_predicts_no_pixels_is_not_called_good_for_pictures(tmp_path: Path, target: Target) -> None:
     store.write(tmp_path / "m.safetensors", MAE(replace(SIZES["debug"], target=target)), name="m", card={})
     report = inspect(tmp_path / "m.safetensors")
-    assert report.usable_for == ("convert",)
+    assert report.usable_for == ("evaluate", "convert")
     assert "no picture" in report.advice
 
 
@@ -144,6 +149,104 @@ def test_an_unknown_target_is_measured_on_photos(
     assert report.target == target
     if target:
         assert "a guess, measured on 3 photos" in str(report.target_source)
+    else:
+        assert any("undecided, measured on 3 photos: pixel leaves" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("inside", [None, (), ("album.jpg/", "._cat.jpg", "notes.txt")])
+def test_a_folder_without_photos_is_refused(
+    tmp_path: Path, debug_file: Path, inside: tuple[str, ...] | None
+) -> None:
+    folder = tmp_path / "photos"
+    for name in inside or ():
+        (folder / name).mkdir(parents=True) if name.endswith("/") else (folder / name).touch()
+    if inside == ():
+        folder.mkdir()
+    with pytest.raises(CheckpointError, match="no folder with photos"):
+        inspect(debug_file, photos=folder)
+
+
+@pytest.mark.parametrize(
+    ("channels", "says"), [(1, "measured on 1 photos"), (5, "do not have its 5 channels")]
+)
+def test_a_model_of_other_channels_is_measured_where_photos_have_them(
+    tmp_path: Path, channels: int, says: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(np.full((64, 64, 3), 90, np.uint8)))
+    torch.save({"model": MAE(replace(SIZES["debug"], channels=channels)).state_dict()}, tmp_path / "a.pth")
+    report = inspect(tmp_path / "a.pth", Given(heads=2, decoder_heads=2), photos=tmp_path)
+    assert says in " ".join((*report.notes, str(report.target_source)))
+
+
+# --- what is assumed, and who is believed ---------------------------------------------------------------------------
+
+
+def test_heads_told_by_the_width_alone_are_said_to_be_assumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = MAEConfig(width=384, depth=1, heads=12, decoder_width=512, decoder_depth=1, decoder_heads=16)
+    torch.save({"model": MAE(small).state_dict()}, tmp_path / "a.pth")
+    assert any("6 heads are assumed" in note for note in inspect(tmp_path / "a.pth").notes)
+    checkpoint = store.read(tmp_path / "a.pth", Given(target="pixel"))
+    assert any("6 heads are assumed" in note for note in checkpoint.notes)
+    assert "6 heads are assumed" in caplog.text, "whoever only reconstructs reads it too"
+    told = store.read(tmp_path / "a.pth", Given(target="pixel", heads=12))
+    assert (told.network.config, told.notes) == (small, ())
+
+
+@pytest.mark.parametrize("option", ["input_size", "img_size"])
+def test_the_side_of_pictures_comes_from_training_options_or_is_said_to_be_assumed(
+    tmp_path: Path, debug_network: MAE, option: str
+) -> None:
+    state = {key: value for key, value in debug_network.state_dict().items() if "pos_embed" not in key}
+    heads = Given(heads=2, decoder_heads=2)
+    torch.save({"model": state, "args": argparse.Namespace(**{option: 64})}, tmp_path / "a.pth")
+    told = inspect(tmp_path / "a.pth", heads)
+    assert told.config
+    assert told.config["image_size"] == 64
+    assert not told.notes
+    torch.save({"model": state}, tmp_path / "b.pth")
+    assert any("224 pixels are assumed" in note for note in inspect(tmp_path / "b.pth", heads).notes)
+
+
+def test_the_caller_overrules_another_program_and_not_our_own_config(
+    tmp_path: Path, debug_network: MAE, debug_file: Path
+) -> None:
+    options = argparse.Namespace(norm_pix_loss=True)
+    torch.save({"model": debug_network.state_dict(), "args": options}, tmp_path / "a.pth")
+    report = inspect(tmp_path / "a.pth", Given(target="pixel"))
+    assert (report.target, report.target_source) == (
+        "pixel", "you, though the training options stored in the file says norm_pixel",
+    )  # fmt: skip
+    assert store.read(tmp_path / "a.pth", Given(target="pixel")).network.config.target == "pixel"
+    for given in (Given(target="norm_pixel"), Given(heads=4), Given(decoder_heads=1)):
+        with pytest.raises(CheckpointError, match="its own config says") as caught:
+            inspect(debug_file, given) if given.target else store.read(debug_file, given)
+        assert caught.value.code == "checkpoint-contradiction"
+
+
+def test_heads_that_contradict_a_config_are_taken_and_said(tmp_path: Path, debug_file: Path) -> None:
+    folder = convert(debug_file, tmp_path / "h", to="huggingface")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")  # without our config
+    report = inspect(folder, Given(heads=4))
+    assert report.config
+    assert report.config["heads"] == 4
+    assert any(
+        "config.json says 2 heads in the encoder; the 4 that were given" in note for note in report.notes
+    )
+
+
+def test_a_name_that_only_begins_like_a_released_one_says_nothing(tmp_path: Path) -> None:
+    house = store.skeleton(SIZES["vit_base"]).state_dict()
+    for name, target in (
+        ("mae_visualize_vit_base.pth", "pixel"),
+        ("mae_pretrain_vit_base_full.pth", "norm_pixel"),
+        ("mae_pretrain_vit_base_mydata.pth", None),
+        ("mae_pretrain_vit_large.pth", None),
+    ):
+        raw = RawFile(tmp_path / name, house, "", 0)
+        assert shapes.find_target(raw, Given())[0] == target, name
+        assert shapes.is_released(raw) == (target is not None)
 
 
 def test_the_command_prints_lines_or_json(debug_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import sys
 import types
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ from model import Options
 from model.checkpoints import shapes, store
 from model.checkpoints.convert import convert
 from model.checkpoints.files import FORMAT
+from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.errors import CheckpointError
+from model.loading import open_weights
 from model.masking import sample_mask
 from model.network import MAE
 from model.reconstruct import load
@@ -115,6 +119,26 @@ def test_a_file_comes_back_to_the_bit(tmp_path: Path, to: Any, name: str, target
     assert load_file(back).keys() == load_file(tmp_path / "ours.safetensors").keys()
 
 
+@pytest.mark.parametrize(
+    ("to", "name", "says"),
+    [
+        ("authors", "a.safetensors", "is a pickle"),
+        ("huggingface", "file", "is a folder"),
+        ("unmask", "folder", "is a file"),
+    ],
+)
+def test_a_place_that_cannot_hold_the_layout_is_refused_before_anything_is_written(
+    tmp_path: Path, ours: Path, to: Any, name: str, says: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=says) as caught:
+        convert(ours, tmp_path / name, to=to)
+    assert caught.value.code == "checkpoint-out"
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("to", ["authors", "huggingface"])
 @pytest.mark.parametrize("own", [{"target": "pca"}, {"mask_tokens": "encoder"}, {"decoder": "patches"}])
 def test_what_another_layout_cannot_say_is_not_written_in_it(tmp_path: Path, to: Any, own: Any) -> None:
@@ -147,13 +171,17 @@ def test_positions_that_are_not_the_formula_survive_and_are_said(tmp_path: Path)
         lambda s: {"model": s},
         lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
         lambda s: {"model": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
+        lambda s: {"model": {re.sub(r"^(blocks\.\d+)\.", r"\1._orig_mod.", k): v for k, v in s.items()}},
+        lambda s: {"module": s},
+        lambda s: {"model_ema": s},
+        lambda s: {"model": {**s, "head.weight": torch.ones(9, 48), "head.bias": torch.ones(9)}},
         lambda s: {
             "model": s,
             "optimizer": {"state": {}},
             "args": argparse.Namespace(lr=1e-4, device="cuda"),
         },
     ],
-    ids=["bare", "model", "module", "compiled", "training"],
+    ids=["bare", "model", "module", "compiled", "blocks", "deepspeed", "average", "head", "training"],
 )
 def test_authors_files_are_read_however_wrapped(
     tmp_path: Path, network: MAE, wrap: Callable[[dict[str, Tensor]], Any]
@@ -162,6 +190,27 @@ def test_authors_files_are_read_however_wrapped(
     checkpoint = store.read(tmp_path / "a.pth", ODD_HEADS)
     assert checkpoint.layout == "authors"
     assert _equal(checkpoint.network, network)
+
+
+def test_a_name_of_a_trainer_beside_the_network_is_left_over(tmp_path: Path, network: MAE) -> None:
+    lightning = {f"model.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": lightning | {"loss.scale": torch.ones(1)}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"missing none, left over loss\.scale"):
+        store.read(tmp_path / "a.ckpt", ODD_HEADS)
+
+
+def test_of_weights_and_their_average_the_caller_may_choose(tmp_path: Path, network: MAE) -> None:
+    average = {key: value + 1 for key, value in network.state_dict().items() if "pos_embed" not in key}
+    average |= {key: value for key, value in network.state_dict().items() if "pos_embed" in key}
+    torch.save({"model": network.state_dict(), "model_ema": average}, tmp_path / "a.pth")
+    raw = store.read(tmp_path / "a.pth", ODD_HEADS)
+    assert _equal(raw.network, network)
+    assert any("convert --weights-key model_ema" in note for note in raw.notes)
+    chosen = store.read(tmp_path / "a.pth", replace(ODD_HEADS, weights_key="model_ema"))
+    assert chosen.network.norm.bias.equal(network.norm.bias + 1)
+    with pytest.raises(CheckpointError, match="no weights under 'ema'") as caught:
+        store.read(tmp_path / "a.pth", replace(ODD_HEADS, weights_key="ema"))
+    assert "model, model_ema" in caught.value.hint
 
 
 class Kept(dict[str, Any]):
@@ -206,19 +255,6 @@ def test_training_options_in_a_file_tell_its_target(
     assert read.config.target == target
 
 
-@pytest.mark.parametrize(
-    ("name", "target"),
-    [("mae_visualize_vit_large_ganloss.pth", "pixel"), ("mae_pretrain_vit_base_full.pth", "norm_pixel")],
-)
-def test_the_names_of_released_files_tell_their_target(
-    tmp_path: Path, network: MAE, name: str, target: str
-) -> None:
-    torch.save({"model": network.state_dict()}, tmp_path / name)
-    checkpoint = store.read(tmp_path / name, Given(heads=3, decoder_heads=2))
-    assert checkpoint.network.config.target == target
-    assert checkpoint.card["licence"] == "CC-BY-NC-4.0"
-
-
 def test_heads_that_nobody_tells_are_refused_not_guessed(tmp_path: Path, network: MAE) -> None:
     torch.save({"model": network.state_dict()}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="unknown heads") as caught:
@@ -242,7 +278,7 @@ def test_heads_of_known_sizes_are_known(size: str, heads: int) -> None:
 
     house = store.skeleton(SIZES[size]).state_dict()
     raw = RawFile(Path("a.pth"), house, "", 0)
-    assert shapes.infer_config(raw, house, Given(), "pixel") == SIZES[size]
+    assert shapes.infer_config(raw, house, Given(), "pixel") == (SIZES[size], ())
 
 
 def test_a_target_that_nobody_tells_is_refused_not_guessed(tmp_path: Path, network: MAE) -> None:
@@ -321,6 +357,70 @@ def test_what_transformers_saves_is_read(tmp_path: Path, network: MAE, options: 
     assert _gap(_predict(checkpoint.network), _transformers_prediction(oracle, ODD)) < 1e-5
     picture = load(tmp_path, "cpu")(encoded(photo()), Options(seed=1)).panel("reconstruction")
     assert picture.shape == (40, 40, 3)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]},
+        {"image_mean": [0.1, 0.5, 0.7], "image_std": [0.3, 0.2, 0.4]},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [120.0, 110.0, 100.0], "image_std": [60.0, 55.0, 50.0]},
+    ],
+    ids=["half", "odd", "none", "bytes"],
+)
+def test_pixels_are_normalised_as_the_folder_says(tmp_path: Path, said: dict[str, Any]) -> None:
+    """From the same bytes to the same prediction as transformers, with its own processor."""
+    transformers = _transformers()
+    oracle = _transformers_model(ODD)
+    _randomise(oracle)
+    oracle.save_pretrained(tmp_path / "h")
+    processor = transformers.ViTImageProcessor(size={"height": 40, "width": 40}, **said)
+    processor.save_pretrained(tmp_path / "h")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    _, keep, restore = _inputs(ODD)
+    with torch.inference_mode():
+        image = processor(list(pixels), return_tensors="pt")["pixel_values"]
+        theirs = oracle(image, noise=restore.float()).logits
+    # And so by what is written from it.
+    ours = convert(tmp_path / "h", tmp_path / "u.safetensors", to="unmask")
+    again = convert(ours, tmp_path / "again", to="huggingface")
+    for path in (tmp_path / "h", ours, again):
+        loaded = open_weights(path, "cpu", proofs=tmp_path)
+        pred = loaded.engine.run(pixels, keep.numpy(), restore.numpy())
+        assert _gap(torch.from_numpy(pred), theirs) < 1e-5
+        assert any("not by ImageNet's" in note for note in inspect(path).notes)
+    with pytest.raises(CheckpointError, match="cannot say"):
+        convert(ours, tmp_path / "a.pth", to="authors")
+
+
+def test_a_folder_of_imagenets_colours_keeps_the_config_as_it_was(tmp_path: Path, ours: Path) -> None:
+    folder = convert(ours, tmp_path / "h", to="huggingface")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")  # without our config
+    checkpoint = store.read(folder)
+    assert (checkpoint.network.config, checkpoint.notes) == (ODD, ())
+    assert "pixel_mean" not in checkpoint.network.config.to_dict()
+    (folder / "preprocessor_config.json").unlink()
+    assert any("are assumed" in note for note in store.read(folder).notes)
+
+
+def test_the_same_weights_with_other_colours_are_proved_anew(tmp_path: Path, ours: Path) -> None:
+    folder = convert(ours, tmp_path / "h", to="huggingface")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")  # without our config
+    assert open_weights(folder, "cpu", proofs=tmp_path).note == ""
+    said = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    loaded = open_weights(folder, "cpu", proofs=tmp_path)
+    assert (loaded.engine.name, loaded.note) == ("openvino", "")
+
+
+@pytest.mark.parametrize("mean", [[0.5], "grey", [0.5, None, 0.5]])
+def test_colours_that_cannot_be_read_are_refused(tmp_path: Path, ours: Path, mean: Any) -> None:
+    folder = convert(ours, tmp_path / "h", to="huggingface")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean}))
+    with pytest.raises(CheckpointError, match=r"pixel_mean|preprocessor_config\.json"):
+        store.read(folder)
 
 
 def _randomise(oracle: nn.Module) -> None:

@@ -16,19 +16,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from model.__main__ import main
 from model.checkpoints import store
+from model.config import SIZES
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
+from model.pretrain import beginning
 from model.pretrain.augment import crop_boxes
 from model.pretrain.data import Photos
 from model.pretrain.host import batches
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import build_optimisers, learning_rate, run
 from model.pretrain.muon import Muon, orthogonalise
+from model.pretrain.pace import Pace
 from model.pretrain.recipe import load_recipe
+from model.pretrain.resume import Training
 from model.pretrain.samples import Sample, Sampler
 from model.pretrain.watch import Progress
+from model.pretrain.world import ALONE
 from model.reconstruct import load
 from tests.pictures import encoded
 from tests.training import PHOTOS, equal, toy, weights
@@ -193,6 +201,22 @@ def test_a_run_is_as_long_as_its_epochs(folder: Path, tmp_path: Path) -> None:
         ("name = 'x'\nsteps = 1\nwarmup_steps = 1\nwarmup_epochs = 1", "warmup_epochs"),
         ("name = 'x'\nsteps = 1\nlr = 1e-3\nbase_lr = 1e-3", "base_lr"),
         ("name = 'x'\nsteps = 1\nema = 1.0", "ema"),
+        ("name = 'x'\nsteps = 1\nlr = -1e-3", "lr"),
+        ("name = 'x'\nsteps = 1\nbase_lr = 'high'", "base_lr"),
+        ("name = 'x'\nsteps = 1\nmuon_lr = 0.0", "muon_lr"),
+        ("name = 'x'\nsteps = 1\nbetas = [0.9, 1.0]", "betas"),
+        ("name = 'x'\nsteps = 1\nclip_norm = -1.0", "clip_norm"),
+        ("name = 'x'\nsteps = 1\nbatch_size = 32.0", "batch_size"),
+        ("name = 'x'\nsteps = 1e3", "steps"),
+        ("name = 'x'\nsteps = true", "steps"),
+        ("name = 'x'\nsteps = 1\nmask_ratio = '75 %'", "mask_ratio"),
+        ("name = 'x'\nsteps = 1\ncompile = 1", "compile"),
+        ("name = 'x'\nsteps = 1\ndecoder_heads = 0", "decoder_heads"),
+        ("name = '../x'\nsteps = 1", "name"),
+        ("name = 'x'\nsteps = 1\n[network]\nheads = 0", "network"),
+        ("name = 'x'\nsteps = 1\n[network]\nlayers = 2", "network"),
+        ("name = 'x'\nsteps = 1\n[network]\nimage_size = 100", "network"),
+        ("name = 'x'\nsteps = 1\n[adversarial]\nscales = 2.0", "scales"),
         ("name = 'x'\nsteps = 1\ndata_path = 'moon'", "data_path"),
         ("name = ", "recipe"),
     ],
@@ -203,6 +227,16 @@ def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, field: str)
     with pytest.raises(RecipeError) as caught:
         load_recipe(str(path))
     assert caught.value.field == field
+
+
+def test_a_recipe_may_change_the_shape_of_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "name = 'x'\nsteps = 1\n[network]\nimage_size = 96\npatch_size = 8\nwidth = 384\nheads = 6"
+    )
+    config = load_recipe(str(path)).config
+    assert (config.patches, config.width, config.heads, config.decoder_width) == (144, 384, 6, 512)
+    assert load_recipe(str(path), size="debug").config == SIZES["debug"]
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
@@ -218,6 +252,37 @@ def test_the_learning_rate_rises_and_ends_near_zero(schedule: str) -> None:
     assert rates[10] == 1
     assert rates[99] < 0.03
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_a_shortened_run_still_reaches_its_rate() -> None:
+    recipe = load_recipe("small-data", steps=140)
+    rates = [learning_rate(recipe, step) for step in range(140)]
+    assert rates[0] == 0
+    assert max(rates) == rates[14] == 1
+    assert rates[-1] < 0.1
+
+
+def test_the_shipped_recipes_keep_their_warm_up(root: Path) -> None:
+    for path in (root / "model/pretrain/recipes").glob("*.toml"):
+        recipe = load_recipe(path.stem).in_steps(1_281_167)
+        assert recipe.minutes or 10 * recipe.warmup_steps <= recipe.steps, path.stem
+
+
+def test_minutes_become_steps_before_a_slow_run_has_used_them_up(
+    debug_network: MAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("model.pretrain.pace.time.monotonic", lambda: now)
+    training = Training(toy(steps=0, minutes=1.0), debug_network, [], "")
+    pace = Pace(0, now, 1.0)
+    for seconds in (10, 2, 2, 2):  # the first compiles
+        now += seconds
+        training.step += 1
+        recipe = pace.plan(training, torch.device("cpu"), ALONE)
+        assert not pace.over
+    assert (training.step, recipe.steps, recipe.minutes) == (4, 25, None)  # 97 % of 44 s in steps of 2
+    now = 160.0
+    assert pace.over
 
 
 # --- Muon -------------------------------------------------------------------------------------------------
@@ -388,11 +453,48 @@ def test_a_resumed_run_goes_on_from_its_state_and_not_from_the_weights_given(
             raise RuntimeError("power cut")
 
     assert first is not None
-    given = store.read(first).network
+    given = beginning.read(first, toy())
     with pytest.raises(RuntimeError, match="power cut"):
         run(toy(), photos, tmp_path / "parts", device=cpu, init=given, report=crash)
     parts = pretrain(toy(), [folder], tmp_path / "parts", resumed=True, init=first, device="cpu")
     assert equal(whole, parts)
+    assert parts is not None
+    assert store.read(parts).card["begun_from"]["sha256"] == store.read(first).digest
+
+
+def test_weights_that_were_begun_from_others_keep_their_licence_and_name_them(
+    root: Path, folder: Path, tmp_path: Path
+) -> None:
+    given, out = root / "weights/mini.safetensors", tmp_path / "run"
+    length = ["--steps", "1", "--batch-size", "2", "--device", "cpu"]
+    begun = ["--init", str(given), "--name", "mine", "--data", str(folder), "--out", str(out)]
+    assert main(["pretrain", "mini-longer", *begun, *length]) == 0
+    mine, mini = store.read(out / "mine.safetensors"), store.read(given)
+    assert (mine.name, mine.card["licence"], mine.card["samples"]) == ("mine", mini.card["licence"], 2)
+    before = mine.card["begun_from"]
+    assert (before["name"], before["sha256"], before["samples"]) == ("mini", mini.digest, 300_800)
+    assert before["trained_on"] == mini.card["trained_on"]
+    state = store.read(out / "state-0000001.pt").card
+    assert (state["licence"], state["begun_from"]) == (mine.card["licence"], before)
+
+
+def test_an_encoder_alone_is_a_beginning_to_which_a_decoder_is_trained(folder: Path, tmp_path: Path) -> None:
+    first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
+    assert first is not None
+    with safe_open(first, "pt") as file:
+        known = list(file.keys())
+        tensors = {key: file.get_tensor(key) for key in known if not key.startswith(("decoder_", "mask_"))}
+        save_file(tensors, tmp_path / "encoder.safetensors", metadata=file.metadata())
+    still = toy(steps=1, warmup_steps=10, decoder_depth=2)
+    second = pretrain(
+        still, [folder], tmp_path / "second", init=tmp_path / "encoder.safetensors", device="cpu"
+    )
+    begun = weights(second)
+    assert all(torch.equal(begun[name], value) for name, value in tensors.items())
+    assert begun["decoder_pred.weight"].std() > 0
+    other = toy(network={"patch_size": 8})
+    with pytest.raises(CheckpointError, match=r"network: patch_size 16 instead of 8\.$"):
+        pretrain(other, [folder], tmp_path / "other", init=tmp_path / "encoder.safetensors", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -410,7 +512,7 @@ def test_a_run_tells_on_which_masks_it_trained(changes: dict[str, object], words
 
 def test_weights_of_another_size_are_refused_as_a_beginning(folder: Path, tmp_path: Path) -> None:
     first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
-    with pytest.raises(CheckpointError, match="the recipe trains") as caught:
+    with pytest.raises(CheckpointError, match="width 32 instead of 256, depth 2") as caught:
         pretrain(toy(size="small"), [folder], tmp_path / "other", init=first, device="cpu")
     assert caught.value.field == "init"
     assert not (tmp_path / "other/LATEST").exists()

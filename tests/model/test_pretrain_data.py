@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import tarfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -85,6 +87,9 @@ def test_broken_photos_are_counted_and_named_once(
 
 
 def test_too_many_broken_photos_stop_the_run(damaged_folder: Path, tmp_path: Path) -> None:
+    pretrain(_recipe(), [damaged_folder], tmp_path / "few", device="cpu")  # two of twelve are more than 1 %
+    for number in (0, 5, 9):
+        (damaged_folder / f"{number:03d}.jpg").write_bytes(b"")
     for path in ("host", "device"):
         with pytest.raises(DataError, match=r"003\.jpg|007\.jpg"):
             pretrain(_recipe(data_path=path), [damaged_folder], tmp_path / path, device="cpu")
@@ -96,6 +101,63 @@ def test_a_file_that_vanished_stops_the_run_instead_of_changing_it(damaged_folde
         path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
         next(host.batches(photos, _recipe(), 0, 1))
+
+
+# --- what folders hold ------------------------------------------------------------------------------------
+
+
+def test_what_is_no_picture_is_counted_and_stops_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "album.jpg").mkdir()
+    (folder / "._cat.jpg").write_bytes(b"\0\5\x16\7")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails/cat.jpg").write_bytes(encoded(photo(9, 9), "JPEG"))
+    for number in range(3):
+        (folder / f"{number}.HEIC").write_bytes(b"x")
+    told = "12 photos of 1 source; left out: 3 .heic, 1 "
+    assert Photos.open([folder]).told.startswith(told)
+    pretrain(_recipe(steps=1), [folder], tmp_path / "run", device="cpu")
+    assert told in capsys.readouterr().err
+    assert main(["shards", str(folder), str(tmp_path / "out")]) == 0
+    assert told in capsys.readouterr().out
+
+
+def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "one.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"left out: 1 \.heic"):
+        Photos.open([tmp_path])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_whatever_can_be_shown_can_be_learned_from(tmp_path: Path, kind: str) -> None:
+    (tmp_path / f"one.{kind.lower()}").write_bytes(encoded(photo(40, 30), kind))
+    assert Photos.open([tmp_path]).decode(0).shape == (3, 30, 40)
+
+
+def test_pictures_of_sixteen_bits_are_read_as_eight_on_every_path(folder: Path, tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (90, 80), dtype=np.uint16)
+    (folder / "deep.png").write_bytes(encoded(deep))
+    photos = Photos.open([folder])
+    number = [entry.name for entry in photos.entries].index("deep.png")
+    picture = photos.decode(number)
+    assert picture.dtype == torch.uint8
+    assert np.abs(picture.numpy().astype(float) - deep / 257).max() <= 1
+    pool = resident.Pool.decode(photos, CPU, workers=1)
+    first = int(pool.start[number])
+    assert torch.equal(pool.pixels[first : first + 90 * 80].view(90, 80, 3).permute(2, 0, 1), picture)
+    assert next(host.batches(photos, _recipe(batch_size=13), 0, 1)).broken == frozenset()
+    assert pack(folder, tmp_path / "out").broken == ()
+
+
+def test_transparency_lies_over_white_as_where_pictures_are_served(tmp_path: Path) -> None:
+    clear = np.zeros((20, 20, 4), dtype=np.uint8)
+    clear[5:15, 5:15] = (255, 0, 0, 255)
+    (tmp_path / "logo.png").write_bytes(encoded(clear))
+    picture = Photos.open([tmp_path]).decode(0)
+    assert picture[:, 0, 0].tolist() == [255, 255, 255]
+    assert picture[:, 10, 10].tolist() == [255, 0, 0]
 
 
 # --- shards -----------------------------------------------------------------------------------------------
@@ -130,6 +192,32 @@ def test_packing_twice_gives_the_same_bytes_and_overwrites_nothing(
     assert one.read_bytes() == two.read_bytes()
     assert main(["shards", str(damaged_folder), str(tmp_path / "one")]) == 2
     assert "already" in capsys.readouterr().err
+
+
+def _tar(path: Path, members: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> Path:
+    with tarfile.open(path, mode) as shard:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_a_sidecar_that_tells_no_source_and_a_macs_double_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "some.tar"
+    jpeg = encoded(photo(20, 20), "JPEG")
+    _tar(path, {"a.jpg": jpeg, "a.json": b'[{"label": 3}]', "./._a.jpg": b"\0\5\x16\7"})
+    entries = Photos.open([path]).entries
+    assert [(entry.name, entry.source) for entry in entries] == [("a.jpg", "some")]
+
+
+def test_a_compressed_shard_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    path = _tar(tmp_path / "some.tar", {"a.jpg": encoded(photo(20, 20), "JPEG")}, "w:gz")
+    with pytest.raises(DataError, match=r"some\.tar is compressed"):
+        Photos.open([path])
+    path.write_bytes(b"no tar" * 200)
+    with pytest.raises(DataError, match=r"some\.tar is no tar shard"):
+        Photos.open([path])
 
 
 # --- two paths --------------------------------------------------------------------------------------------

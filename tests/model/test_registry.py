@@ -366,12 +366,46 @@ def test_verify_measures_all_that_is_here(host: Host, weights: bytes, debug_file
     assert registry.verify(["mae-visualize-base"]) == {"mae-visualize-base": "not pulled"}
 
 
+def test_a_file_of_ones_own_that_changed_is_taken_anew_or_opened_by_its_path(
+    host: Host, weights: bytes, debug_file: Path
+) -> None:
+    registry.add(Entry(name="mine", path=str(debug_file)))
+    text = debug_file.read_bytes()
+    debug_file.write_bytes(text.replace(b'"name":"debug"', b'"name":"other"'))
+    assert debug_file.read_bytes() != text
+    with pytest.raises(CheckpointError, match="changed since it was added") as caught:
+        store.read(Path("mine"))
+    assert "weights add mine" in caught.value.hint
+    assert store.read(debug_file).name == "other", "named by its path it is whatever it is now"
+    with pytest.raises(CheckpointError, match="is taken"):
+        registry.add(Entry(name="mine", path=str(debug_file)))
+    registry.add(Entry(name="mine", path=str(debug_file)), replace=True)
+    assert store.read(Path("mine")).name == "other"
+    with pytest.raises(CheckpointError, match="is taken"):
+        registry.add(Entry(name="small", path=str(debug_file)), replace=True)
+
+
+def test_a_file_of_ones_own_that_is_gone_is_said_and_its_name_can_be_forgotten(
+    host: Host, weights: bytes, debug_file: Path
+) -> None:
+    registry.add(Entry(name="mine", path=str(debug_file)))
+    pull("debug")
+    debug_file.unlink()
+    assert registry.verify() == {"debug": "", "mine": f"{debug_file} is gone"}
+    with pytest.raises(CheckpointError, match="is gone") as caught:
+        store.read(Path("mine"))
+    assert caught.value.code == "checkpoint-missing"
+    assert main(["weights", "remove", "mine"]) == 0
+    assert "mine" not in registry.entries()
+    assert main(["weights", "remove", "small"]) == 2
+
+
 # --- the Hub ----------------------------------------------------------------------------------------------------
 
 
 def _offer_on_the_hub(host: Host, folder: Path, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "HUB", host.url + "/{}/{}")
-    for name in ("config.json", weights):
+    for name in ("config.json", "preprocessor_config.json", weights):
         host.files[f"/facebook/vit-mae-base/{name}"] = (folder / name).read_bytes()
 
 
@@ -389,7 +423,7 @@ def test_a_hub_repository_is_pulled_and_opens_by_its_name(
     _offer_on_the_hub(host, folder, weights_name, monkeypatch)
     home = pull("facebook/vit-mae-base", accepted=True)
     assert sorted(path.name for path in home.iterdir() if path.suffix != ".lock") == sorted(
-        ["config.json", "pulled.json", weights_name]
+        ["config.json", "preprocessor_config.json", "pulled.json", weights_name]
     )
     checkpoint = store.read(Path("facebook/vit-mae-base"))
     assert checkpoint.layout == "huggingface"

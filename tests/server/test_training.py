@@ -12,7 +12,7 @@ from server.app import create_app
 from server.models import Models, Source
 from server.service import Service
 from server.settings import Settings
-from server.training import MAX_POINTS
+from server.training import MAX_POINTS, find_records
 from tests.server.conftest import FakeEngine, png, problem_of, running
 
 
@@ -69,6 +69,14 @@ def test_a_run_that_goes_on_can_be_watched(client: TestClient) -> None:
     assert steps[0] == 1
     assert {after - before for before, after in pairwise(steps)} == {4}, "evenly thinned"
     assert client.get(told["pictures"][0]["url"]).status_code == 200
+
+
+def test_weights_left_in_their_runs_folder_show_its_record(tmp_path: Path) -> None:
+    run = tmp_path / "mine"
+    run.mkdir()
+    write_record(run / "metrics.jsonl", run / "pictures", steps=3)
+    record = find_records([Source("mine", run / "mine.safetensors")], None)["mine"]
+    assert len(record.read("")["points"]) == 3
 
 
 @pytest.mark.parametrize(
