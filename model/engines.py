@@ -154,15 +154,13 @@ class OpenVINOEngine:
         threads: int | None = None,
         precision: str = "float32",
     ) -> None:
-        import openvino as ov
-
         from model import graph  # with it comes openvino, which is not needed where torch computes
 
         if config.mask_tokens != "decoder":
             raise NotImplementedError("the encoder of this model works on mask tokens too")
         if config.decoder != "paper":
             raise NotImplementedError("the decoder of this model leaves the class token out")
-        core = ov.Core()
+        core = graph.core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise _no_bf16("This processor")
         settings = {

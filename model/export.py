@@ -169,11 +169,11 @@ def normalised(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[fl
 
 
 def _check_onnx(path: Path, checkpoint: Checkpoint) -> None:
-    import openvino as ov
+    from model.graph import core
 
     config = checkpoint.network.config
-    graph = ov.Core().read_model(path.read_bytes())
-    compiled = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    graph = core().read_model(path.read_bytes())
+    compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(pixels: NDArray[np.uint8], ids_keep: Ints, ids_restore: Ints) -> Floats:
         image = normalise(pixels, config.image_mean, config.image_std)

@@ -11,6 +11,7 @@ serves before ``engines`` has compared it with torch on the very weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,17 @@ Weights = Mapping[str, NDArray[Any]]
 Node = Any  # openvino's operators are typed as whatever they wrap
 
 _EPSILON = 1e-6  # of every norm, as in network.py
+
+
+@cache
+def core() -> ov.Core:
+    """The one of this process, for ever.
+
+    A core that is made gives its thread another stack for signals, and one that goes puts back what it found. Of two
+    that go in the order they came the second puts back what the first has freed: the next signal, the SIGTERM of a
+    graceful stop, then ends the process (seen with OpenVINO 2026.4).
+    """
+    return ov.Core()
 
 
 class _Builder:

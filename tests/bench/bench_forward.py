@@ -29,6 +29,7 @@ from model.config import SIZES, MAEConfig
 from model.engines import OpenVINOEngine, TorchEngine, usable_cpus
 from model.errors import CheckpointError
 from model.export import normalise
+from model.graph import core
 from model.masking import hidden_count, random_hidden
 from model.network import MAE
 from tests.bench.report import publish, table
@@ -112,8 +113,7 @@ def gflop(config: MAEConfig, visible: int) -> float:
 
 def _peak(precision: str, threads: int) -> float:
     """GFLOP/s of the best matrix product with a weight known beforehand; 0 where there is no such precision."""
-    core = ov.Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return 0.0
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     best = 0.0
@@ -123,7 +123,9 @@ def _peak(precision: str, threads: int) -> float:
         product = op.matmul(x, op.constant(weight), False, True)
         # Two in a row, so that the first result is no output that has to be copied out.
         back = op.matmul(product, op.constant(np.ascontiguousarray(weight.T)), False, True)
-        request = core.compile_model(ov.Model([op.result(back)], [x]), "CPU", settings).create_infer_request()
+        request = (
+            core().compile_model(ov.Model([op.result(back)], [x]), "CPU", settings).create_infer_request()
+        )
         value = np.ones((rows, inner), dtype=np.float32)
         for _ in range(40):
             began = time.perf_counter()

@@ -153,6 +153,17 @@ def test_the_second_start_needs_the_file_and_the_proof_alone(debug_file: Path, t
     assert said == ["openvino", str(first.facts.parameters), "[]\n"]
 
 
+def test_a_signal_is_heard_after_engines_came_and_went(debug_file: Path, tmp_path: Path) -> None:
+    code = (
+        "import signal; from pathlib import Path; from model.loading import open_weights;"
+        "heard = []; signal.signal(signal.SIGTERM, lambda *_: heard.append(1));"
+        f"load = lambda: open_weights(Path({str(debug_file)!r}), 'cpu', proofs=Path({str(tmp_path)!r}));"
+        "first = load(); second = load(); del first; del second; signal.raise_signal(signal.SIGTERM); print(heard)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (0, "[1]\n")
+
+
 def test_a_proof_beside_the_weights_is_found(debug_file: Path, tmp_path: Path) -> None:
     place, error = prove(debug_file)
     assert place == debug_file.with_name("debug.proof.npz")

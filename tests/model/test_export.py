@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from model.__main__ import main
 from model.checkpoints import store
 from model.errors import CheckpointError
 from model.export import LIMITS, write_onnx
+from model.graph import core
 
 # What torch's exporter says of its own insides.
 pytestmark = pytest.mark.filterwarnings(
@@ -29,7 +29,7 @@ def test_the_command_writes_a_graph_with_free_batch_and_visible_count(
     assert main(["convert", str(debug_file), str(out), "--to", "onnx"]) == 0
     assert f"Written: {out}" in capsys.readouterr().out
     network = store.read(debug_file).network
-    compiled = ov.compile_model(ov.Core().read_model(out), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(core().read_model(out), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for batch, visible in ((1, 1), (3, 7), (2, 15)):
         image = torch.randn(batch, 3, 64, 64)
         order = torch.rand(batch, 16).argsort(dim=1)
