@@ -22,7 +22,7 @@ from model.evaluate import finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task, find_device
-from model.pretrain.data import Photos
+from model.pretrain.data import Photos, places
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
 from model.pretrain.samples import Sampler
@@ -170,7 +170,7 @@ def _trained(recipe: Recipe, setting: Setting) -> Path:
     """The weight file of a recipe and its photos, trained if it is not there; rows of one recipe share it."""
     said = recipe.to_dict() | {"size": recipe.config.to_dict()}
     said = {key: value for key, value in said.items() if key not in said["size"]}
-    key = state.digest(said, state.places(Photos.open(setting.data).entries))[:12]
+    key = state.digest(said, places(Photos.open(setting.data).entries))[:12]
     folder = setting.out / "runs" / key
     weights = folder / f"{recipe.name}.safetensors"
     if not weights.is_file() or _steps_made(weights) < recipe.steps:

@@ -24,7 +24,7 @@ from model.checkpoints.files import replacing
 from model.checkpoints.shapes import Given
 from model.evaluate import state
 from model.network import MAE
-from model.pretrain.data import Photos
+from model.pretrain.data import Photos, places
 
 #: The two features of a photo, in the order of every tensor ``[N, 2, D]`` of them: class token, mean of the patches.
 POOLS = ("cls", "mean")
@@ -159,5 +159,5 @@ def _batches(photos: Photos, numbers: range, side: int, pool: ThreadPoolExecutor
 
 def _key(encoder: Encoder, photos: Photos, numbers: range) -> str:
     """What decides a part's features, as a file name."""
-    places = state.places(photos.entries[numbers.start : numbers.stop])
-    return state.digest(encoder.digest, encoder.config.to_dict(), CROP_SHARE, "float32", places)
+    which = places(photos.entries[numbers.start : numbers.stop])
+    return state.digest(encoder.digest, encoder.config.to_dict(), CROP_SHARE, "float32", which)

@@ -18,7 +18,7 @@ from model.evaluate import pages, plots, state
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
 from model.images import encode_png
 from model.options import Options
-from model.pretrain.data import Photos
+from model.pretrain.data import Photos, places
 from model.reconstruct import Reconstructor
 from model.result import Job
 from model.views import VIEWS
@@ -127,7 +127,7 @@ def _asked(
 ) -> str:  # fmt: skip
     """Digest of what decides the answer."""
     numbers = _chosen(photos, limit)  # of all the photos: a photo's number is the seed of its mask
-    which = [numbers, state.places(photos.entries[number] for number in numbers)]
+    which = [numbers, places(photos.entries[number] for number in numbers)]
     shown = view or reconstructor.views[0]
     return state.digest(reconstructor.digest, which, list(strategies), list(ratios), shown)
 

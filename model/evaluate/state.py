@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,11 @@ import torch
 
 from model.checkpoints.files import replacing
 from model.errors import CheckpointError, DataError
-from model.pretrain.data import Entry
 
 
 def digest(*facts: Any) -> str:
     """Plain values as 24 signs: other values, other signs."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def places(entries: Iterable[Entry]) -> list[Any]:
-    """Which photos, for ``digest``: all but the folders above, so that moved photos are the same ones."""
-    return [[entry.path.name, *entry[1:]] for entry in entries]
 
 
 def answered(file: Path, asked: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:

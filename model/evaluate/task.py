@@ -14,6 +14,7 @@ from model.evaluate import state
 from model.evaluate.features import Encoder, extract
 from model.evaluate.labelled import Labelled, refuse_shared
 from model.loading import check_device
+from model.pretrain.data import places
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ class Task:
     def asked(self, settings: dict[str, Any]) -> str:
         """Digest of what decides an answer: weights, photos, their classes, and the question's own settings."""
         photos = [
-            [state.places(of.photos.entries), of.labels.tolist(), of.classes]
-            for of in (self.train, self.test)
+            [places(of.photos.entries), of.labels.tolist(), of.classes] for of in (self.train, self.test)
         ]
         return state.digest(self.encoder.digest, self.encoder.config.to_dict(), photos, settings)
 

@@ -31,6 +31,7 @@ from model.evaluate.augment import DRAWS, Samples, seeded
 from model.evaluate.coco import Finds, Scene, Scenes, average_precision, mask_overlaps
 from model.evaluate.features import Encoder
 from model.evaluate.labelled import refuse_shared
+from model.pretrain.data import places
 
 #: Class of a pixel outside the photo: neither learned nor counted.
 _PADDING = -1
@@ -211,7 +212,7 @@ def evaluate(
         )
     refuse_shared(train.photos, test.photos)
     side = settings.side or encoder.config.image_size
-    photos = [[state.places(of.photos.entries), of.digest] for of in (train, test)]
+    photos = [[places(of.photos.entries), of.digest] for of in (train, test)]
     facts = {
         "model": encoder.name,
         "digest": encoder.digest,

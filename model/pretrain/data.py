@@ -13,10 +13,10 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,9 +106,8 @@ class Photos:
 
     @property
     def digest(self) -> str:
-        """Which photos, in which order; SHA-256 hex. The folders above do not count: moved photos are the same."""
-        told = [[entry.path.name, *entry[1:]] for entry in self.entries]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        """Which photos, in which order; SHA-256 hex."""
+        return hashlib.sha256(json.dumps(places(self.entries)).encode()).hexdigest()
 
     def read(self, number: int) -> bytes:
         """The file bytes of one photo.
@@ -153,6 +152,11 @@ class Photos:
                 hint="Remove or replace this picture.",
                 field="data",
             ) from error
+
+
+def places(entries: Iterable[Entry]) -> list[Any]:
+    """Which photos, for a digest: all but the folders above, so that moved photos are the same ones."""
+    return [[entry.path.name, *entry[1:]] for entry in entries]
 
 
 def expand(pattern: Path) -> list[Path]:
