@@ -81,7 +81,8 @@ def open_raw(path: Path, key: str | None = None) -> RawFile:
         key: Where in a pickle the weights lie; None for the first of the known places.
 
     Raises:
-        CheckpointError: It is missing, truncated, no weight file, or a pickle of more than tensors.
+        CheckpointError: It is missing, truncated, no weight file, or a pickle of more than tensors; or the key is not
+            in it.
     """
     parts = files.parts(path)
     tensors: dict[str, Tensor] = {}
@@ -90,6 +91,12 @@ def open_raw(path: Path, key: str | None = None) -> RawFile:
     nested = False
     for part in parts:
         if _is_safetensors(part):
+            if key:
+                raise refuse(
+                    f"{part.name} is a safetensors file, whose weights lie under no key",
+                    "Leave out --weights-key.",
+                    "layout",
+                )
             more, header = _read_safetensors(part)
         else:
             more, arguments, nested = _read_pickle(part, key)

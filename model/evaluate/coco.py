@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from model.errors import DataError
+from model.evaluate.labelled import refuse_unknown
 from model.pretrain.data import Entry, Photos
 
 #: IoU a find needs, of which COCO's AP is the mean.
@@ -79,7 +79,7 @@ class Scenes:
             facts: dict[str, Any] = json.loads(text)
             named = {one["id"]: str(one["name"]) for one in facts["categories"]}
             known = tuple(dict.fromkeys(named.values())) if classes is None else classes
-            _refuse_unknown(named.values(), known)
+            refuse_unknown(named.values(), known)
             order = {key: known.index(name) + 1 for key, name in named.items()}
             found: dict[int, list[tuple[int, list[NDArray[np.float32]]]]] = defaultdict(list)
             for one in facts["annotations"]:
@@ -122,17 +122,6 @@ class Scenes:
             for whole in (square, stacked):
                 whole[..., :width] = whole[..., :width].flip(-1)
         return Scene(square, torch.tensor(classes, dtype=torch.int64), stacked, (height, width))
-
-
-def _refuse_unknown(names: Iterable[str], known: tuple[str, ...]) -> None:
-    if unknown := sorted(set(names) - set(known)):
-        raise DataError(
-            f"Class {unknown[0]!r} is among the photos to judge and not among those to learn from "
-            f"({', '.join(known[:5])}{', ...' if len(known) > 5 else ''}).",
-            code="data-labels",
-            hint="Give both parts the same classes.",
-            field="test",
-        )
 
 
 def _entry(folder: Path, name: str) -> Entry:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,14 +68,7 @@ class Labelled:
             )
         found = tuple(dict.fromkeys(name for _, name in sorted({label for _, label in named})))
         known = found if classes is None else classes
-        if unknown := sorted(set(found) - set(known)):
-            raise DataError(
-                f"Class {unknown[0]!r} is among the photos to judge and not among those to learn from "
-                f"({', '.join(known[:5])}{', ...' if len(known) > 5 else ''}).",
-                code="data-labels",
-                hint="Give both parts the same classes.",
-                field="data",
-            )
+        refuse_unknown(found, known)
         number = {name: place for place, name in enumerate(known)}
         labels = np.array([number[name] for _, (_, name) in named], dtype=np.int64)
         return cls(Photos(tuple(entry for entry, _ in named)), labels, known)
@@ -117,6 +110,22 @@ class Labelled:
                 field="label_share",
             )
         return self if share == 1 else self.take(self.split(share, seed)[0])
+
+
+def refuse_unknown(found: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse to judge by classes that were not learned.
+
+    Raises:
+        DataError: A class that was found is not among the known ones; named.
+    """
+    if unknown := sorted(set(found) - set(known)):
+        raise DataError(
+            f"Class {unknown[0]!r} is among the photos to judge and not among those to learn from "
+            f"({', '.join(known[:5])}{', ...' if len(known) > 5 else ''}).",
+            code="data-labels",
+            hint="Give both parts the same classes.",
+            field="test",
+        )
 
 
 def refuse_shared(train: Photos, test: Photos) -> None:

@@ -211,6 +211,9 @@ def test_of_weights_and_their_average_the_caller_may_choose(tmp_path: Path, netw
     with pytest.raises(CheckpointError, match="no weights under 'ema'") as caught:
         store.read(tmp_path / "a.pth", replace(ODD_HEADS, weights_key="ema"))
     assert "model, model_ema" in caught.value.hint
+    store.write(tmp_path / "a.safetensors", network, name="odd", card={})
+    with pytest.raises(CheckpointError, match="under no key"):
+        store.read(tmp_path / "a.safetensors", replace(ODD_HEADS, weights_key="model_ema"))
 
 
 class Kept(dict[str, Any]):

@@ -148,7 +148,8 @@ async function accept(job, answer, images) {
     if (job.edition === state.edition) { state.known = true; say(countText(grid.count)); }
   }
   shown = { hidden: answer.hidden, images, answer, title: state.picture.title, errors: null, spread: null, edition: job.edition };
-  if (job.view === 'error') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
+  // In the view of contrast the photo it is held against is not at hand, so no patch is named.
+  if (job.view === 'error' && answer.view !== 'normalised') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
   status(''); share(); controls(); renderRight(); firstShown();
   if (state.view === 'uncertainty' && !gesture && isRule()) { state.spread = 'wanted'; client.pump(); }
 }
