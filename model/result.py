@@ -182,6 +182,10 @@ class Reconstruction:
         """Several panels side by side as one PNG file, labelled."""
         return labels.write(views.side_by_side([self.panel(name) for name in names]), self.settings(names))
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows for a result that ends a cell."""
+        return self.sheet()
+
     def settings(self, panels: tuple[str, ...]) -> labels.Settings:
         """What paints these panels again (``Options.from_settings``), for ``labels.write``."""
         options, job = self.job.options, self.job

@@ -54,6 +54,7 @@ def test_the_triptych_is_masked_reconstruction_original(reconstructor: Reconstru
     assert sheet.shape == (64, 3 * 64 + 2 * 8, 3)
     for place, name in enumerate(("masked", "reconstruction", "original")):
         assert np.array_equal(sheet[:, place * 72 : place * 72 + 64], result.panel(name))
+    assert result._repr_png_() == result.sheet(), "and so a notebook shows it"
 
 
 def test_the_answer_holds_all_that_repeats_it(reconstructor: Reconstructor) -> None:
