@@ -89,8 +89,8 @@ def hidden_count(ratio: float | str | Fraction, patches: int) -> int:
             hint="Give the share of patches to hide, for example 0.75.",
             field="ratio",
         )
-    visible = math.floor(patches * (1 - exact))
-    return patches - min(max(visible, 1), patches - 1)
+    # Above 0 some patch is hidden without further care.
+    return patches - max(math.floor(patches * (1 - exact)), 1)
 
 
 # --- noise --------------------------------------------------------------------------------------------------

@@ -157,6 +157,13 @@ def test_a_drawing_hides_what_is_mostly_white() -> None:
     assert mask.indices == list(range(10))
 
 
+def test_a_patch_is_hidden_by_more_than_half_of_its_pixels_however_they_divide() -> None:
+    drawing = np.zeros((8, 11), dtype=np.float32)  # columns of 2, 3, 3 and 3 pixels
+    drawing[:4, :1] = 1  # half of its patch
+    drawing[:4, 5:7] = 1  # two thirds of its
+    assert mask_from_drawing(drawing, (2, 4)).hidden.nonzero()[0].tolist() == [2]
+
+
 def test_drawing_and_indices_agree_at_one_pixel_a_patch() -> None:
     wanted = sample_mask("random", GRID, 100, 5)
     drawn = mask_from_drawing(wanted.hidden.reshape(GRID).astype(np.float32), GRID)

@@ -312,3 +312,31 @@ def test_normalised_targets_have_mean_zero_and_unbiased_deviation_one() -> None:
     target = network.target(torch.randn(2, 3, 64, 64) * 3 + 1)
     assert float(target.mean(dim=-1).abs().max()) < 1e-5
     torch.testing.assert_close(target.var(dim=-1), torch.ones(2, 16), atol=1e-5, rtol=1e-5)
+
+
+def test_a_nearly_flat_patch_is_divided_by_the_root_of_its_variance_and_a_millionth() -> None:
+    """The public code's order: outside the root the same patch would come out ten times as strong."""
+    network = MAE(replace(SIZES["debug"], target="norm_pixel"))
+    image = torch.zeros(1, 3, 64, 64)
+    image[..., ::2] = 1e-4
+    target = network.target(image)
+    deviation = network.patchify(image)[0, 0].var()
+    assert target.max() == pytest.approx(5e-5 / math.sqrt(deviation + 1e-6), rel=1e-3)
+
+
+def test_fresh_weights_are_spread_as_in_the_public_code() -> None:
+    """Xavier's uniform for every linear map, the patch projection as the flat one it is; 0.02 for the tokens."""
+    network = MAE(replace(SIZES["debug"], width=192, heads=3, decoder_width=96))
+    network.init_weights(torch.Generator().manual_seed(0))
+    drawn = {
+        name: parameter.flatten(1)
+        for name, parameter in network.named_parameters()
+        if parameter.ndim > 1 and "token" not in name and "pos_embed" not in name
+    }
+    assert "patch_embed.proj.weight" in drawn
+    for name, weight in drawn.items():
+        bound = math.sqrt(6 / sum(weight.shape))
+        assert 0.98 * bound < weight.abs().max() <= bound, name
+        assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.05), name
+    for token in (network.cls_token, network.mask_token):
+        assert float(token.detach().std()) == pytest.approx(0.02, rel=0.25)

@@ -57,6 +57,14 @@ def test_the_triptych_is_masked_reconstruction_original(reconstructor: Reconstru
     assert result._repr_png_() == result.sheet(), "and so a notebook shows it"
 
 
+def test_two_crops_of_one_photo_are_two_pictures(reconstructor: Reconstructor) -> None:
+    left, right = (
+        reconstructor(PICTURE, Options(seed=1, crop=crop)).panel("original")
+        for crop in ("0,0,32", "32,32,32")
+    )
+    assert not np.array_equal(left, right)
+
+
 def test_the_answer_holds_all_that_repeats_it(reconstructor: Reconstructor) -> None:
     answer = reconstructor(PICTURE, Options(hidden_count=5, interpolation=True)).to_dict(("pasted",))
     assert answer["model"] == "debug"

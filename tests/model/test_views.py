@@ -17,7 +17,7 @@ from model.errors import CheckpointError, MaskError
 from model.network import MAE
 from model.reconstruct import Reconstructor, load
 from model.result import Job, Prediction, Reconstruction
-from model.views import Colours
+from model.views import Colours, error_map, uncertainty_map
 from tests.pictures import encoded, photo
 
 PICTURE = encoded(photo())
@@ -192,3 +192,21 @@ def test_a_model_of_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     store.write(tmp_path / "pca.safetensors", network, name="pca", card={})
     with pytest.raises(CheckpointError, match="no picture to show"):
         load(tmp_path / "pca.safetensors", "cpu")
+
+
+def test_an_error_has_the_colour_that_its_legend_says() -> None:
+    original = np.full((4, 4, 3), 0.4, dtype=np.float32)
+    reconstruction, hidden = original.copy(), np.ones((4, 4), dtype=bool)
+    # In one of three colours, so that the mean over them is a third of it: 0, 10, 24 and 40 %.
+    reconstruction[0, :, 0] += np.array([0, 0.3, 0.72, 1.2], dtype=np.float32)
+    hidden[3] = False
+    shown = error_map(original, reconstruction, hidden)
+    assert shown[0].tolist() == [[255, 255, 255], [250, 190, 170], [200, 50, 40], [80, 0, 10]]
+    assert shown[3].tolist() == [[217, 217, 217]] * 4, "what was visible is faded to a quarter"
+
+
+def test_a_spread_has_the_colour_that_its_legend_says() -> None:
+    original = np.full((4, 4, 3), 0.4, dtype=np.float32)
+    spread = np.array([[0.0, 0.05], [0.12, np.nan]], dtype=np.float32)
+    shown = uncertainty_map(original, spread)[::3, ::3]  # a corner of each patch
+    assert shown.reshape(-1, 3).tolist() == [[255, 255, 255], [170, 200, 245], [45, 95, 190], [217, 217, 217]]
