@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from model import PANELS, STRATEGIES
+from model import PANELS, STRATEGIES, Options
 from server.app import create_app
 from server.main import SAMPLES
 from server.samples import read_samples
 from server.settings import Settings
-from tests.server.conftest import FakeEngine, build_app, into, png, post, problem_of, running
+from tests.server.conftest import FakeEngine, FakeJob, build_app, into, png, post, problem_of, running
 
 
 @pytest.fixture
@@ -343,9 +344,42 @@ def test_a_full_queue_answers_503_before_the_body_is_read(engine: FakeEngine) ->
             )
             problem_of(refused, 503)
             assert int(refused.headers["retry-after"]) >= 1
+            labelled = await c.post("/v1/settings", files={"image": ("a", png())})
+            problem_of(labelled, 503)  # a header is small, and what stands in it may not be
             engine.gate.set()
             assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200, 200]
             assert (await ask()).status_code == 200
+
+    asyncio.run(scene())
+
+
+def test_what_was_computed_does_not_wait_behind_what_is_decoded(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, decoding, decoded = png((9, 9, 9)), threading.Event(), threading.Event()
+
+    def prepare(image: bytes, options: Options) -> FakeJob:
+        if image == large:
+            decoding.set()
+            assert decoded.wait(20)
+        return FakeJob(image)
+
+    monkeypatch.setattr(engine, "prepare", prepare)
+    engine.gate.clear()
+    app, _ = build_app(engine, decode_threads=1)
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+            first = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", png())}))
+            await asyncio.to_thread(engine.entered.wait, 10)
+            behind = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", large)}))
+            await asyncio.to_thread(decoding.wait, 10)
+            engine.gate.set()
+            try:
+                assert (await asyncio.wait_for(first, 10)).status_code == 200
+            finally:
+                decoded.set()
+            assert (await behind).status_code == 200
 
     asyncio.run(scene())
 
