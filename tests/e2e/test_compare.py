@@ -15,6 +15,7 @@ from playwright.sync_api import FilePayload, Locator, Route
 
 from model import images
 from model.__main__ import main
+from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
 from tests.e2e.test_pictures import quarters
@@ -282,3 +283,20 @@ def test_a_hostile_model_name_is_only_a_name(new_page: OpenPage) -> None:
     explore.page.wait_for_function(listed, arg=name, timeout=30_000)
     assert explore.page.title() == "Unmask"
     assert explore.one("img[src=x]").count() == 0
+
+
+def test_what_the_lesson_says_of_its_third_step_is_so(server_url: str) -> None:
+    photo = urllib.request.urlopen(f"{server_url}/v1/samples/astronaut").read()
+    found = {}
+    for rule in ("random&ratio=0.5", "block&ratio=0.5", "random&ratio=0.75", "grid&ratio=0.75"):
+        assert f"pic=astronaut&strategy={rule}&seed=7" in (ROOT / "docs/lesson.md").read_text(
+            encoding="utf-8"
+        )
+        request = urllib.request.Request(
+            f"{server_url}/v1/reconstruct?strategy={rule}&seed=7&panels=masked",
+            data=photo,
+            headers={"Content-Type": "image/jpeg", "Accept": "application/json"},
+        )
+        found[rule] = json.load(urllib.request.urlopen(request, timeout=120))["metrics"]["ssim"]
+    assert found["random&ratio=0.5"] > found["block&ratio=0.5"]
+    assert found["random&ratio=0.75"] < found["grid&ratio=0.75"], "as much hidden, and sharper"

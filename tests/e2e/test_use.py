@@ -46,6 +46,8 @@ def test_curl_and_python_run_as_printed_and_give_the_picture_on_screen(
     page = new_page()
     page.url += view
     use = open_tab(page, "use")
+    if "uncertainty" in view:
+        use.page.wait_for_function("window.unmask.shown().spread", timeout=60_000)
     for command in (
         ["bash", "-euo", "pipefail", "-c", program(use, "curl")],
         [sys.executable, "-c", program(use, "python")],
