@@ -34,7 +34,7 @@ MAX_FIELDS = 32
 MAX_TEXT_BYTES = 64 * 1024
 
 # Files in JSON: long texts of base64, with an address' head and escapes that some languages write into it.
-# Between two texts of JSON stand a comma or a colon at least, so that nothing else is ever taken for one.
+# Between two texts of JSON stand a comma or a colon at least, so that nothing valid is ever taken for one.
 LONG_TEXT = re.compile(rb'"(?=[^"]{256})(?:data:[^",]{1,100},)?(?:[A-Za-z0-9+/=_-]++|\\[/nru])++"')
 
 
@@ -269,6 +269,8 @@ def parse_object(body: bytes) -> list[tuple[str, Any]]:
     try:
         # Decimals stay text: a ratio is read by its digits, not by the nearest binary number.
         parsed = json.loads(rest, parse_float=str, parse_constant=put_back, object_pairs_hook=keep_pairs)
+        if texts:  # one was cut out from between two others
+            raise ValueError
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, _Pairs):

@@ -145,7 +145,9 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, client: TestClien
 
 
 @pytest.mark.parametrize(
-    "values", ["[]," * 30_000, "0," * 40_000, '"a",' * 20_000, '"\u00e9' + "é" * 70_000 + '",']
+    "values",
+    ["[]," * 30_000, "0," * 40_000, '"a",' * 20_000, '"' + "é" * 70_000 + '",'],
+    ids=["lists", "numbers", "texts", "long"],
 )
 def test_json_that_is_large_beside_its_files_is_refused_before_it_is_read(
     values: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
