@@ -42,7 +42,7 @@ function createTraining(element, words) {
     if (grown || !record) { paint(); if (record && record.pictures.length && (at < 0 || last)) pick(record.pictures.length - 1); }
     if (record && unchanged < PATIENCE) timer = setTimeout(again, AGAIN_MS);
   }
-  /** Nobody answered: not the same as no record, and asked again when the tab is next looked at or the button pressed. */
+  /** Nobody answered: not the same as no record, and asked again with the next change of Explore or by the button. */
   function fail() { model = ''; record = null; failed = true; paint(); }
   /** Other records than the model's own: a button each. */
   function offer() {
