@@ -289,7 +289,7 @@ def test_what_the_lesson_says_of_its_third_step_is_so(server_url: str) -> None:
     photo = urllib.request.urlopen(f"{server_url}/v1/samples/astronaut").read()
     found = {}
     for rule in ("random&ratio=0.5", "block&ratio=0.5", "random&ratio=0.75", "grid&ratio=0.75"):
-        assert f"pic=astronaut&strategy={rule}&seed=7" in (ROOT / "docs/lesson.md").read_text(
+        assert f"tab=explore&pic=astronaut&strategy={rule}&seed=7" in (ROOT / "docs/lesson.md").read_text(
             encoding="utf-8"
         )
         request = urllib.request.Request(

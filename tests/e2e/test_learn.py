@@ -178,9 +178,10 @@ def test_the_shipped_model_shows_its_own_curve(learn: ExplorePage) -> None:
 def test_a_record_that_could_not_be_fetched_is_not_taken_for_none(new_page: OpenPage) -> None:
     page = new_page()
     page.expected = ("Failed to load resource", "ERR_")
-    page.page.route("**/v1/info", lambda route: route.abort(), times=1)
+    page.page.route("**/v1/info", lambda route: route.abort())
     learn = open_tab(page, "learn")
     learn.one(".um-training-again").wait_for()
+    page.page.unroute("**/v1/info")
     assert learn.one(".um-training-lead").inner_text() == "No answer from the server about the training."
     learn.one(".um-training-again button").click()
     learn.one(".um-curve-canvas").wait_for()
