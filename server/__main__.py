@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from server import logs
 from server.models import find_sources
-from server.protocol import Protocol
 from server.settings import PREFIX, Settings, unknown_variables
 
 if TYPE_CHECKING:
@@ -91,7 +90,6 @@ def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
     os.chdir(empty)
     config = uvicorn.Config(
         app,
-        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -5,8 +5,7 @@ Knows files and what a recipe's network must have in common with them, but nothi
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,10 @@ from model.checkpoints import layouts, store
 from model.config import MAEConfig
 from model.errors import CheckpointError
 from model.network import MAE
-from model.pretrain.recipe import COLOURS, NETWORK, Recipe
+from model.pretrain.recipe import Recipe
 
 #: Parts of a network that belong to what it predicts, by the beginnings of their names.
 _OF_TARGET = ("decoder_pred.", "decoder_basis", "decoder_mean", "decoder_tokenizer.")
-#: What a recipe says of a network outside its ``[network]``.
-_BESIDE = ("decoder_depth", "decoder_width", "decoder_heads", "mask_tokens")
-
-_NAMES = {field.name for field in fields(MAEConfig)} - {"target"}
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,11 @@ class Beginning:
         tensors: By their names in the network.
         target: What they predict; None for an encoder alone.
         origin: ``licence``, where the file's card has one, and ``begun_from``: the file's name, digest and card.
-        colours: ``pixel_mean`` and ``pixel_std``, where they are not ImageNet's.
     """
 
     tensors: dict[str, Tensor]
     target: str | None
     origin: dict[str, Any]
-    colours: dict[str, list[float]] = field(default_factory=dict)
 
     def fill(self, network: MAE) -> None:
         """Put the weights into a network; what belongs to another target, or a decoder that lacks, stays random."""
@@ -56,8 +49,7 @@ def read(path: Path, recipe: Recipe) -> Beginning:
 
     Args:
         path: A file or folder, or a name of the registry.
-        recipe: What is trained; all but the target must be as in the file (of an encoder, the encoder's shape), and
-            the colours where it says some.
+        recipe: What is trained; all but the target must be as in the file (of an encoder, the encoder's shape).
 
     Raises:
         CheckpointError: It cannot be read, or its shape is not the recipe's.
@@ -69,9 +61,11 @@ def read(path: Path, recipe: Recipe) -> Beginning:
             raise
         return _encoder(path, recipe)
     network, card = checkpoint.network, checkpoint.card
-    _refuse_other(path, network.config, recipe, _NAMES)
+    _refuse_other(
+        path, network.config, recipe.config, {field.name for field in fields(MAEConfig)} - {"target"}
+    )
     origin = _origin(checkpoint.name, checkpoint.digest, card)
-    return Beginning(network.state_dict(), network.config.target, origin, _colours(network.config))
+    return Beginning(network.state_dict(), network.config.target, origin)
 
 
 def _encoder(path: Path, recipe: Recipe) -> Beginning:
@@ -79,44 +73,31 @@ def _encoder(path: Path, recipe: Recipe) -> Beginning:
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
     config = store.encoder_config(raw, house, given, "Give the pre-trained file that it was made from.")
-    decoders = {name for name in _NAMES if name.startswith("decoder")}
-    _refuse_other(path, config, recipe, _NAMES - {"mask_tokens"} - decoders)
-    name, card = store.told(raw, layout, entry)
-    return Beginning(house, None, _origin(name, raw.digest, card), _colours(config))
-
-
-def _colours(config: MAEConfig) -> dict[str, list[float]]:
-    return {name: list(value) for name in COLOURS if (value := getattr(config, name)) is not None}
-
-
-def _refuse_other(path: Path, theirs: MAEConfig, recipe: Recipe, names: set[str]) -> None:
-    """Refuse another shape than the recipe's; colours differ only where the recipe says some."""
-    ours = recipe.config
-    said = names if recipe.network.keys() & set(COLOURS) else names - set(COLOURS)
-    differing = [
-        field.name
-        for field in fields(MAEConfig)
-        if field.name in said and getattr(theirs, field.name) != getattr(ours, field.name)
-    ]
-    if not differing:
-        return
-    told = ", ".join(f"{name} {getattr(theirs, name)} instead of {getattr(ours, name)}" for name in differing)
-    raise CheckpointError(
-        f"{path} is of another shape than the recipe's network: {told}.",
-        code="init-config",
-        hint=_as_recipe(theirs, differing),
-        field="init",
+    decoders = {field.name for field in fields(MAEConfig) if field.name.startswith("decoder")}
+    _refuse_other(
+        path,
+        config,
+        recipe.config,
+        {field.name for field in fields(MAEConfig)} - {"target", "mask_tokens"} - decoders,
     )
+    name, card = store.told(raw, layout, entry)
+    return Beginning(house, None, _origin(name, raw.digest, card))
 
 
-def _as_recipe(theirs: MAEConfig, differing: list[str]) -> str:
-    """What makes a recipe's network theirs, where it can be said."""
-    if beyond := [name for name in differing if name not in (*NETWORK, *COLOURS, *_BESIDE)]:
-        return f"No recipe can say {' or '.join(beyond)}: a run cannot begin with these weights. Give others."
-    lines = [f"{name} = {json.dumps(getattr(theirs, name))}" for name in differing if name in _BESIDE]
-    network = [f"{name} = {json.dumps(getattr(theirs, name))}" for name in differing if name not in _BESIDE]
-    said = [", ".join(lines)] * bool(lines) + [f"[network] {', '.join(network)}"] * bool(network)
-    return f"Say in the recipe: {'; '.join(said)}. Or give weights of its shape."
+def _refuse_other(path: Path, theirs: MAEConfig, ours: MAEConfig, names: set[str]) -> None:
+    differing = [
+        f"{field.name} {getattr(theirs, field.name)} instead of {getattr(ours, field.name)}"
+        for field in fields(MAEConfig)
+        if field.name in names and getattr(theirs, field.name) != getattr(ours, field.name)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{path} is of another shape than the recipe's network: {', '.join(differing)}.",
+            code="init-config",
+            hint="Say so in the recipe (size, [network], decoder_depth, decoder_width, decoder_heads), "
+            "or give weights of its shape.",
+            field="init",
+        )
 
 
 def _origin(name: str, digest: str, card: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 
-from model.images import MAX_PIXELS, MAX_SIDE
 from ui.grid import build_widget
 from ui.strings import Words, choose
 from ui.theme import ASSETS
@@ -26,7 +25,7 @@ SCRIPTS = (
 )  # fmt: skip
 
 SECTIONS = (
-    "explore", "view", "figure", "strategy", "control", "pictures", "sample", "grid", "alt", "status", "keys", "try",
+    "explore", "view", "strategy", "control", "pictures", "sample", "grid", "alt", "status", "keys", "try",
 )  # fmt: skip
 
 
@@ -51,5 +50,4 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
     """
     model = {key: description[key] for key in ("name", "grid", "image_size", "views") if key in description}
     own = choose(words, *SECTIONS)
-    limits = {"pixels": MAX_PIXELS, "side": MAX_SIDE}
-    return build_widget("explore", SCRIPTS, words=own, model=model, samples=load_samples(), limits=limits)
+    return build_widget("explore", SCRIPTS, words=own, model=model, samples=load_samples())
