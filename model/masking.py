@@ -89,7 +89,7 @@ def hidden_count(ratio: float | str | Fraction, patches: int) -> int:
             hint="Give the share of patches to hide, for example 0.75.",
             field="ratio",
         )
-    # Above 0 some patch is hidden without further care.
+    # A share above 0 leaves fewer visible than there are: one is hidden at least.
     return patches - max(math.floor(patches * (1 - exact)), 1)
 
 

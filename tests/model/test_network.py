@@ -315,7 +315,7 @@ def test_normalised_targets_have_mean_zero_and_unbiased_deviation_one() -> None:
 
 
 def test_a_nearly_flat_patch_is_divided_by_the_root_of_its_variance_and_a_millionth() -> None:
-    """The public code's order: outside the root the same patch would come out ten times as strong."""
+    """The public code's order: outside the root the same patch would come out twenty times as strong."""
     network = MAE(replace(SIZES["debug"], target="norm_pixel"))
     image = torch.zeros(1, 3, 64, 64)
     image[..., ::2] = 1e-4
