@@ -40,7 +40,7 @@ class Repainted:
         masks: What was hidden, one mask at a time.
         seed: Where the masks came from; None where none was needed.
         nmse: Mean squared error over the hidden values, in the network's units.
-        fill_nmse: The same of each channel's mean over what is visible.
+        fill_nmse: The same of each channel's mean over what a mask leaves visible, put together as predictions are.
     """
 
     values: Array
@@ -91,21 +91,20 @@ def repaint(checkpoint: Checkpoint, array: Array, options: Options | None = None
     masks, seed = options.masks(grid)
     device = network.pos_embed.device
     image = torch.from_numpy(original.transpose(2, 0, 1)[None].copy()).to(device)
-    merged = Merged()
+    merged, plain = Merged(), Merged()
     for mask in masks:
         ids = (torch.from_numpy(of)[None].to(device) for of in (mask.ids_keep, mask.ids_restore))
         pred = network(image, *ids, options.positions)[..., : config.patch_values].float()
         if config.target != "pixel":
             pred = _with_statistics(pred, network.patchify(image), mask)
         merged.add(network.unpatchify(pred, grid)[0].permute(1, 2, 0).cpu().numpy(), mask)
+        holes = views.pixel_mask(mask.hidden, grid, config.patch_size)
+        plain.add(scores.plain_fill(original, holes), mask)
     hidden = views.pixel_mask(np.any([mask.hidden for mask in masks], axis=0), grid, config.patch_size)
     values = np.where(hidden[..., None], merged.pixels(), original)
     errors = [
         float(np.square(guess - original)[hidden].mean(dtype=np.float64))
-        for guess in (
-            values,
-            scores.plain_fill(original, views.pixel_mask(masks[0].hidden, grid, config.patch_size)),
-        )
+        for guess in (values, plain.pixels())
     ]
     result = np.array(array)
     result[hidden] = _as_given(values, array, config)[hidden]  # what is visible stays to the bit

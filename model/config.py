@@ -21,6 +21,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 #: Those that can be shown as pictures.
 PICTURE_TARGETS: tuple[Target, ...] = ("pixel", "norm_pixel", "norm_pixel_stats")
 PCA_VALUES = 96  # coefficients a patch, as in the paper
+MAX_CHANNELS = 1024  # hyperspectral cameras have some hundreds
 VOCABULARY = 512  # words of our discrete VAE; the paper borrows one of 8,192
 TOKENIZER_WIDTH = 256  # hidden units of its encoder
 
@@ -65,8 +66,8 @@ class MAEConfig:
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot exist, before a tensor is made."""
-        if self.channels < 1:
-            raise _bad(f"channels {self.channels} must be at least 1")
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise _bad(f"channels {self.channels} must lie between 1 and {MAX_CHANNELS}")
         if self.image_size % self.patch_size:
             raise _bad(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         for width, heads, name in (

@@ -8,7 +8,6 @@ strangers, so what is read is short, flat and of known names and types, or it is
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from html import escape, unescape
@@ -119,7 +118,7 @@ def _fits(value: object, types: tuple[type, ...]) -> bool:
         return len(value) <= _MOST_TEXT
     if isinstance(value, list):
         return len(value) <= len(FIELDS) and all(isinstance(one, str) and len(one) <= 64 for one in value)
-    return isinstance(value, int) and math.fabs(value) < 2**53
+    return isinstance(value, int) and abs(value) < 2**53  # exact for any number of digits
 
 
 def pack(mask: Mask) -> tuple[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -33,6 +34,9 @@ REPLAYED = (
     "strategy", "ratio", "hidden_count", "seed", "view", "fit", "crop", "grid", "cover", "samples", "positions",
 )  # fmt: skip
 
+#: Options that are whole numbers, or a row of them, and the codes of what is wrong with them.
+_WHOLE = {"hidden_count": "mask-count", "seed": "mask-seed", "samples": "samples", "indices": "mask-indices"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -43,7 +47,7 @@ class Options:
         ratio: Share to hide, above 0 and below 1; by default 0.75. Read by its decimal text.
         hidden_count: Patches to hide, instead of ``ratio``.
         seed: Decides a sampled mask; drawn where it is left out, and told in the result.
-        indices: Hidden patches, row-major from 0, for strategy ``indices``.
+        indices: Hidden patches, row-major from 0, for strategy ``indices``; a list or an array of whole numbers.
         drawing: A picture file, white = hide, for strategy ``drawing``; it is laid over what the model sees.
         interpolation: Also score linear interpolation, which takes a tenth of a second a mask.
         ssim: Also score structural similarity; without it a live page gets its answer 10 ms sooner.
@@ -64,7 +68,7 @@ class Options:
     ratio: Decimal | float | str | None = None
     hidden_count: int | None = None
     seed: int | None = None
-    indices: tuple[int, ...] | None = None
+    indices: Iterable[int] | None = None
     drawing: bytes | None = None
     interpolation: bool = False
     ssim: bool = True
@@ -75,6 +79,16 @@ class Options:
     cover: str = "single"
     samples: int | None = None
     positions: str = "both"
+
+    def __post_init__(self) -> None:
+        """Make numpy's numbers and arrays plain ones, which settings can hold.
+
+        Raises:
+            MaskError: A number is not whole.
+        """
+        for name, code in _WHOLE.items():
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _whole(name, given, code))
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Options:
@@ -147,7 +161,7 @@ class Options:
 
     def _given_mask(self, grid: Grid) -> Mask:
         if self.strategy == "indices":
-            return mask_from_indices(self.indices or (), grid)
+            return mask_from_indices(tuple(self.indices or ()), grid)
         return mask_from_drawing(images.load_grey(self.drawing or b""), grid)
 
     def _count(self, patches: int) -> int | None:
@@ -224,6 +238,18 @@ class Options:
                     hint=f"Leave out {name}.",
                     field=name,
                 )
+
+
+def _whole(name: str, given: Any, code: str) -> int | tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, given)) if name == "indices" else operator.index(given)
+    except TypeError as error:
+        raise MaskError(
+            f"{name} is {str(given)[:60]!r}; it must be {'whole numbers' if name == 'indices' else 'a whole number'}.",
+            code=code,
+            hint="Give it without a fraction, as a number and not as text.",
+            field=name,
+        ) from error
 
 
 def unknown_choice(name: str, value: object, known: tuple[str, ...]) -> MaskError:

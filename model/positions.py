@@ -7,6 +7,7 @@ Source: arXiv 2111.06377, appendix A; order as in facebookresearch/mae (checked 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +79,36 @@ def resized(table: Tensor, own: Grid, grid: Grid) -> Tensor:
     import torch
 
     width = table.shape[-1]
-    if torch.allclose(table.float().cpu(), _formula(own, own, width), rtol=0, atol=1e-5):
+    if _is_formula(table, own):
         return _formula(grid, own, width).to(table)
     cells = table[:, 1:].float().reshape(1, *own, width).permute(0, 3, 1, 2)
     cells = torch.nn.functional.interpolate(cells, size=grid, mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], cells.flatten(2).transpose(1, 2).to(table)], dim=1)
+
+
+def unrounded(table: Tensor) -> Tensor:
+    """A stored table, in float32 where it is the formula's rounded to half precision.
+
+    Rounded, it would be resized on other grids as if it were learned, and bind an engine to its own.
+    """
+    import torch
+
+    half = table.dtype in (torch.float16, torch.bfloat16) and not table.is_meta
+    if not half or table.ndim != 3 or len(table) != 1 or table.shape[-1] % 4:
+        return table
+    side = math.isqrt(max(table.shape[1] - 1, 0))
+    if 1 + side * side != table.shape[1] or not _is_formula(table, (side, side)):
+        return table
+    return sincos_positions(side, side, table.shape[-1])
+
+
+def _is_formula(table: Tensor, own: Grid) -> bool:
+    """Whether a table is the formula's, as far as its type can say: half precision rounds by up to half its step."""
+    import torch
+
+    formula = _formula(own, own, table.shape[-1])
+    rounding = torch.finfo(table.dtype).eps / 2
+    return torch.allclose(table.float().cpu(), formula, rtol=rounding, atol=1e-5)
 
 
 @lru_cache(maxsize=8)  # pictures of one shape come in rows; at most 8 MB each, for the largest grid and model

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from server import logs
 from server.models import find_sources
+from server.protocol import Protocol
 from server.settings import PREFIX, Settings, unknown_variables
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
     os.chdir(empty)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -130,9 +130,9 @@ def negotiate(headers: Sequence[str], offers: Sequence[str]) -> str:
     Raises:
         BadRequestError: When no form is acceptable.
     """
-    accept = ",".join(headers).strip(" ,") or "*/*"
-    wanted = max(offers, key=lambda offer: _quality(accept, offer))  # the first of equals
-    if _quality(accept, wanted):
+    weights = _weights(",".join(headers).strip(" ,") or "*/*")
+    wanted = max(offers, key=lambda offer: _quality(weights, offer))  # the first of equals
+    if _quality(weights, wanted):
         return wanted
     known = ", ".join(offers)
     raise BadRequestError(
@@ -144,16 +144,20 @@ def negotiate(headers: Sequence[str], offers: Sequence[str]) -> str:
     )
 
 
-def _quality(accept: str, media_type: str) -> float:
-    """How much a client wants a media type, 0..1: the weight of the most specific range that matches."""
-    # A bare star is what some old clients send for any.
-    ranges = {media_type: 2, media_type.split("/")[0] + "/*": 1, "*/*": 0, "*": 0}
-    best, quality = -1, 0.0
+def _weights(accept: str) -> dict[str, float]:
+    """What a client wants of each range of media types, 0..1."""
+    weights: dict[str, float] = {}
     for part in accept.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        if ranges.get(name, -1) > best:
-            best, quality = ranges[name], _weight(parameters)
-    return quality
+        weights.setdefault(name, _weight(parameters))
+    return weights
+
+
+def _quality(weights: dict[str, float], media_type: str) -> float:
+    """How much a client wants a media type: the weight of the most specific range that matches."""
+    # A bare star is what some old clients send for any.
+    ranges = (media_type, media_type.split("/")[0] + "/*", "*/*", "*")
+    return next((weights[name] for name in ranges if name in weights), 0.0)
 
 
 def _weight(parameters: list[str]) -> float:

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -62,6 +63,23 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
     return app
 
 
+class Cors(CORSMiddleware):
+    """Starlette's rules of other pages, refusing as everything here does."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks whether a page may send a request."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code == 200:
+            return answer
+        hint = "Origins that may are named in UNMASK_CORS_ORIGINS."
+        return problems.problem(
+            400,
+            "cors",
+            detail=f"A page elsewhere may not send this: {bytes(answer.body).decode()}. {hint}",
+            headers={"Vary": answer.headers["vary"]},
+        )
+
+
 class Head:
     """Answers HEAD wherever GET is answered, as RFC 9110 wants it; the body is left out by who sends the answer.
 
@@ -93,7 +111,7 @@ def _middleware(service: Service, settings: Settings) -> list[Middleware]:
         Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
         # Always there, even without origins: where it is, gradio's own generous rules stay silent.
         Middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=ALLOWED,

@@ -7,7 +7,7 @@ and never stands before anybody for longer than one call of the network.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any
 
@@ -15,21 +15,21 @@ import structlog
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from model import Reconstruction, Reconstructor, UnmaskError
 from server import openapi, problems
 from server.answers import JSON, NDJSON, describe, dump, negotiate
 from server.inputs import Shape, read
 from server.limits import charge, unless_gone
-from server.problems import InvalidFieldsError
+from server.problems import BadRequestError, InvalidFieldsError
 from server.schemas import BatchFields, Variant
 from server.service import Service
 from server.settings import Settings
 
 logger = structlog.stdlib.get_logger("unmask.batch")
 
-LINE_S = 30.0  # in which a client must take a line, before its place goes to others
+Head = dict[str, Any]  # what an entry begins with: its place, its picture, what was asked
 
 
 def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
@@ -55,7 +55,8 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
         """Reconstruct many at once: each photo in every combination of the listed strategies, ratios and seeds.
 
         The answer is one JSON object, or with `Accept: application/x-ndjson` one line for each as soon as it is
-        done. Both are in order. An entry that fails holds its problem and leaves the others alone.
+        done. Both are in order. An entry that fails holds its problem and leaves the others alone. One object has
+        room for as many bytes as a request may have; entries beyond it are refused and not computed, lines are not.
         """
         media_type = negotiate(request.headers.getlist("accept"), (JSON, NDJSON))
         service.check_batch()
@@ -68,7 +69,8 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
         with ExitStack() as place:  # taken late: whose body is slow takes it from nobody
             place.enter_context(service.admit_batch())
             model = await unless_gone(request, service.model(fields.model))
-            lines = _run(service, model, images, fields)
+            heads = _heads(fields, len(images))
+            lines = _run(service, model, images, fields, heads)
             headers = {
                 "Cache-Control": "no-store",
                 "Vary": "Accept",
@@ -77,8 +79,21 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
             }
             if media_type == NDJSON:
                 return _Stream(lines, place.pop_all(), headers)
-            content = await unless_gone(request, _collect(lines, model))
-            return Response(content, media_type=JSON, headers=headers)
+            content = await unless_gone(request, _collect(lines, heads, model, settings.batch_bytes))
+            return _Whole(content, place.pop_all(), headers)
+
+
+class _Whole(Response):
+    """All entries at once; their place is given back when they were sent, or not taken in time."""
+
+    def __init__(self, content: bytes, place: ExitStack, headers: dict[str, str]) -> None:
+        super().__init__(content, headers=headers, media_type=JSON)
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._place:
+            await super().__call__(scope, receive, send)
 
 
 class _Stream(StreamingResponse):
@@ -90,37 +105,55 @@ class _Stream(StreamingResponse):
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer; whoever stops reading it gets no more of it."""
-
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(LINE_S):
-                await send(message)
-
-        with self._place, suppress(TimeoutError):
+        """Send the answer."""
+        with self._place:
             async with aclosing(self._lines):  # type: ignore[type-var] # it is a generator
-                await super().__call__(scope, receive, send_in_time)
+                await super().__call__(scope, receive, send)
 
 
-async def _collect(lines: AsyncIterator[bytes], model: Reconstructor) -> bytes:
+async def _collect(
+    lines: AsyncIterator[bytes], heads: list[Head], model: Reconstructor, max_bytes: int
+) -> bytes:
+    """One object of all entries; those for which it has no room are not computed."""
+    items: list[bytes] = []
+    size = 0
     async with aclosing(lines):  # type: ignore[type-var] # it is a generator
-        items = [line async for line in lines]
+        async for line in lines:
+            if (size := size + len(line)) > max_bytes:
+                break
+            items.append(line)
+    refusal = BadRequestError(
+        f"One JSON answer takes entries of {max_bytes} bytes together, and those before this one fill it.",
+        status=413,
+        code="answer-too-large",
+        hint=f"Send 'Accept: {NDJSON}', which has no such bound, or ask for fewer entries or panels.",
+    )
+    items += [_refused(head, refusal) for head in heads[len(items) :]]
     facts = {"model": model.name, "model_digest": model.digest, "request_id": correlation_id.get()}
     return dump(facts)[:-1] + b', "items": [' + b", ".join(items) + b"]}"
 
 
+def _heads(fields: BatchFields, images: int) -> list[Head]:
+    asked = [
+        {"strategy": variant.strategy, "ratio": variant.ratio, "seed": variant.seed}
+        for variant in fields.variants()
+    ]
+    pairs = [(number, each) for number in range(images) for each in asked]
+    return [{"index": index, "image": number, "asked": each} for index, (number, each) in enumerate(pairs)]
+
+
 async def _run(
-    service: Service, model: Reconstructor, images: list[bytes], fields: BatchFields
+    service: Service, model: Reconstructor, images: list[bytes], fields: BatchFields, heads: list[Head]
 ) -> AsyncIterator[bytes]:
     """The entries in order. No more are in work, or done and unsent, than one call of the network takes."""
     variants = fields.variants()
-    total = len(images) * len(variants)
     begun: deque[asyncio.Task[bytes]] = deque()
     index = 0
     try:
-        while index < total or begun:
-            while index < total and len(begun) < service.max_batch:
-                number, which = divmod(index, len(variants))
-                entry = _entry(service, model, images[number], fields, variants[which], index, number)
+        while index < len(heads) or begun:
+            while index < len(heads) and len(begun) < service.max_batch:
+                image, variant = images[heads[index]["image"]], variants[index % len(variants)]
+                entry = _entry(service, model, image, fields, variant, heads[index])
                 begun.append(asyncio.create_task(entry))
                 index += 1
             yield await begun[0]
@@ -137,25 +170,27 @@ async def _entry(
     image: bytes,
     fields: BatchFields,
     variant: Variant,
-    index: int,
-    number: int,
+    head: Head,
 ) -> bytes:
-    asked = {"strategy": variant.strategy, "ratio": variant.ratio, "seed": variant.seed}
-    head = {"index": index, "image": number, "asked": asked}
     render: Callable[[Reconstruction], bytes] = partial(
         _render, head=head, panels=fields.panels, digest=model.digest
     )
     try:
         return await service.reconstruct_patiently(model, image, fields.options(variant), render)
     except UnmaskError as error:
-        answer = problems.from_error(error)
+        return _refused(head, error)
     except Exception:
         logger.exception("batch entry failed")
-        answer = problems.crashed()
+        return _refused(head, None)
+
+
+def _refused(head: Head, error: UnmaskError | None) -> bytes:
+    """An entry with its problem; without an error the mistake is ours."""
+    answer = problems.from_error(error) if error else problems.crashed()
     return dump(head)[:-1] + b', "problem": ' + bytes(answer.body) + b"}"
 
 
-def _render(result: Reconstruction, *, head: dict[str, Any], panels: tuple[str, ...], digest: str) -> bytes:
+def _render(result: Reconstruction, *, head: Head, panels: tuple[str, ...], digest: str) -> bytes:
     return dump(head | {"result": describe(result, panels, digest)})
 
 

@@ -1,11 +1,14 @@
 """What a client sends: a form, a bare picture or JSON, read within limits and checked.
 
 All three carry the same fields. Text fields may stand in the query too, which is the only place a bare picture
-has for them. Nothing unknown, nothing twice, and every mistake is named at once.
+has for them. Nothing unknown, nothing twice but the same, and every mistake is named at once. Left out is also
+what is empty in a form, or null in JSON.
 """
 
 import binascii
 import json
+import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,18 +18,24 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.problems import BadRequestError, InvalidFieldsError, TooLargeError
+from server.schemas import DECIMAL
 
 F = TypeVar("F", bound=BaseModel)
 
 FORM, JSON, PICTURE = "multipart/form-data", "application/json", "image/*"
 ACCEPTED = (FORM, PICTURE, JSON)
 
-# Bounds of the form around the pictures: more than any honest request has, small enough to name what is
-# unknown.
+# Bounds of the form, or of the JSON, around the pictures: more than any honest request has.
 MAX_FIELDS = 32
 MAX_TEXT_BYTES = 64 * 1024
+
+# Files in JSON: long texts of base64, with an address' head and escapes that some languages write into it.
+# Between two texts of JSON stand a comma or a colon at least, so that nothing valid is ever taken for one.
+LONG_TEXT = re.compile(rb'"(?=[^"]{256})(?:data:[^",]{1,100},)?(?:[A-Za-z0-9+/=_-]++|\\[/nru])++"')
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ async def read(request: Request, shape: Shape[F]) -> tuple[F, Files]:
         InvalidFieldsError: Fields are missing, unknown, repeated or wrong.
         TooLargeError: A file is larger than allowed.
     """
+    check_encoding(request)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     query = _read_query(request, shape)
     if kind == FORM:
@@ -88,8 +98,10 @@ async def read(request: Request, shape: Shape[F]) -> tuple[F, Files]:
         values, files = {}, {shape.picture: [content] if (content := await request.body()) else []}
     else:
         raise unknown_kind(kind)
-    twice = [(name, *_repeated(name)) for name in query if name in values]
-    _refuse(twice)
+    # What the query repeats word for word is no contradiction.
+    _refuse(
+        [(name, *_repeated(name)) for name in query if name in values and query[name] != _text(values[name])]
+    )
     fields = check(shape.fields, query | values)
     _check_files(files, shape)
     return fields, files
@@ -119,8 +131,24 @@ def check(model: type[F], values: Mapping[str, Any]) -> F:
 
 def _words(entry: ErrorDetails) -> str:
     if entry["type"] == "string_pattern_mismatch":
-        return "must be a decimal number such as 0.75"  # the only pattern there is
+        return DECIMAL  # the only pattern there is
     return entry["msg"].removeprefix("Value error, ")
+
+
+def check_encoding(request: Request) -> None:
+    """Refuse a body that is packed.
+
+    Raises:
+        BadRequestError: It is.
+    """
+    if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        raise BadRequestError(
+            f"The body's Content-Encoding is '{encoding[:60]}'; accepted is identity.",
+            status=415,
+            code="content-encoding",
+            hint="Send the body as it is: pictures are small already.",
+            field="Content-Encoding",
+        )
 
 
 def unknown_kind(kind: str) -> BadRequestError:
@@ -143,24 +171,47 @@ def _read_query(request: Request, shape: Shape[Any]) -> Values:
     return dict(pairs)
 
 
+class _InMemory(MultiPartParser):
+    """Keeps files off the disk: they are read back at once, and what all bodies hold is bounded and counted."""
+
+    spool_max_size = 0  # never
+
+
 async def _read_form(request: Request, shape: Shape[Any]) -> tuple[Values, Files]:
     max_files = max(MAX_FIELDS, shape.max_pictures + len(shape.files))
-    async with request.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES) as form:
-        items = form.multi_items()
-        errors = []
-        for name, value in items:
-            if not isinstance(value, UploadFile) and name in shape.file_names:
-                errors.append((name, f"'{name}' is text; it must be a file.", f"With curl: -F {name}=@FILE."))
-            elif isinstance(value, UploadFile) and name in shape.fields.model_fields:
-                errors.append((name, f"'{name}' is a file; it must be text.", "Send it without a file name."))
-        _check_names([name for name, _ in items], shape.names, shape, errors)
-        texts = {name: value for name, value in items if isinstance(value, str)}
-        files: Files = {}
-        for name, value in items:
-            # A browser sends an empty file without a name for an input that was left empty.
-            if isinstance(value, UploadFile) and (value.filename or value.size):
-                _check_size(name, value.size or 0, shape.max_bytes)
-                files.setdefault(name, []).append(await value.read())
+    try:
+        form = await _InMemory(
+            request.headers,
+            request.stream(),
+            max_files=max_files,
+            max_fields=MAX_FIELDS,
+            max_part_size=MAX_TEXT_BYTES,
+        ).parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from None
+    try:
+        return await _sort(form.multi_items(), shape)
+    finally:
+        await form.close()
+
+
+async def _sort(items: Iterable[tuple[str, UploadFile | str]], shape: Shape[Any]) -> tuple[Values, Files]:
+    """Texts and files of a form."""
+    # For what was left empty browsers send an empty text, and an empty file without a name.
+    items = [(name, value) for name, value in items if value != "" or name not in shape.names]
+    errors = []
+    for name, value in items:
+        if not isinstance(value, UploadFile) and name in shape.file_names:
+            errors.append((name, f"'{name}' is text; it must be a file.", f"With curl: -F {name}=@FILE."))
+        elif isinstance(value, UploadFile) and name in shape.fields.model_fields:
+            errors.append((name, f"'{name}' is a file; it must be text.", "Send it without a file name."))
+    _check_names([name for name, _ in items], shape.names, shape, errors)
+    texts = {name: value for name, value in items if isinstance(value, str)}
+    files: Files = {}
+    for name, value in items:
+        if isinstance(value, UploadFile) and (value.filename or value.size):
+            _check_size(name, value.size or 0, shape.max_bytes)
+            files.setdefault(name, []).append(await value.read())
     return texts, files
 
 
@@ -186,19 +237,40 @@ def _read_json(body: bytes, shape: Shape[Any]) -> tuple[Values, Files]:
 def parse_object(body: bytes) -> list[tuple[str, Any]]:
     """Name and value pairs of the outermost object, repeated ones included.
 
-    Raises:
-        BadRequestError: It is no JSON object.
-    """
+    Long texts are cut out first and put back as the values that are read: what is left is short, or refused
+    before there is an object for each of its values.
 
-    def refuse(_: str) -> Any:
-        raise ValueError
+    Raises:
+        BadRequestError: It is no JSON object, or large beside its long texts.
+    """
+    texts: deque[bytes] = deque()
+
+    def cut(text: re.Match[bytes]) -> bytes:
+        texts.append(text[0])
+        return b"NaN"  # which no text of JSON is, and which the reader asks for by name
+
+    def put_back(constant: str) -> Any:
+        if constant != "NaN" or not texts:  # one of the client's own
+            raise ValueError
+        return json.loads(texts.popleft())
 
     def keep_pairs(pairs: list[tuple[str, Any]]) -> Any:
         return _Pairs(pairs)
 
+    rest = LONG_TEXT.sub(cut, body)
+    if len(rest) > MAX_TEXT_BYTES:
+        raise BadRequestError(
+            f"The JSON is larger than the allowed {MAX_TEXT_BYTES // 1024} KiB, not counting its files.",
+            status=413,
+            code="too-large",
+            hint="Send a few short fields; files are texts of base64 without line breaks or spaces.",
+            field="body",
+        )
     try:
         # Decimals stay text: a ratio is read by its digits, not by the nearest binary number.
-        parsed = json.loads(body, parse_float=str, parse_constant=refuse, object_pairs_hook=keep_pairs)
+        parsed = json.loads(rest, parse_float=str, parse_constant=put_back, object_pairs_hook=keep_pairs)
+        if texts:  # one was cut out from between two others
+            raise ValueError
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, _Pairs):
@@ -273,6 +345,11 @@ def _check_size(name: str, size: int, max_bytes: int) -> None:
 def _too_many(shape: Shape[Any]) -> InvalidFieldsError:
     message = f"There are more than {shape.max_pictures} '{shape.picture}'."
     return InvalidFieldsError([_named(shape.picture, message, "Send them in several requests.")])
+
+
+def _text(value: object) -> str:
+    """A value as a query would have it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _repeated(name: str) -> tuple[str, str]:

@@ -30,21 +30,26 @@ IPV6_BITS = 64  # that one customer is given
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_S = 10.0
 
+# In which a client must take so much of an answer, before what it holds goes to others.
+PIECE_BYTES = 64 * 1024
+PIECE_S = 30.0
+
 # When a client whose body found no room may come again.
 BODY_RETRY_S = 2
 
 
 class BodyLimit:
-    """Refuses bodies that are too large, too slow, or too many at a time.
+    """Refuses bodies that are too large, too slow, or too many at a time, and leaves who does not read its answer.
 
     Size is told by the declared length and by counting what arrives. What has arrived of all requests together is
-    bounded too, until each is answered: a body that never ends would hold its memory for ever.
+    bounded too, until each is answered, with what is being sent: a body that never ends, or an answer that nobody
+    takes, would hold its memory for ever.
     Frameworks answer an error inside `receive` in ways of their own, therefore the answer itself is replaced.
 
     Args:
         app: The next application.
         limit_of: Bytes allowed for a path and the kind of its body.
-        held_bytes: Bytes of all bodies together; where there is no other, one is not refused for them.
+        held_bytes: Bytes of all bodies and answers together; where there is no other, one is not refused for them.
         seconds: In which a body must have arrived.
     """
 
@@ -73,31 +78,50 @@ class BodyLimit:
 
     async def _counted(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
         body = _Body(limit, asyncio.get_running_loop().time() + self.seconds)
-        answering = False
 
         async def count() -> Message:
             message = await self._next(body, receive)
-            if body.refusal and not answering:
+            if body.refusal and not body.answering:
                 raise body.refusal
             return message
 
         async def guard(message: Message) -> None:
-            nonlocal answering
-            if body.refusal and not answering:
+            if body.refusal and not body.answering:
                 return  # whatever the application made of it, ours is the answer
-            answering = True
-            await send(message)
+            await self._answer(body, message, send)
 
         try:
             await self.app(scope, count, guard)
         except problems.ServiceError as error:
-            if answering or error is not body.refusal:
+            if body.answering or error is not body.refusal:
                 raise
+        except Exception:
+            if not body.unread:
+                raise
+            scope[problems.SCOPE_KEY] = problems.ClientGoneError().code
         finally:
             self._held -= body.arrived
-        if body.refusal and not answering:
+        if body.refusal and not body.answering:
             slow = isinstance(body.refusal, problems.SlowBodyError)
             await _refuse(body.refusal, scope, receive, send, drain=not slow)
+
+    async def _answer(self, body: "_Body", message: Message, send: Send) -> None:
+        """Send a message of the answer; notes in `body` when the client does not take it."""
+        body.answering = True
+        if message["type"] == "http.response.start":
+            body.refused = message["status"] >= 400
+        if body.refused:  # small, it holds nothing, and there may be a thousand a second
+            await send(message)
+            return
+        size = len(message.get("body", b""))
+        self._held += size
+        try:
+            await _send_in_pieces(send, message)
+        except TimeoutError:
+            body.unread = True
+            raise
+        finally:
+            self._held -= size
 
     async def _next(self, body: "_Body", receive: Receive) -> Message:
         """What arrives next; notes in `body` what it is refused for."""
@@ -122,13 +146,19 @@ class BodyLimit:
 
 @dataclass
 class _Body:
-    """What is known of a body while it arrives: bytes allowed, the time it has, bytes there, why it is refused."""
+    """What is known of a body while it arrives: bytes allowed, the time it has, bytes there, why it is refused.
+
+    And of its answer: whether it has begun, whether it is a refusal, whether the client left it unread.
+    """
 
     limit: int
     until: float
     arrived: int = 0
     complete: bool = False
     refusal: problems.ServiceError | None = None
+    answering: bool = False
+    refused: bool = False
+    unread: bool = False
 
 
 class ClientLimit:
@@ -201,6 +231,23 @@ def _client(scope: Scope) -> str:
         return str(address)
     mapped = address.ipv4_mapped
     return str(mapped or ipaddress.ip_network((address, IPV6_BITS), strict=False))
+
+
+async def _send_in_pieces(send: Send, message: Message) -> None:
+    """Send a message of an answer; the server itself would take a body of any size and keep it.
+
+    Raises:
+        TimeoutError: The client does not take it.
+    """
+    body = message.get("body", b"")
+    for begin in range(0, max(len(body), 1), PIECE_BYTES):
+        piece = message
+        if len(body) > PIECE_BYTES:
+            end = begin + PIECE_BYTES
+            more = end < len(body) or message.get("more_body", False)
+            piece = {**message, "body": body[begin:end], "more_body": more}
+        async with asyncio.timeout(PIECE_S):
+            await send(piece)
 
 
 async def _refuse(

@@ -12,8 +12,10 @@ from itertools import chain, count
 from server.metrics import Metrics
 from server.problems import OverloadedError
 
-# Weight of the newest batch in the running mean of seconds per pass: follows a change within some ten batches.
+# Weight of the newest in the running means of seconds per pass and per picture: follows a change within some ten.
 NEWEST = 0.2
+# Of a picture that took less: one seen a moment ago is not decoded again, and tells nothing of the next.
+QUICKER = 0.02
 
 
 @dataclass(eq=False)
@@ -24,11 +26,15 @@ class Place:
         number: Places are counted as they are taken.
         owner: The request's id.
         passes: Forward passes it takes.
+        decoding: Whether its picture is still to be decoded.
+        patient: Whether it is one of many in a batch: nobody is refused for it.
     """
 
     number: int
     owner: str | None
     passes: int = 1
+    decoding: bool = True
+    patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Turn:
 
 
 class Line:
-    """Requests in work or waiting. All methods but `learn` belong to the event loop.
+    """Requests in work or waiting. All methods but those that learn belong to the event loop.
 
     Args:
         max_waiting: Most requests admitted at a time.
@@ -61,6 +67,7 @@ class Line:
         self._max_queue_s = max_queue_s
         self._places: dict[str, list[Place]] = {}  # by network
         self._pass_s: dict[str, float] = {}  # running mean of one, by network
+        self._decode_s = 0.0  # of a picture, likewise
         self._numbers = count()
 
     def check_room(self) -> None:
@@ -70,17 +77,18 @@ class Line:
             OverloadedError: When the line is full by count or by predicted time; where nobody waits, nobody
                 is refused.
         """
-        wait_s = self._wait_s()
+        wait_s = self._wait_s(patient=False)
         if self._admitted and (self._admitted >= self._max_waiting or wait_s > self._max_queue_s):
             raise OverloadedError(retry_after_s=max(1, math.ceil(wait_s)))
 
     @contextmanager
-    def admit(self, network: str, owner: str | None = None) -> Iterator[Place]:
+    def admit(self, network: str, owner: str | None = None, *, patient: bool = False) -> Iterator[Place]:
         """Hold a place for as long as the request is in work.
 
         Args:
             network: Which one it will need.
             owner: Id by which `turn` finds it.
+            patient: It is one of many in a batch.
 
         Yields:
             The place, which counts as one forward pass until more is known.
@@ -89,7 +97,7 @@ class Line:
             OverloadedError: As `check_room`.
         """
         self.check_room()
-        place = Place(next(self._numbers), owner)
+        place = Place(next(self._numbers), owner, patient=patient)
         self._places.setdefault(network, []).append(place)
         self._tell()
         try:
@@ -107,12 +115,19 @@ class Line:
         before = sum(place.number < mine for place in chain(*self._places.values()))
         return Turn(self._admitted, before, self._wait_s(mine))
 
-    def _wait_s(self, last: float = math.inf) -> float:
-        """How long the places up to a number will compute."""
-        return sum(
-            self.expected_s(network, sum(place.passes for place in places if place.number <= last))
-            for network, places in self._places.items()
-        )
+    def _wait_s(self, last: float = math.inf, *, patient: bool = True) -> float:
+        """How long the places up to a number will take, with or without those of batches.
+
+        Pictures are decoded while the network computes: the slower of both decides.
+        """
+        pictures, computing_s = 0, 0.0
+        for network, places in self._places.items():
+            pass_s = self._pass_s.get(network, 0.0)
+            for place in places:
+                if place.number <= last and (patient or not place.patient):
+                    pictures += place.decoding
+                    computing_s += place.passes * pass_s
+        return max(computing_s, pictures * self._decode_s)
 
     def expected_s(self, network: str, passes: int) -> float:
         """How long so many forward passes will run, 0 where it is not known yet."""
@@ -123,6 +138,15 @@ class Line:
         before = self._pass_s.get(network, pass_s)
         # A new dict instead of a change: the event loop may be reading the old one.
         self._pass_s = {**self._pass_s, network: (1 - NEWEST) * before + NEWEST * pass_s}
+
+    def learn_decoding(self, picture_s: float) -> None:
+        """Take note of how long a picture took, over the threads that decode; from any of them.
+
+        By the picture, not by its pixels, which only its header tells: that is read when its turn has come.
+        """
+        before = self._decode_s or picture_s
+        weight = NEWEST if picture_s > before else QUICKER
+        self._decode_s = (1 - weight) * before + weight * picture_s  # two at once: one is lost, it is a mean
 
     @property
     def _admitted(self) -> int:

@@ -31,7 +31,11 @@ Schema = dict[str, Any]
 Files = Callable[[Schema], dict[str, Schema]]
 
 BINARY: Schema = {"type": "string", "format": "binary"}
+# A file of a form: as OpenAPI 3.1 describes it, with what was usual before, which many programs still look for.
+FILE = BINARY | {"contentMediaType": "application/octet-stream"}
 BASE64: Schema = {"type": "string", "contentEncoding": "base64"}
+NULL: Schema = {"type": "null"}
+EMPTY: Schema = {"const": ""}
 
 # The smallest picture that is served: eight pixels square, one colour.
 TINY = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mOMYoAAJgaKGAAbfgBq+MZE2wAAAABJRU5ErkJggg=="
@@ -82,7 +86,7 @@ def body(
         "requestBody": {
             "required": True,
             "content": {
-                FORM: {"schema": _form_schema(model, files(BINARY))},
+                FORM: {"schema": _form_schema(model, files(FILE))},
                 JSON: {"schema": _json_schema(model, files(BASE64)), "examples": listed},
                 PICTURE: {"schema": BINARY},
             },
@@ -91,33 +95,57 @@ def body(
 
 
 def _form_schema(model: type[BaseModel], files: Mapping[str, Schema]) -> Schema:
-    """The description of a form.
+    """The description of a form, where every text may be empty; the form at /docs sends them so.
 
     Args:
         model: The text fields.
         files: Schema of each file field; the first is required.
     """
-    schema = model.model_json_schema()
-    schema["properties"] = {**files, **schema["properties"]}
-    return schema | {"required": [next(iter(files))]}
+    texts = {
+        name: {"description": text, "anyOf": [kind, EMPTY], "examples": [""]}
+        for name, (kind, text) in _texts(model).items()
+    }
+    return _object(model, files, texts)
 
 
 def _json_schema(model: type[BaseModel], files: Mapping[str, Schema]) -> Schema:
     """The description of the same fields as JSON: numbers and lists are what they are, files are base64."""
-    schema = _form_schema(model, files)
-    for name, wanted in JSON_TYPES.items():
-        if name in schema["properties"]:
-            kept = {"description": schema["properties"][name]["description"]}
-            schema["properties"][name] = kept | wanted
-    return schema
+    texts = {
+        name: {"description": text, "anyOf": [JSON_TYPES.get(name, kind), NULL]}
+        for name, (kind, text) in _texts(model).items()
+    }
+    return _object(model, files, texts)
 
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     """The description of the same text fields in the query."""
     return [
-        {"name": name, "in": "query", "required": False, "schema": schema}
-        for name, schema in model.model_json_schema()["properties"].items()
+        {"name": name, "in": "query", "required": False, "description": text, "schema": kind}
+        for name, (kind, text) in _texts(model).items()
     ]
+
+
+def _object(model: type[BaseModel], files: Mapping[str, Schema], texts: Mapping[str, Schema]) -> Schema:
+    return {
+        "title": model.__name__,
+        "type": "object",
+        "properties": {**files, **texts},
+        "required": [next(iter(files))],
+        "additionalProperties": False,
+    }
+
+
+def _texts(model: type[BaseModel]) -> dict[str, tuple[Schema, str]]:
+    """What each text field is and means.
+
+    What is left out stands in its words and is no default: programs send those, to every place that has one.
+    """
+    texts = {}
+    for name, described in model.model_json_schema()["properties"].items():
+        text = described.pop("description")
+        kinds = [kind for kind in described.pop("anyOf", [described]) if kind != NULL]
+        texts[name] = ({key: kinds[0][key] for key in kinds[0] if key not in ("default", "title")}, text)
+    return texts
 
 
 def _photo(kind: Schema) -> dict[str, Schema]:
@@ -232,6 +260,11 @@ REFUSED = (
 REFUSALS = {answer.status_code: answer for answer in (problems.crashed(), *map(problems.from_error, REFUSED))}
 
 
+RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds to wait before sending it again.", "schema": {"type": "integer"}}
+}
+
+
 def problem_responses(*refusals: int | UnmaskError) -> dict[int | str, dict[str, Any]]:
     """The description of refusals, with an example each.
 
@@ -242,6 +275,7 @@ def problem_responses(*refusals: int | UnmaskError) -> dict[int | str, dict[str,
     return {
         answer.status_code: {
             "description": HTTPStatus(answer.status_code).phrase,
+            **({"headers": RETRY_AFTER} if "retry-after" in answer.headers else {}),
             "content": {
                 problems.MEDIA_TYPE: {
                     "schema": {"$ref": "#/components/schemas/Problem"},

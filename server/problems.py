@@ -73,8 +73,11 @@ def unknown(
     )
 
 
+MAX_NAMED = 20  # wrong fields in one problem
+
+
 class InvalidFieldsError(ServiceError):
-    """Form fields that are missing, unknown or wrong; all of them are named at once.
+    """Form fields that are missing, unknown or wrong; all of them are named at once, or the first and how many more.
 
     Args:
         errors: Per bad field: `field`, `message`, `hint`.
@@ -83,9 +86,13 @@ class InvalidFieldsError(ServiceError):
     status, title = 422, "Invalid fields"
 
     def __init__(self, errors: Sequence[Mapping[str, str]]) -> None:
-        messages = " ".join(error["message"] for error in errors)
-        super().__init__(messages, code="invalid-fields", hint="See 'errors' for what each field takes.")
-        self.errors = errors
+        named = errors[:MAX_NAMED]
+        messages = [error["message"] for error in named]
+        if (more := len(errors) - MAX_NAMED) > 0:
+            messages.append(f"And {more} more are wrong.")
+        hint = "See 'errors' for what each field takes."
+        super().__init__(" ".join(messages), code="invalid-fields", hint=hint)
+        self.errors = named
 
 
 class TooLargeError(ServiceError):

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from model import Options, Reconstructor, labels
 from server import openapi
@@ -83,14 +83,15 @@ def _add_settings(router: APIRouter, service: Service, max_bytes: int) -> None:
         "/v1/settings",
         operation_id="settings",
         response_class=Response,
-        responses=openapi.problem_responses(*REFUSALS, _no_settings())
+        responses=openapi.problem_responses(*REFUSALS, 503, 504, _no_settings())
         | {200: openapi.answer("SettingsAnswer")},
         openapi_extra=openapi.SETTINGS,
     )
     async def settings(request: Request) -> Response:
         """How a picture of this service was made: the settings in its label, and fields that make it again."""
         _, files = await read(request, shape)
-        return _json(await run_in_threadpool(_replay, files["image"][0], service.models.names))
+        read_label = partial(_replay, files["image"][0], service.models.names)
+        return _json(await unless_gone(request, service.look(read_label)))
 
 
 def _replay(image: bytes, served: list[str]) -> bytes:

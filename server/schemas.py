@@ -15,6 +15,7 @@ PICTURES = ("sheet", *EVERY_PANEL)
 
 # Whole numbers are bounded before they are parsed: nobody needs a seed of a thousand digits.
 MAX_DIGITS = 12
+DECIMAL = "must be a decimal number such as 0.75"
 
 
 def _text_to_int(value: object) -> object:
@@ -46,7 +47,11 @@ def _text_to_panels(value: object) -> object:
 
 def _number_to_text(value: object) -> object:
     """JSON may say 1 where a form says "1"; decimals arrive as text from both."""
-    return str(value) if type(value) is int and abs(value) < 10**MAX_DIGITS else value
+    if isinstance(value, str):
+        return value
+    if type(value) is not int or abs(value) >= 10**MAX_DIGITS:
+        raise ValueError(DECIMAL)
+    return str(value)
 
 
 def _known_picture(value: object) -> object:
@@ -67,8 +72,11 @@ Ratio = Annotated[
 Panels = Annotated[
     tuple[str, ...],
     BeforeValidator(_text_to_panels),
-    WithJsonSchema({"type": "string", "examples": [",".join(DEFAULT_PANELS)]}),
+    WithJsonSchema({"type": "string"}),
 ]
+PANELS_WANTED = (
+    f"Pictures wanted, comma separated, of {', '.join(EVERY_PANEL)}; {','.join(DEFAULT_PANELS)} when omitted."
+)
 
 
 class CommonFields(BaseModel):
@@ -79,49 +87,46 @@ class CommonFields(BaseModel):
     model: Word | None = Field(
         default=None,
         description="Which model, of /v1/models; the first of them when omitted.",
-        examples=["mini"],
     )
     view: Word | None = Field(
         default=None,
         description="How normalised pixels become a picture: predicted, estimated, normalised or oracle; the first the "
         "model has when omitted.",
-        examples=["pixels"],
     )
     fit: Word | None = Field(
         default=None,
         description="'square': the centre square, or the crop; 'whole': the whole picture on a grid of its aspect. "
         "Square when omitted.",
-        examples=["whole"],
     )
     crop: Word | None = Field(
         default=None,
-        description="With fit 'square': left,top,side in pixels of the upright original.",
-        examples=["0,0,8"],
+        description="With fit 'square': left,top,side in pixels of the upright original, such as 0,0,224.",
     )
     grid: Word | None = Field(
         default=None,
-        description="With fit 'whole': ROWSxCOLUMNS, each 4 to 40; about as many patches as usual when omitted.",
-        examples=["12x18"],
+        description="With fit 'whole': ROWSxCOLUMNS, each 4 to 40, such as 12x18; about as many patches as usual when "
+        "omitted.",
     )
     cover: Word | None = Field(
         default=None,
         description="'single': one mask; 'complete': complementary masks, every patch is predicted from others; "
         "'ensemble': several seeds, mean and spread. Single when omitted.",
-        examples=["complete"],
     )
     samples: WholeNumber | None = Field(
         default=None, description="With cover 'ensemble': how many seeds, 2 to 32; 8 when omitted."
     )
     positions: Word | None = Field(
         default=None,
-        description="'both' as trained, or 'hidden_only': without decoder positions on visible patches.",
-        examples=["both"],
+        description="'both' as trained, or 'hidden_only': without decoder positions on visible patches. Both when "
+        "omitted.",
     )
     interpolation: bool = Field(
-        default=False, description="Also score linear interpolation of the visible pixels."
+        default=False,
+        description="Also score linear interpolation of the visible pixels; false when omitted.",
     )
     ssim: bool = Field(
-        default=True, description="Also score structural similarity; false answers a live page 10 ms sooner."
+        default=True,
+        description="Also score structural similarity; false answers a live page 10 ms sooner. True when omitted.",
     )
 
     def _checked(self, panels: tuple[str, ...], **further: Any) -> Options:
@@ -138,12 +143,12 @@ class ReconstructFields(CommonFields):
 
     strategy: Annotated[str, WithJsonSchema({"type": "string", "enum": list(STRATEGIES)})] = Field(
         default="random",
-        description="How the hidden patches are chosen. 'indices' and 'drawing' need the field of that name.",
+        description="How the hidden patches are chosen. 'indices' and 'drawing' need the field of that name. Random "
+        "when omitted.",
     )
     ratio: Ratio | None = Field(
         default=None,
         description="Share of patches to hide, above 0 and below 1, as a decimal number; 0.75 when omitted.",
-        examples=["0.75"],
     )
     hidden_count: WholeNumber | None = Field(
         default=None, description="Number of patches to hide, instead of a ratio."
@@ -156,15 +161,13 @@ class ReconstructFields(CommonFields):
         Annotated[
             tuple[int, ...],
             BeforeValidator(_text_to_list),
-            WithJsonSchema(
-                {"type": "string", "contentMediaType": "application/json", "examples": ["[0, 1, 14]"]}
-            ),
+            WithJsonSchema({"type": "string"}),
         ]
         | None
-    ) = Field(default=None, description="JSON list of the hidden patches, row by row from 0.")
-    panels: Panels = Field(
-        default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(EVERY_PANEL)}."
+    ) = Field(
+        default=None, description="JSON list of the hidden patches, row by row from 0, such as [0, 1, 14]."
     )
+    panels: Panels = Field(default=DEFAULT_PANELS, description=PANELS_WANTED)
     panel: (
         Annotated[
             str, BeforeValidator(_known_picture), WithJsonSchema({"type": "string", "enum": list(PICTURES)})
@@ -208,11 +211,10 @@ class EmbedFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Word = Field(default="cls", description="'cls', 'mean' or 'patch'.", examples=["mean"])
+    kind: Word = Field(default="cls", description="'cls', 'mean' or 'patch'; cls when omitted.")
     model: Word | None = Field(
         default=None,
         description="Which model, of /v1/models; the first of them when omitted.",
-        examples=["mini"],
     )
 
 
@@ -235,10 +237,6 @@ def _listed_strategy(value: object) -> object:
     return value
 
 
-def _comma_list(*examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "examples": list(examples)})
-
-
 @dataclass(frozen=True)
 class Variant:
     """One way to hide patches, of those a batch asks for."""
@@ -254,19 +252,22 @@ class BatchFields(CommonFields):
     strategies: Annotated[
         tuple[Annotated[str, BeforeValidator(_listed_strategy)], ...],
         BeforeValidator(_split),
-        _comma_list("random,block"),
-    ] = Field(default=("random",), description=f"Comma separated, of {', '.join(LISTED_STRATEGIES)}.")
-    ratios: Annotated[tuple[Ratio, ...], BeforeValidator(_split), _comma_list("0.5,0.75,0.9")] = Field(
+        WithJsonSchema({"type": "string"}),
+    ] = Field(
+        default=("random",),
+        description=f"Comma separated, of {', '.join(LISTED_STRATEGIES)}; random when omitted.",
+    )
+    ratios: Annotated[tuple[Ratio, ...], BeforeValidator(_split), WithJsonSchema({"type": "string"})] = Field(
         default=("0.75",),
         description="Shares of patches to hide, comma separated decimal numbers; 0.75 when omitted.",
     )
-    seeds: Annotated[tuple[WholeNumber, ...], BeforeValidator(_split), _comma_list("1,2,3")] | None = Field(
+    seeds: (
+        Annotated[tuple[WholeNumber, ...], BeforeValidator(_split), WithJsonSchema({"type": "string"})] | None
+    ) = Field(
         default=None,
         description="Comma separated, 0 to 4294967295. Omitted: one is drawn for each and returned.",
     )
-    panels: Panels = Field(
-        default=DEFAULT_PANELS, description=f"Pictures wanted, comma separated, of {', '.join(EVERY_PANEL)}."
-    )
+    panels: Panels = Field(default=DEFAULT_PANELS, description=PANELS_WANTED)
 
     @property
     def count(self) -> int:

@@ -1,15 +1,16 @@
 """What the API and the page call: a picture and options in, a reconstruction out.
 
-Decoding and encoding run in a small thread pool, the network in the batcher's one worker; nothing here
-blocks the event loop and nothing here sees a tensor.
+Decoding runs in a small thread pool, encoding in another, so that what was computed never waits behind what begins;
+the network in the batcher's one worker. Nothing here blocks the event loop and nothing here sees a tensor.
 """
 
 import asyncio
 import io
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from prometheus_client import Histogram
 from model import Job, Options, Prediction, Reconstruction, Reconstructor
 from model.reconstruct import Look
 from server.batcher import Batcher, Run, stand_back
-from server.line import Line, Turn
+from server.line import Line, Place, Turn
 from server.metrics import Metrics, surface
 from server.models import Models
 from server.problems import (
@@ -60,6 +61,7 @@ class Worker(Protocol):
 
 Connect = Callable[[Line], Worker]
 
+HEADER = ""  # the network of those who need none
 EMBED_PASSES = 2  # the encoder sees four times as many patches as usual, and no decoder follows
 
 CPU_BATCH = 4  # more gains little throughput on a CPU and makes everybody wait for the whole batch
@@ -87,8 +89,12 @@ class Service:
         self._max_loading = settings.max_waiting
         self._awaiting_model = 0  # touched by the event loop only
         self._deadline_s = settings.deadline_s
-        self._pool = ThreadPoolExecutor(
-            settings.decode_threads, thread_name_prefix="unmask-picture", initializer=stand_back
+        self._decode_threads = settings.decode_threads
+        self._decoders, self._encoders = (
+            ThreadPoolExecutor(
+                settings.decode_threads, thread_name_prefix=f"unmask-{name}", initializer=stand_back
+            )
+            for name in ("decode", "encode")
         )
         self.metrics = Metrics()
         self.max_batch = most_passes(settings, models.default.device)
@@ -103,6 +109,7 @@ class Service:
         self._batches = 0  # touched by the event loop only
         # One network call's worth for all of them together: single requests never wait behind more than that.
         self._batch_places = asyncio.Semaphore(self.max_batch)
+        self._batch_turn = asyncio.Lock()
         self._draining = False
 
     def start(self) -> None:
@@ -118,7 +125,8 @@ class Service:
         self.drain()
         self._worker.stop()
         self.models.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._encoders.shutdown(wait=False, cancel_futures=True)
 
     @property
     def ready(self) -> bool:
@@ -200,7 +208,7 @@ class Service:
         return await self._serve(
             model,
             lambda: model.prepare(image, options),
-            lambda job, done: render(model.finish(job, cast(Prediction, done))),
+            _ending(model, render),
             passes=lambda job: count_passes(job, model),
         )
 
@@ -247,18 +255,42 @@ class Service:
         """
         # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
         with self._line.admit(model.digest, correlation_id.get()) as place:
-            try:
-                # Leaving this block early cancels what has not started, in the pool and in the queue.
-                async with asyncio.timeout(self._deadline_s):
-                    work = await self._in_pool(self.metrics.decode, prepare)
-                    place.passes = passes(work)
-                    expected_s = self._line.expected_s(model.digest, place.passes)
-                    if place.passes > least and expected_s > self._deadline_s:
-                        raise TooMuchWorkError(expected_s, self._deadline_s)
-                    done = await self._worker.submit(work, model.work, model.digest, place.passes)
-                    return await self._in_pool(self.metrics.encode, lambda: finish(work, done))
-            except TimeoutError:
-                raise DeadlineExceededError(self._deadline_s) from None
+            async with self._deadline():
+                work = await self._decode(prepare)
+                place.decoding, place.passes = False, passes(work)
+                return await self._compute(model, work, place, finish, least)
+
+    async def _compute(
+        self, model: Reconstructor, work: W, place: Place, finish: Callable[[W, Done], T], least: int = 1
+    ) -> T:
+        expected_s = self._line.expected_s(model.digest, place.passes)
+        if place.passes > least and expected_s > self._deadline_s:
+            raise TooMuchWorkError(expected_s, self._deadline_s)
+        done = await self._worker.submit(work, model.work, model.digest, place.passes)
+        return await self._in_pool(self._encoders, self.metrics.encode, lambda: finish(work, done))
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """Leaving the block early cancels what has not started, in the pools and in the queue."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                yield
+        except TimeoutError:
+            raise DeadlineExceededError(self._deadline_s) from None
+
+    async def look(self, read: Callable[[], T]) -> T:
+        """What a picture's header says; no network is needed for it.
+
+        Args:
+            read: Opens the picture; runs in the pool.
+
+        Raises:
+            UnmaskError: As `read`; the queue is full, or the deadline has passed.
+        """
+        with self._line.admit(HEADER, correlation_id.get()) as place:
+            place.decoding, place.passes = False, 0
+            async with self._deadline():
+                return await self._in_pool(self._decoders, self.metrics.decode, read)
 
     def check_batch(self) -> None:
         """Refuse a request for many reconstructions early, before its body is read.
@@ -295,31 +327,61 @@ class Service:
             UnmaskError: As `reconstruct`; the queue stayed full for as long as a request may take; the service
                 stops.
         """
-        async with self._batch_places:
+        async with self._hold_places(1):
+            job = await self._decode(lambda: model.prepare(image, options))
+        passes = count_passes(job, model)
+        async with self._hold_places(passes):
             clock = asyncio.get_running_loop().time
             until = clock() + self._deadline_s
             while True:
                 try:
                     self.check_room()  # after `drain` what has not begun is given up
-                    return await self.reconstruct(model, image, options, render)
+                    with self._line.admit(model.digest, correlation_id.get(), patient=True) as place:
+                        place.decoding, place.passes = False, passes
+                        async with self._deadline():
+                            return await self._compute(model, job, place, _ending(model, render))
                 except OverloadedError:
                     if clock() > until:
                         raise
                 await asyncio.sleep(PATIENCE_S)
 
-    async def _in_pool(self, histogram: Histogram, work: Callable[[], T]) -> T:
+    @asynccontextmanager
+    async def _hold_places(self, passes: int) -> AsyncIterator[None]:
+        """As many places of batches as there are passes, but no more than all."""
+        async with AsyncExitStack() as held:
+            async with self._batch_turn:  # one gathers at a time: two would wait for each other's
+                for _ in range(min(passes, self.max_batch)):
+                    await held.enter_async_context(self._batch_places)
+            yield
+
+    async def _decode(self, prepare: Callable[[], T]) -> T:
+        def timed() -> T:
+            began = time.monotonic()
+            try:
+                return prepare()
+            finally:
+                self._line.learn_decoding((time.monotonic() - began) / self._decode_threads)
+
+        return await self._in_pool(self._decoders, self.metrics.decode, timed)
+
+    async def _in_pool(self, pool: ThreadPoolExecutor, histogram: Histogram, work: Callable[[], T]) -> T:
         seconds = histogram.labels(surface.get())  # here, for threads do not see the request's context
 
         def timed() -> T:
             with seconds.time():
                 return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
+        return await asyncio.get_running_loop().run_in_executor(pool, timed)
 
 
 def most_passes(settings: Settings, device: str) -> int:
     """Pictures in one call of the network on a device."""
     return settings.max_batch or (CPU_BATCH if device == "cpu" else GPU_BATCH)
+
+
+def _ending(model: Reconstructor, render: Callable[[Reconstruction], T]) -> Callable[[Job, Done], T]:
+    """What is left to do once the network has run."""
+    return lambda job, done: render(model.finish(job, cast(Prediction, done)))
 
 
 def count_passes(job: Job, model: Reconstructor) -> int:

@@ -5,7 +5,9 @@ name in capitals (`UNMASK_PORT=8000`); an unknown `UNMASK_` variable is an error
 always a typo.
 """
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +21,9 @@ from model.engines import usable_cpus
 PREFIX = "UNMASK_"
 MIB = 1024 * 1024
 
+
+# As a browser writes it: of a page's address no more than this, in small letters.
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -57,7 +62,7 @@ class Settings(BaseSettings):
     )
     trusted_proxies: str = Field(
         default="127.0.0.1",
-        description="Addresses whose X-Forwarded-For and -Proto are believed, comma separated.",
+        description="Addresses and networks whose X-Forwarded-For and -Proto are believed, comma separated.",
     )
 
     models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -97,7 +102,7 @@ class Settings(BaseSettings):
         default_factory=lambda: min(4, usable_cpus()),
         ge=1,
         le=64,
-        description="Threads that decode and encode pictures; together they decode at most 40 million pixels.",
+        description="Threads that decode pictures, and as many that encode; at most 40 million pixels at a time.",
     )
     max_batch: int | None = Field(
         default=None,
@@ -127,12 +132,12 @@ class Settings(BaseSettings):
     batch_bytes: int = Field(
         default=32 * MIB,
         ge=1024,
-        description="Bytes of a batch request with all its pictures; four may be in work.",
+        description="Bytes of a batch request with all its pictures, and of an answer in JSON; four may be in work.",
     )
     held_bytes: int = Field(
         default=256 * MIB,
         ge=1024,
-        description="Bytes of all requests together, arriving, waiting or in work; further ones are refused.",
+        description="Bytes of all requests together, arriving, waiting, in work or sent; further ones are refused.",
     )
     body_s: float = Field(default=60.0, gt=0, description="Seconds in which a request must have arrived.")
     max_waiting: int = Field(default=64, ge=1, description="Requests in work or waiting.")
@@ -162,9 +167,39 @@ class Settings(BaseSettings):
 
     @field_validator("client_rate")
     @classmethod
-    def _readable(cls, value: str) -> str:
-        if value:
-            limits.parse(value)
+    def _one_rate(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            count = len(limits.parse_many(value))
+        except ValueError:
+            count = 0
+        if count != 1:
+            raise ValueError(f"{value!r} is not one rate; write a number and a time, such as 1200/minute")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"no browser sends {origin!r} as an origin; write scheme://host or scheme://host:port in small "
+                    "letters, without a path: https://photos.example"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        """A name would be believed in silence and match nobody."""
+        for proxy in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                _ = proxy == "*" or ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; write addresses or networks, such as 10.1.2.3 or 10.1.2.0/24: names are not looked up"
+                ) from error
         return value
 
     @field_validator("trusted_proxies")

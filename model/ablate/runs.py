@@ -7,6 +7,7 @@ tables in one folder share what is the same: with equal samples the row that a t
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
 from model.pretrain.samples import Sampler
 from model.reconstruct import load
+
+_LOGGER = logging.getLogger(__name__)
 
 #: Share of the budget that goes into pre-training, and into fine-tuning where a table asks for it.
 _PRETRAINING, _FINETUNING = 0.6, 0.3
@@ -162,6 +165,10 @@ def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
     recipe = recipe.in_steps(Sampler(photos, recipe).length(0))
     # Runs of a few hundred steps cannot give a hundred to warming up.
     warmup = min(recipe.warmup_steps, steps // 10)
+    if warmup < recipe.warmup_steps and steps > _TIMED:
+        _LOGGER.warning(
+            "%s: warm-up cut to %d of %d steps, from %d.", row.name, warmup, steps, recipe.warmup_steps
+        )
     log_every = max(min(recipe.log_every, steps // 4), 1)
     return replace(recipe, name="ablation", warmup_steps=warmup, log_every=log_every)
 

@@ -219,8 +219,20 @@ def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
         "unmask": facts,
         "size": str(recipe.get("size", "")),
         "state": "average" if state.get("average") else "network",
+        "lost": lost_positions(state),
     }
-    return dict(weights), kept, True
+    return {**weights, **state.get("positions", {})}, kept, True
+
+
+def lost_positions(state: Mapping[str, Any]) -> str:
+    """What to know of a state of before these kept the positions that their run began with; empty of any other."""
+    before = state.get("origin", {}).get("begun_from")
+    if "positions" in state or before is None:
+        return ""
+    return (
+        f"This state is from before states kept positions, and its run began from {before['name']}: if that stores "
+        "positions other than the formula's, they are missing here, and predictions are wrong."
+    )
 
 
 def _pickled_object(path: Path, error: str) -> CheckpointError:

@@ -1,7 +1,7 @@
 """The public formats of MAE weights: how each is told, and its names in ours and back.
 
 House names are those of the authors' files (``blocks.0.attn.qkv.weight``), so most maps are a few renamings.
-Knows names only; what network they make is ``shapes``.
+Knows names, and positions that half precision has rounded; what network they make is ``shapes``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.files import FORMAT, RawFile, refuse
+from model.positions import unrounded
 
 Tensors = dict[str, Tensor]
 Content = Literal["full", "encoder", "classifier"]
@@ -64,9 +65,9 @@ class Layout:
             with suppress(RuntimeError, IndexError, ValueError):
                 house = self.folded(house)
         house = _joined(house)
-        if content(house) == "full":  # a layer of classes that was stored along takes no part
+        if content(house) != "classifier":  # a layer of classes that was stored along takes no part
             house = {name: value for name, value in house.items() if not name.startswith("head.")}
-        return house
+        return house | {name: unrounded(house[name]) for name in POSITIONS if name in house}
 
 
 def _has(*names: str) -> Callable[[RawFile], bool]:
@@ -254,6 +255,8 @@ def content(house: Tensors) -> Content:
     """Whether the tensors (house names) are a whole MAE, its encoder, or a classifier made of it."""
     if any(key.startswith("decoder_") or key == "mask_token" for key in house):
         return "full"
+    if "norm.weight" in house and "fc_norm.weight" not in house:  # whatever stands behind it
+        return "encoder"
     return "classifier" if "head.weight" in house or "fc_norm.weight" in house else "encoder"
 
 

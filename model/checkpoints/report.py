@@ -159,14 +159,14 @@ def _look(raw: RawFile, given: Given, path: str, photos: tuple[Path, ...] = ()) 
     house = layout.to_house(raw.tensors)
     kind = layouts.content(house)
     target, source = shapes.find_target(raw, given) if kind == "full" else (None, "")
-    notes = store.doubts(layout)
+    notes = store.doubts(layout) + store.of_classes(raw, kind)
     missing: list[str] = []
     left_over: list[str] = []
     config: MAEConfig | None = None
     sound = False
     try:
         config, assumed = shapes.infer_config(raw, house, given, target or "pixel")
-        notes += assumed
+        notes += assumed + store.alarms(raw, house)
         positions = config.patches * max(config.width, config.decoder_width)
         if positions > _MOST_POSITIONS or config.depth + config.decoder_depth > _MOST_BLOCKS:
             raise refuse(f"{raw.path.name} is larger than any known model", "Give another file.", "shape")
@@ -223,7 +223,7 @@ def _uses(kind: Content, target: Target | None, channels: int) -> tuple[str, ...
     if kind == "classifier":
         return ()
     if kind == "encoder" or target not in PICTURE_TARGETS:
-        return ("evaluate", "convert") if channels == 3 else ("convert",)  # its features
+        return ("evaluate", "convert") if channels in (1, 3) else ("convert",)  # its features
     return (
         ("reconstruct", "evaluate", "serve", "convert") if channels in (1, 3) else ("reconstruct", "convert")
     )

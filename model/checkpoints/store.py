@@ -30,6 +30,12 @@ from model.positions import sincos_positions
 
 _LOGGER = logging.getLogger(__name__)
 
+#: What a model cannot do where all patches have one position.
+_POSITIONS_TELL = {
+    "pos_embed": "the encoder cannot tell where a patch stands",
+    "decoder_pos_embed": "the decoder cannot tell hidden patches apart, and predicts one patch for all",
+}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -111,10 +117,11 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
         )
     config, assumed = shapes.infer_config(raw, house, given, target)
     network = MAE(config)
-    notes = doubts(layout) + check_config(raw, config) + fill(network, house, path.name)
-    _warn(path, assumed)
+    grave = assumed + alarms(raw, house)
+    notes = grave + doubts(layout) + check_config(raw, config) + fill(network, house, path.name)
+    _warn(path, grave)
     name, card = told(raw, layout, entry)
-    return Checkpoint(network.eval(), name, raw.digest, card, layout=layout.name, notes=assumed + notes)
+    return Checkpoint(network.eval(), name, raw.digest, card, layout=layout.name, notes=notes)
 
 
 def told(raw: RawFile, layout: Layout, entry: Entry | None) -> tuple[str, dict[str, Any]]:
@@ -181,9 +188,9 @@ def doubts(layout: Layout) -> tuple[str, ...]:
     return (f"The names of {layout.title} were never tried against its own program: {layout.doubt}.",)
 
 
-def _warn(path: Path, assumed: tuple[str, ...]) -> None:
+def _warn(path: Path, notes: tuple[str, ...]) -> None:
     """To the terminal or the service's log: whoever uses a file may never have inspected it."""
-    for note in assumed:
+    for note in notes:
         _LOGGER.warning("%s: %s", path.name, note)
 
 
@@ -217,6 +224,25 @@ def check_config(raw: RawFile, config: MAEConfig) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def alarms(raw: RawFile, house: dict[str, Tensor]) -> tuple[str, ...]:
+    """What makes predictions of a sound file wrong or pointless: said wherever it is read, not to ``inspect`` alone."""
+    lost: str = raw.arguments.get("lost", "")
+    flat = tuple(
+        f"{key} is the same for every patch (transformers makes models from a config so, and never trains it): "
+        f"{told}."
+        for key, told in _POSITIONS_TELL.items()
+        if key in house and _flat(house[key])
+    )
+    return ((lost,) if lost else ()) + flat
+
+
+def _flat(positions: Tensor) -> bool:
+    """Whether all patches have one position, the class token's aside."""
+    if positions.is_meta or positions.ndim != 3 or positions.shape[1] <= 2:
+        return False
+    return bool((positions[:, 1:] == positions[:, 1:2]).all())
+
+
 def fill(network: MAE, tensors: dict[str, Tensor], file_name: str) -> tuple[str, ...]:
     """Put the tensors of a full MAE into a network; what ``check`` refuses and notes holds here too."""
     notes = check(network, tensors, file_name)
@@ -247,9 +273,18 @@ def encoder_config(raw: RawFile, house: dict[str, Tensor], given: Given, advice:
         )
     target, _ = shapes.find_target(raw, given)
     config, assumed = shapes.infer_config(raw, house, given, target or "pixel")
-    _warn(raw.path, assumed)
+    _warn(raw.path, assumed + alarms(raw, house) + of_classes(raw, kind))
     check(skeleton(config), house, raw.path.name, kind)
     return config
+
+
+def of_classes(raw: RawFile, kind: layouts.Content) -> tuple[str, ...]:
+    """That an encoder was stored with a layer of classes, of which nobody knows whether it was trained."""
+    if kind != "encoder" or not any(name.startswith(("head.", "classifier.")) for name in raw.tensors):
+        return ()
+    return (
+        "A layer of classes is stored along and takes no part; if it was trained, the encoder may have been too.",
+    )
 
 
 def check(
@@ -293,7 +328,7 @@ def check(
                 "Take an earlier checkpoint.",
                 "finite",
             )
-        if key in POSITIONS:
+        if key in POSITIONS and not _flat(value):
             formula = sincos_positions(*network.config.grid, value.shape[-1])
             if (gap := float((value.float() - formula).abs().max())) > 1e-5:
                 notes.append(f"{key} differs from the formula by up to {gap:.2g}; the stored one is used.")

@@ -80,13 +80,7 @@ def freeze(vit: VisionTransformer, blocks: float) -> None:
         DataError: It is no multiple of a half between 0 and the depth.
     """
     depth = len(vit.blocks)
-    if not 0 <= blocks <= depth or (2 * blocks) % 1:
-        raise DataError(
-            f"blocks is {blocks:g}; it must be 0, 0.5, 1, ... up to {depth}.",
-            code="blocks",
-            hint="Give the number of last blocks to train; 0.5 is the MLP half of the last one.",
-            field="blocks",
-        )
+    check_blocks(blocks, depth)
     vit.requires_grad_(False)
     for module in (vit.fc_norm, vit.head):
         module.requires_grad_(True)
@@ -96,6 +90,21 @@ def freeze(vit: VisionTransformer, blocks: float) -> None:
         block: Any = vit.blocks[depth - int(blocks) - 1]
         block.norm2.requires_grad_(True)
         block.mlp.requires_grad_(True)
+
+
+def check_blocks(blocks: float, depth: int) -> None:
+    """Refuse what ``freeze`` cannot leave of an encoder of this depth.
+
+    Raises:
+        DataError: It is no multiple of a half between 0 and the depth.
+    """
+    if not 0 <= blocks <= depth or (2 * blocks) % 1:
+        raise DataError(
+            f"blocks is {blocks:g}; it must be 0, 0.5, 1, ... up to {depth}.",
+            code="blocks",
+            hint="Give the number of last blocks to train; 0.5 is the MLP half of the last one.",
+            field="blocks",
+        )
 
 
 def train_mode(vit: VisionTransformer) -> None:

@@ -1,7 +1,7 @@
 """Photos with outlined things in COCO's format, and the measure of finding them.
 
 A folder holds ``annotations.json`` (``images``, ``annotations`` with polygons, ``categories``) and the pictures it
-names, beside it or in ``images``. Crowds and things without polygons are left out.
+names, beside it or in ``images``. Crowds and things without polygons are left out, and counted.
 """
 
 from __future__ import annotations
@@ -54,12 +54,16 @@ class Scenes:
         things: For each photo its things: class number from 1, and polygons in its pixels.
         classes: Names, of class 1 and on.
         digest: Of the annotations.
+        crowds: Annotations left out because they outline many things at once.
+        unlined: Things left out because they have no polygons: a mask as run lengths, or a box alone.
     """
 
     photos: Photos
     things: tuple[tuple[tuple[int, list[NDArray[np.float32]]], ...], ...]
     classes: tuple[str, ...]
     digest: str
+    crowds: int = 0
+    unlined: int = 0
 
     @classmethod
     def open(cls, folder: Path, classes: tuple[str, ...] | None = None) -> Scenes:
@@ -71,7 +75,8 @@ class Scenes:
                 name, whatever their order in the file.
 
         Raises:
-            DataError: It is no such folder, a picture is missing, or a class is not among ``classes``.
+            DataError: It is no such folder, a picture is missing, no thing has polygons, or a class is not among
+                ``classes``.
         """
         file = folder / "annotations.json"
         try:
@@ -82,9 +87,14 @@ class Scenes:
             refuse_unknown(named.values(), known)
             order = {key: known.index(name) + 1 for key, name in named.items()}
             found: dict[int, list[tuple[int, list[NDArray[np.float32]]]]] = defaultdict(list)
+            crowds = unlined = 0
             for one in facts["annotations"]:
                 outline = one.get("segmentation")
-                if isinstance(outline, list) and outline and not one.get("iscrowd"):
+                if one.get("iscrowd"):
+                    crowds += 1
+                elif not isinstance(outline, list) or not outline:
+                    unlined += 1
+                else:
                     polygons = [np.asarray(part, dtype=np.float32).reshape(-1, 2) for part in outline]
                     found[one["image_id"]].append((order[one["category_id"]], polygons))
             entries = tuple(_entry(folder, one["file_name"]) for one in facts["images"])
@@ -96,7 +106,26 @@ class Scenes:
                 hint="Give a folder with annotations.json (images, annotations, categories) and its pictures.",
                 field="data",
             ) from error
-        return cls(Photos(entries), things, known, hashlib.sha256(text).hexdigest())
+        scenes = cls(Photos(entries), things, known, hashlib.sha256(text).hexdigest(), crowds, unlined)
+        if not any(things):
+            raise DataError(
+                f"{file} outlines nothing on its pictures: {scenes.told}.",
+                code="coco",
+                hint="Give every thing its outline as polygons; masks as run lengths (RLE) are not read.",
+                field="data",
+            )
+        return scenes
+
+    @property
+    def told(self) -> str:
+        """How much there is, and what was not taken: ``6 photos, 12 things; left out: 2 crowds``."""
+        left_out = [
+            f"{what} ({count})"
+            for count, what in ((self.unlined, "things without polygons"), (self.crowds, "crowds"))
+            if count
+        ]
+        told = f"{len(self)} photos, {sum(map(len, self.things))} things"
+        return f"{told}; left out: {', '.join(left_out)}" if left_out else told
 
     def __len__(self) -> int:
         """Number of photos."""

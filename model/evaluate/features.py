@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from model.checkpoints import layouts, shapes, store
 from model.checkpoints.files import replacing
 from model.checkpoints.shapes import Given
+from model.errors import CheckpointError
 from model.evaluate import state
 from model.network import MAE
 from model.pretrain.data import Photos, places
@@ -34,6 +36,8 @@ CROP_SHARE = 0.875
 PART = 1024
 #: Photos in one pass.
 _BATCH = 32
+#: Shares of red, green and blue in a grey, as Pillow takes them.
+_BRIGHTNESS = (0.299, 0.587, 0.114)
 #: What an encoder is made of; all else of an MAE is decoder, target or mask token.
 _ENCODER = {"patch_embed", "cls_token", "pos_embed", "blocks", "norm", "image_mean", "image_std"}
 
@@ -71,26 +75,38 @@ class Encoder(nn.Module):
 
 
 def load_encoder(path: Path, given: Given | None = None) -> Encoder:
-    """The encoder of any file that holds one, with or without a decoder beside it.
+    """The encoder of any file that holds one, with or without a decoder beside it; a grey one sees colours.
 
     Args:
         path: A file or folder of any known layout, or a name of the registry.
         given: What it may not say.
 
     Raises:
-        CheckpointError: It cannot be read, is not on this machine, or is a classifier without the encoder's last norm.
+        CheckpointError: It cannot be read, is not on this machine, is a classifier without the encoder's last norm,
+            or looks at channels that photos do not have.
     """
     raw, given, entry = store.open_known(path, given)
     house = layouts.recognise(raw).to_house(raw.tensors)
     config = store.encoder_config(raw, house, given, "Give the pre-trained file that it was made from.")
+    facts = shapes.stored_facts(raw)
+    name = str(facts.get("name", entry.name if entry else raw.path.stem))
+    if config.channels == 1:
+        # Brightness is a sum of the colours, so that the patch projection can take it of them itself.
+        projection = "patch_embed.proj.weight"
+        house |= {projection: house[projection].float() * torch.tensor(_BRIGHTNESS).view(1, 3, 1, 1)}
+        config = replace(config, channels=3, pixel_mean=config.image_mean * 3, pixel_std=config.image_std * 3)
+    if config.channels != 3:
+        raise CheckpointError(
+            f"{name} looks at {config.channels} channels, and photos have 3 colours.",
+            code="channels",
+            hint="Take an encoder of colours or of grey.",
+        )
     network = MAE(config)
     own = network.state_dict()
     for key, value in house.items():
         if not key.startswith("decoder_") and key in own:
             own[key].copy_(value)
-    facts = shapes.stored_facts(raw)
-    name = facts.get("name", entry.name if entry else raw.path.stem)
-    return Encoder(network.eval(), str(name), raw.digest)
+    return Encoder(network.eval(), name, raw.digest)
 
 
 def whole(photo: Tensor, side: int) -> Tensor:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from model.checkpoints.files import replacing
 from model.config import IMAGE_MEAN, IMAGE_STD
 from model.errors import DataError
-from model.evaluate import classifier, pages, plots, state
+from model.evaluate import bounds, classifier, pages, plots, state
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.augment import DRAWS, Augmented, Samples, batches, seeded
 from model.evaluate.features import whole
@@ -85,6 +85,10 @@ class Settings:
     erasing: float = 0.25
     ema: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject numbers with which a figure would mean nothing."""
+        bounds.check(**vars(self))
 
 
 #: What the paper changes when nothing was pre-trained (table 11).
@@ -258,7 +262,7 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
 def name_of(task: Task, settings: Settings) -> str:
     """Name of an answer's files."""
     blocks = f"-{settings.blocks:g}" if settings.blocks is not None else ""
-    return f"{settings.kind}{blocks}-{task.tag}"
+    return task.named(f"{settings.kind}{blocks}", settings.seed)
 
 
 def epochs_in(task: Task, settings: Settings) -> float:

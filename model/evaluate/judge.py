@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from model.checkpoints.files import write_json
-from model.evaluate import classifier, finetune, knn, linear, pages, plots, state
+from model.evaluate import bounds, classifier, finetune, knn, linear, pages, plots, state
 from model.evaluate.features import Encoder
 from model.evaluate.task import Task
 
@@ -26,21 +26,29 @@ PUBLISHED = (
 )
 
 
+#: Last blocks that are tuned unless others are asked for, as far as an encoder has them.
+_BLOCKS = (0.5, 1.0, 4.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Questions:
     """What is asked.
 
     Attributes:
         shares: Of the labels, for every question.
-        blocks: Last blocks, for partial fine-tuning.
+        blocks: Last blocks, for partial fine-tuning; None for 0.5, 1 and 4, as far as the encoder has them.
         minutes: Of the first fine-tuning; all others see as many photos.
         base_lr: Of every fine-tuning, see ``finetune.SHORT``; None for that.
     """
 
     shares: tuple[float, ...] = (0.1, 1.0)
-    blocks: tuple[float, ...] = (0.5, 1.0, 4.0)
+    blocks: tuple[float, ...] | None = None
     minutes: float = 10.0
     base_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        """Reject numbers with which a figure would mean nothing."""
+        bounds.check(minutes=self.minutes, base_lr=self.base_lr)
 
 
 def evaluate(task: Task, questions: Questions) -> dict[str, Any]:
@@ -52,14 +60,25 @@ def evaluate(task: Task, questions: Questions) -> dict[str, Any]:
 
     Returns:
         JSON-ready: ``rows`` with question, share, percent and interval, and ``margins`` of fine-tuning over scratch.
+
+    Raises:
+        DataError: A share or a number of blocks cannot be; before anything is computed.
     """
+    depth = task.encoder.config.depth
+    blocks = questions.blocks
+    if blocks is None:
+        blocks = tuple(number for number in _BLOCKS if number <= depth)
+    for number in blocks:
+        classifier.check_blocks(number, depth)
+    questions = replace(questions, blocks=blocks)
+    parts = {share: task.train.share(share) for share in questions.shares}
     random = classifier.scratch(task.encoder.config, 0, f"{task.encoder.name}-shape")
     plan = _plan(task, questions)
     rows = []
-    for share in questions.shares:
-        here = replace(task, train=task.train.share(share), label_share=share)
+    for share, part in parts.items():
+        here = replace(task, train=part, label_share=share)
         rows += _frozen(here)
-        rows += _tuned(here, random, questions, plan["samples"])
+        rows += _tuned(here, random, questions, blocks, plan["samples"])
     margins = {
         f"{share:g}": round(_percent(rows, "finetune", share) - _percent(rows, "scratch", share), 2)
         for share in questions.shares
@@ -90,13 +109,15 @@ def _frozen(task: Task) -> list[dict[str, Any]]:
     return rows
 
 
-def _tuned(task: Task, random: Encoder, questions: Questions, samples: int) -> list[dict[str, Any]]:
+def _tuned(
+    task: Task, random: Encoder, questions: Questions, blocks: Sequence[float], samples: int
+) -> list[dict[str, Any]]:
     asked: list[tuple[str, str, float | None, Encoder]] = [("finetune", "finetune", None, task.encoder)]
-    asked += [(f"partial {blocks:g}", "partial", blocks, task.encoder) for blocks in questions.blocks]
+    asked += [(f"partial {number:g}", "partial", number, task.encoder) for number in blocks]
     asked += [("scratch", "scratch", None, random)]
     rows = []
-    for name, kind, blocks, encoder in asked:
-        length = {"blocks": blocks, "epochs": samples / len(task.train)}
+    for name, kind, last, encoder in asked:
+        length = {"blocks": last, "epochs": samples / len(task.train)}
         facts = finetune.answer(replace(task, encoder=encoder), _settings(kind, questions, length))
         rows.append(
             _line(name, task, facts["answer"]) | {"epochs": facts["epochs"], "samples": facts["samples"]}

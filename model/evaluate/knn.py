@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.evaluate import pages, plots
+from model.evaluate import bounds, pages, plots
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import POOLS
 from model.evaluate.task import Task
@@ -60,7 +60,11 @@ def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
 
     Returns:
         JSON-ready: setting, and accuracy by class token and by the mean of the patches.
+
+    Raises:
+        RecipeError: There are no neighbours to ask.
     """
+    bounds.check(k=k)
     train, test = task.features()
     labels = torch.from_numpy(task.train.labels)
     found = {}

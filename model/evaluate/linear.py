@@ -22,7 +22,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 from tqdm import tqdm
 
-from model.evaluate import pages, plots, state
+from model.errors import DataError
+from model.evaluate import bounds, pages, plots, state
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import POOLS, pooled
 from model.evaluate.labelled import Labelled
@@ -59,6 +60,10 @@ class Protocol:
     batch_size: int = 256
     lr: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject numbers with which a figure would mean nothing."""
+        bounds.check(**vars(self))
 
 
 class Probe(nn.Module):
@@ -216,7 +221,12 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
 
 def answer(task: Task, protocol: Protocol) -> dict[str, Any]:
     """What ``evaluate`` says, from the folder where it was asked before."""
-    return task.answered(f"linear-{task.tag}", asdict(protocol), lambda: evaluate(task, protocol))
+    return task.answered(name_of(task, protocol), asdict(protocol), lambda: evaluate(task, protocol))
+
+
+def name_of(task: Task, protocol: Protocol) -> str:
+    """Name of an answer's files."""
+    return task.named("linear" if protocol.form == "cached" else f"linear-{protocol.form}", protocol.seed)
 
 
 def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
@@ -228,20 +238,29 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
 
     Returns:
         JSON-ready: setting, chosen rates, curve, accuracy by class token (the paper's) and by mean of the patches.
+
+    Raises:
+        DataError: There are not two photos a step, or one cannot be decoded.
     """
+    size = min(protocol.batch_size, len(task.train))
+    if size < 2:
+        raise DataError(
+            f"batch_size {protocol.batch_size} with {len(task.train)} photos leaves none to normalise another by.",
+            code="batch-size",
+            hint="Give at least two photos and a batch of at least two.",
+            field="batch_size",
+        )
+    name = name_of(task, protocol)
     train, test = task.features()
     features = train.to(task.device)
     labels = torch.from_numpy(task.train.labels).to(task.device)
     width, classes = features.shape[-1], len(task.train.classes)
     rates, tried = _rates(features, task.train, protocol, task.device)
-    size = min(protocol.batch_size, len(task.train))
     steps = len(range(0, len(labels) - 1, size))
     keep = None
     if protocol.form == "augmented":
         batches = augmented(task, size, protocol.seed)
-        keep = state.Keeper(
-            task.out / f"linear-{task.tag}.state", {**task.facts(asdict(protocol)), "rates": rates}
-        )
+        keep = state.Keeper(task.out / f"{name}.state", {**task.facts(asdict(protocol)), "rates": rates})
     else:
         batches = cached(features, labels, size, protocol.seed)
     wanted = list(zip(POOLS, rates, strict=True))
@@ -259,10 +278,10 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         keep.forget()
     pages.write(
         task.out,
-        f"linear-{task.tag}",
+        name,
         f"Linear probe: {task.encoder.name}",
         facts,
-        _blocks(task, protocol, rates, found, fitted),
+        _blocks(task, name, protocol, rates, found, fitted),
     )
     return facts
 
@@ -299,7 +318,7 @@ def _rates(
 
 
 def _blocks(
-    task: Task, protocol: Protocol, rates: list[float], found: dict[str, Accuracy], fitted: Fitted
+    task: Task, name: str, protocol: Protocol, rates: list[float], found: dict[str, Accuracy], fitted: Fitted
 ) -> list[pages.Block]:
     epochs = [line["epoch"] for line in fitted.curve]
     return [
@@ -313,7 +332,7 @@ def _blocks(
             ],
         ),
         pages.Figure(
-            f"linear-{task.tag}-curve",
+            f"{name}-curve",
             plots.lines(
                 "Training photos named rightly", "epoch", "percent",
                 {pool: (epochs, [line["right"][place] for line in fitted.curve]) for place, pool in enumerate(POOLS)},
@@ -321,7 +340,7 @@ def _blocks(
             "Share of the training photos named rightly, epoch by epoch",
         ),
         pages.Figure(
-            f"linear-{task.tag}-confusion",
+            f"{name}-confusion",
             plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
             "What was taken for what",
         ),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model import views
-from model.evaluate import pages, plots, state
+from model.errors import DataError, ImageError
+from model.evaluate import bounds, pages, plots, state
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
 from model.images import encode_png
 from model.options import Options
@@ -81,6 +82,11 @@ def evaluate(
         JSON-ready: the model, and for each of ``settings`` the mean of every figure with its 95 % interval, for the
         model and each fill, the shares of photos on which the model beats linear interpolation, the model's figures
         for each photo, and ``norm_pixel_loss`` of a model of normalised pixels, see ``fills``.
+
+    Raises:
+        DataError: A photo cannot be used; named.
+        MaskError: A strategy or ratio gives no mask.
+        RecipeError: ``limit`` leaves no photo.
     """
     numbers = _chosen(photos, limit)
     settings = [Setting(*pair) for pair in itertools.product(strategies, ratios)]
@@ -107,7 +113,7 @@ def evaluate(
 
 def answer(
     reconstructor: Reconstructor, photos: Photos, out: Path, *,
-    strategies: Sequence[str], ratios: Sequence[str], limit: int | None = None,
+    strategies: Sequence[str], ratios: Sequence[str], view: str | None = None, limit: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``evaluate`` says, from the folder where it was asked before.
 
@@ -116,8 +122,10 @@ def answer(
     """
     return state.answered(
         out / f"reconstruct-{reconstructor.name}.json",
-        _asked(reconstructor, photos, strategies, ratios, None, limit),
-        lambda: evaluate(reconstructor, photos, strategies=strategies, ratios=ratios, limit=limit, out=out),
+        _asked(reconstructor, photos, strategies, ratios, view, limit),
+        lambda: evaluate(
+            reconstructor, photos, strategies=strategies, ratios=ratios, view=view, limit=limit, out=out
+        ),
     )
 
 
@@ -133,7 +141,8 @@ def _asked(
 
 
 def _chosen(photos: Photos, limit: int | None) -> list[int]:
-    """Numbers of as many photos, evenly spaced."""
+    """Numbers of as many photos, evenly spaced; RecipeError for none."""
+    bounds.check(limit=limit)
     count = min(limit or len(photos), len(photos))
     chosen: list[int] = np.linspace(0, len(photos) - 1, count).astype(int).tolist()
     return chosen
@@ -152,7 +161,7 @@ def _measure(
     with tqdm(total=len(numbers), desc=setting.words(), unit="photo") as bar:
         for start in range(0, len(numbers), _BATCH):
             part = numbers[start : start + _BATCH]
-            jobs = [reconstructor.prepare(photos.read(n), _options(setting, view, n)) for n in part]
+            jobs = [_prepared(reconstructor, photos, n, _options(setting, view, n)) for n in part]
             for job, prediction in zip(jobs, reconstructor.run(jobs), strict=True):
                 original = reconstructor.finish(job, prediction).compared
                 hidden = views.pixel_mask(job.hidden, job.grid, reconstructor.patch_size)
@@ -161,6 +170,19 @@ def _measure(
                     losses.append(_loss(reconstructor, job))
                 bar.update()
     return np.stack(rows), np.array(losses)
+
+
+def _prepared(reconstructor: Reconstructor, photos: Photos, number: int, options: Options) -> Job:
+    try:
+        return reconstructor.prepare(photos.read(number), options)
+    except ImageError as error:  # its words are for who sent one picture
+        entry = photos.entries[number]
+        raise DataError(
+            f"{entry.name} in {entry.path} cannot be used: {error}",
+            code="data-broken",
+            hint="Remove or replace this picture.",
+            field="data",
+        ) from error
 
 
 def _loss(reconstructor: Reconstructor, job: Job) -> float:

@@ -24,6 +24,11 @@ def digest(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def of_seed(seed: int) -> str:
+    """What a seed other than 0 adds to an answer's name: several of them lie beside each other."""
+    return f"-seed-{seed}" if seed else ""
+
+
 def answered(file: Path, asked: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The answer that lies in a file, or a new one.
 
@@ -42,7 +47,7 @@ def answered(file: Path, asked: str, ask: Callable[[], dict[str, Any]]) -> dict[
         raise DataError(
             f"{file} is about other weights, photos or settings.",
             code="judged",
-            hint="Give another folder with --out.",
+            hint="Give another folder with --out, or remove that file.",
             field="out",
         )
     return facts

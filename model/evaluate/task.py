@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.evaluate import state
+from model.evaluate import bounds, state
 from model.evaluate.features import Encoder, extract
 from model.evaluate.labelled import Labelled, refuse_shared
 from model.loading import check_device
@@ -32,6 +32,7 @@ class Task:
 
     Raises:
         DataError: A photo is among both.
+        RecipeError: A number is out of its bounds.
     """
 
     encoder: Encoder
@@ -43,12 +44,17 @@ class Task:
     label_share: float = 1.0
 
     def __post_init__(self) -> None:
+        bounds.check(workers=self.workers)
         refuse_shared(self.train.photos, self.test.photos)
 
     @property
     def tag(self) -> str:
         """Part of the answers' names: the model's name and share of labels."""
         return f"{self.encoder.name}-{self.label_share:g}"
+
+    def named(self, question: str, seed: int) -> str:
+        """Name of an answer's files: one of another seed than 0 lies beside the first."""
+        return f"{question}-{self.tag}" + state.of_seed(seed)
 
     def features(self) -> tuple[Tensor, Tensor]:
         """Of the photos to learn from and to judge by, ``[N, 2, D]`` each."""

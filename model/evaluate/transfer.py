@@ -8,6 +8,7 @@ with layer-wise decay and a bound on the gradient. Positions are the encoder's, 
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields
@@ -26,7 +27,7 @@ from torchvision.ops import box_iou, masks_to_boxes
 from tqdm import tqdm
 
 from model.errors import DataError, RecipeError
-from model.evaluate import pages, plots, state
+from model.evaluate import bounds, pages, plots, state
 from model.evaluate.augment import DRAWS, Samples, seeded
 from model.evaluate.coco import Finds, Scene, Scenes, average_precision, mask_overlaps
 from model.evaluate.features import Encoder
@@ -66,6 +67,10 @@ class Settings:
     width: int = 128
     proposals: int = 128
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject numbers with which a figure would mean nothing."""
+        bounds.check(**vars(self))
 
 
 def load_settings(name_or_path: str | None, changes: dict[str, Any]) -> Settings:
@@ -181,6 +186,32 @@ def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
         )  # fmt: skip
 
 
+def answer(
+    encoder: Encoder, train: Scenes, test: Scenes, out: Path, settings: Settings, device: torch.device,
+    save_every: int = 100,
+) -> dict[str, Any]:  # fmt: skip
+    """What ``evaluate`` says, from the folder where it was asked before.
+
+    Raises:
+        DataError: The folder holds the answer to another question.
+    """
+    return state.answered(
+        out / f"{_name(encoder, settings)}.json",
+        _asked(encoder, train, test, settings),
+        lambda: evaluate(encoder, train, test, out, settings, device, save_every),
+    )
+
+
+def _name(encoder: Encoder, settings: Settings) -> str:
+    return f"transfer-{settings.task}-{encoder.name}{state.of_seed(settings.seed)}"
+
+
+def _asked(encoder: Encoder, train: Scenes, test: Scenes, settings: Settings) -> str:
+    """Digest of what decides the answer."""
+    photos = [[places(of.photos.entries), of.digest] for of in (train, test)]
+    return state.digest(encoder.digest, encoder.config.to_dict(), photos, asdict(settings), DRAWS)
+
+
 def evaluate(
     encoder: Encoder, train: Scenes, test: Scenes, out: Path, settings: Settings, device: torch.device,
     save_every: int = 100,
@@ -198,6 +229,7 @@ def evaluate(
 
     Raises:
         DataError: The two parts have other classes, or a photo is in both.
+        RecipeError: The side is not in whole patches.
 
     Returns:
         JSON-ready: ``scores`` in percent (``box_ap``, ``box_ap50``, ``mask_ap``, ``mask_ap50``; or ``miou``), and the
@@ -212,15 +244,23 @@ def evaluate(
         )
     refuse_shared(train.photos, test.photos)
     side = settings.side or encoder.config.image_size
-    photos = [[places(of.photos.entries), of.digest] for of in (train, test)]
+    if side % encoder.config.patch_size:
+        raise RecipeError(
+            f"side is {side}; it must be a multiple of {encoder.config.patch_size}, the model's patch.",
+            code="settings",
+            hint="Correct it on the command line or in the recipe.",
+            field="side",
+        )
     facts = {
         "model": encoder.name,
         "digest": encoder.digest,
-        "asked": state.digest(encoder.digest, encoder.config.to_dict(), photos, asdict(settings), DRAWS),
+        "asked": _asked(encoder, train, test, settings),
         "train_photos": len(train),
         "test_photos": len(test),
     }
-    name = f"transfer-{settings.task}-{encoder.name}"
+    for what, of in (("to learn from", train), ("to judge by", test)):
+        tqdm.write(f"{what}: {of.told}.", file=sys.stderr)
+    name = _name(encoder, settings)
     keep = state.Keeper(out / f"{name}.state", facts)
     model = build(encoder, len(train.classes), settings).to(device)
     curve = _train(model, train, side, settings, device, keep, save_every)
@@ -235,7 +275,7 @@ def evaluate(
     }
     steps, losses = ([line[key] for line in curve] for key in ("step", "loss"))
     blocks: list[pages.Block] = [
-        f"{encoder.name}: {len(train)} photos to learn from, {len(test)} to judge by, {len(train.classes)} classes, "
+        f"{encoder.name}. To learn from: {train.told}. To judge by: {test.told}. {len(train.classes)} classes, "
         f"{settings.steps} steps of {settings.batch_size}, side {side}. Not the paper's setting.",
         pages.Table(("score", "percent"), list(scores.items())),
         pages.Figure(

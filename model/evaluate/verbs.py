@@ -99,8 +99,7 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
     verb.add_argument(
         "--blocks",
         type=_list,
-        default="0.5,1,4",
-        help="for partial fine-tuning, comma list (default 0.5,1,4)",
+        help="for partial fine-tuning, comma list (default 0.5,1,4, as far as the encoder has them)",
     )
     verb.add_argument(
         "--minutes",
@@ -191,19 +190,18 @@ def _task(given: argparse.Namespace) -> Task:
 
 
 def _reconstruct(given: argparse.Namespace) -> str:
-    from model.evaluate.reconstruction import evaluate
+    from model.evaluate.reconstruction import answer, evaluate
     from model.pretrain.data import Photos
     from model.reconstruct import load
 
-    report = evaluate(
-        load(given.checkpoint, given.device),
-        Photos.open(given.data),
-        strategies=given.strategy.split(","),
-        ratios=given.ratio,
-        view=given.view,
-        limit=given.limit,
-        out=given.out,
-    )
+    model, photos = load(given.checkpoint, given.device), Photos.open(given.data)
+    asked: dict[str, Any] = {
+        "strategies": given.strategy.split(","),
+        "ratios": given.ratio,
+        "view": given.view,
+        "limit": given.limit,
+    }
+    report = answer(model, photos, given.out, **asked) if given.out else evaluate(model, photos, **asked)
     if given.json:
         return json.dumps(report)
     lines = []
@@ -224,7 +222,7 @@ def _reconstruct(given: argparse.Namespace) -> str:
 def _knn(given: argparse.Namespace) -> str:
     from model.evaluate import knn
 
-    return _said(knn.evaluate(_task(given), given.k), given)
+    return _said(knn.answer(_task(given), given.k), given)
 
 
 def _linear(given: argparse.Namespace) -> str:
@@ -233,7 +231,7 @@ def _linear(given: argparse.Namespace) -> str:
     protocol = linear.Protocol(
         form=given.features, epochs=given.epochs, batch_size=given.batch_size, lr=given.lr, seed=given.seed
     )
-    return _said(linear.evaluate(_task(given), protocol), given)
+    return _said(linear.answer(_task(given), protocol), given)
 
 
 def _random(given: argparse.Namespace) -> Encoder:
@@ -254,7 +252,7 @@ def _finetune(given: argparse.Namespace) -> str:
     task = _task(given)
     asked = {name: getattr(given, name, None) for name in names}
     settings = finetune.load_settings(given.kind, asked, task.encoder.config.width)
-    return _said(finetune.evaluate(task, settings), given)
+    return _said(finetune.answer(task, settings), given)
 
 
 def _judge(given: argparse.Namespace) -> str:
@@ -262,7 +260,7 @@ def _judge(given: argparse.Namespace) -> str:
 
     questions = judge.Questions(
         shares=tuple(map(float, given.shares)),
-        blocks=tuple(map(float, given.blocks)),
+        blocks=tuple(map(float, given.blocks)) if given.blocks else None,
         minutes=given.minutes,
         base_lr=given.base_lr,
     )
@@ -286,7 +284,7 @@ def _transfer(given: argparse.Namespace) -> str:
     names = ("task", "steps", "batch_size", "side", "lr", "seed")
     settings = transfer.load_settings(given.recipe, {name: getattr(given, name) for name in names})
     train = Scenes.open(given.data)
-    facts = transfer.evaluate(
+    facts = transfer.answer(
         load_encoder(given.checkpoint, Given(heads=given.heads)),
         train,
         Scenes.open(given.test, train.classes),

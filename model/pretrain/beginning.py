@@ -5,7 +5,8 @@ Knows files and what a recipe's network must have in common with them, but nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from model.checkpoints import layouts, store
 from model.config import MAEConfig
 from model.errors import CheckpointError
 from model.network import MAE
-from model.pretrain.recipe import Recipe
+from model.pretrain.recipe import COLOURS, NETWORK, Recipe
 
 #: Parts of a network that belong to what it predicts, by the beginnings of their names.
 _OF_TARGET = ("decoder_pred.", "decoder_basis", "decoder_mean", "decoder_tokenizer.")
+#: What a recipe says of a network outside its ``[network]``.
+_BESIDE = ("decoder_depth", "decoder_width", "decoder_heads", "mask_tokens")
+
+_NAMES = {field.name for field in fields(MAEConfig)} - {"target"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,13 @@ class Beginning:
         tensors: By their names in the network.
         target: What they predict; None for an encoder alone.
         origin: ``licence``, where the file's card has one, and ``begun_from``: the file's name, digest and card.
+        colours: ``pixel_mean`` and ``pixel_std``, where they are not ImageNet's.
     """
 
     tensors: dict[str, Tensor]
     target: str | None
     origin: dict[str, Any]
+    colours: dict[str, list[float]] = field(default_factory=dict)
 
     def fill(self, network: MAE) -> None:
         """Put the weights into a network; what belongs to another target, or a decoder that lacks, stays random."""
@@ -49,7 +56,8 @@ def read(path: Path, recipe: Recipe) -> Beginning:
 
     Args:
         path: A file or folder, or a name of the registry.
-        recipe: What is trained; all but the target must be as in the file (of an encoder, the encoder's shape).
+        recipe: What is trained; all but the target must be as in the file (of an encoder, the encoder's shape), and
+            the colours where it says some.
 
     Raises:
         CheckpointError: It cannot be read, or its shape is not the recipe's.
@@ -61,11 +69,9 @@ def read(path: Path, recipe: Recipe) -> Beginning:
             raise
         return _encoder(path, recipe)
     network, card = checkpoint.network, checkpoint.card
-    _refuse_other(
-        path, network.config, recipe.config, {field.name for field in fields(MAEConfig)} - {"target"}
-    )
+    _refuse_other(path, network.config, recipe, _NAMES)
     origin = _origin(checkpoint.name, checkpoint.digest, card)
-    return Beginning(network.state_dict(), network.config.target, origin)
+    return Beginning(network.state_dict(), network.config.target, origin, _colours(network.config))
 
 
 def _encoder(path: Path, recipe: Recipe) -> Beginning:
@@ -73,31 +79,44 @@ def _encoder(path: Path, recipe: Recipe) -> Beginning:
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
     config = store.encoder_config(raw, house, given, "Give the pre-trained file that it was made from.")
-    decoders = {field.name for field in fields(MAEConfig) if field.name.startswith("decoder")}
-    _refuse_other(
-        path,
-        config,
-        recipe.config,
-        {field.name for field in fields(MAEConfig)} - {"target", "mask_tokens"} - decoders,
-    )
+    decoders = {name for name in _NAMES if name.startswith("decoder")}
+    _refuse_other(path, config, recipe, _NAMES - {"mask_tokens"} - decoders)
     name, card = store.told(raw, layout, entry)
-    return Beginning(house, None, _origin(name, raw.digest, card))
+    return Beginning(house, None, _origin(name, raw.digest, card), _colours(config))
 
 
-def _refuse_other(path: Path, theirs: MAEConfig, ours: MAEConfig, names: set[str]) -> None:
+def _colours(config: MAEConfig) -> dict[str, list[float]]:
+    return {name: list(value) for name in COLOURS if (value := getattr(config, name)) is not None}
+
+
+def _refuse_other(path: Path, theirs: MAEConfig, recipe: Recipe, names: set[str]) -> None:
+    """Refuse another shape than the recipe's; colours differ only where the recipe says some."""
+    ours = recipe.config
+    said = names if recipe.network.keys() & set(COLOURS) else names - set(COLOURS)
     differing = [
-        f"{field.name} {getattr(theirs, field.name)} instead of {getattr(ours, field.name)}"
+        field.name
         for field in fields(MAEConfig)
-        if field.name in names and getattr(theirs, field.name) != getattr(ours, field.name)
+        if field.name in said and getattr(theirs, field.name) != getattr(ours, field.name)
     ]
-    if differing:
-        raise CheckpointError(
-            f"{path} is of another shape than the recipe's network: {', '.join(differing)}.",
-            code="init-config",
-            hint="Say so in the recipe (size, [network], decoder_depth, decoder_width, decoder_heads), "
-            "or give weights of its shape.",
-            field="init",
-        )
+    if not differing:
+        return
+    told = ", ".join(f"{name} {getattr(theirs, name)} instead of {getattr(ours, name)}" for name in differing)
+    raise CheckpointError(
+        f"{path} is of another shape than the recipe's network: {told}.",
+        code="init-config",
+        hint=_as_recipe(theirs, differing),
+        field="init",
+    )
+
+
+def _as_recipe(theirs: MAEConfig, differing: list[str]) -> str:
+    """What makes a recipe's network theirs, where it can be said."""
+    if beyond := [name for name in differing if name not in (*NETWORK, *COLOURS, *_BESIDE)]:
+        return f"No recipe can say {' or '.join(beyond)}: a run cannot begin with these weights. Give others."
+    lines = [f"{name} = {json.dumps(getattr(theirs, name))}" for name in differing if name in _BESIDE]
+    network = [f"{name} = {json.dumps(getattr(theirs, name))}" for name in differing if name not in _BESIDE]
+    said = [", ".join(lines)] * bool(lines) + [f"[network] {', '.join(network)}"] * bool(network)
+    return f"Say in the recipe: {'; '.join(said)}. Or give weights of its shape."
 
 
 def _origin(name: str, digest: str, card: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from model.loading import check_device
 from model.pretrain import beginning, resume, sharded
 from model.pretrain.data import Photos
 from model.pretrain.loop import run
+from model.pretrain.pace import shortened
 from model.pretrain.recipe import Recipe
 from model.pretrain.samples import Sampler
 from model.pretrain.watch import Watch
@@ -33,6 +34,7 @@ def pretrain(
     cache: Path | None = None,
     device: str | None = None,
     workers: int = 1,
+    short: bool = False,
 ) -> Path | None:
     """Train by a recipe, alone or as one of the processes that ``torchrun`` started.
 
@@ -46,6 +48,7 @@ def pretrain(
         cache: Where shards from addresses are kept; None for the user's cache.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         workers: Decoding threads of each process.
+        short: The recipe's length is not the one its warm-up was written for: a warm-up of more than a tenth is cut.
 
     Returns:
         The weight file, ``out/<name>.safetensors``; None in processes other than the first.
@@ -54,7 +57,8 @@ def pretrain(
         DataError: There are no photos, too many are broken, or the loss is no longer finite.
         CheckpointError: There is nothing to resume, it belongs to another recipe, ``out`` holds another run, or the
             device cannot be used.
-        RecipeError: The batch cannot be shared out, or it or the photos do not fit the device's memory.
+        RecipeError: The batch cannot be shared out, it or the photos do not fit the device's memory, or the warm-up is
+            longer than the run.
     """
     begun = (out / resume.LATEST).is_file()
     # torchrun starts everyone anew when one dies: then the same command goes on.
@@ -70,7 +74,11 @@ def pretrain(
     with _world(device) as (world, where):
         photos = Photos.open(data, cache)
         recipe = recipe.in_steps(Sampler(photos, recipe).length(0))
+        if recipe.steps:  # of minutes it is known later
+            recipe = shortened(recipe, world) if short else recipe
+            recipe.check_warmup()
         given = beginning.read(init, recipe) if init and not resumed else None
+        recipe = recipe.with_colours(resume.colours(out) if resumed else given.colours if given else {})
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 
         try:

@@ -66,13 +66,8 @@ class Objective(nn.Module):
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Share of the top rate in step 0, 1, ...: linear warm-up, then the recipe's schedule down to 0.
-
-    Warm-up takes a tenth of the run at most: a recipe that was shortened still reaches its rate.
-    """
+    """Share of the top rate in step 0, 1, ...: linear warm-up, then the recipe's schedule down to 0."""
     warmup = recipe.warmup_steps
-    if recipe.steps:  # else the end is not yet known
-        warmup = min(warmup, math.ceil(recipe.steps / 10))
     if step < warmup:
         return step / warmup
     if recipe.steps == 0:

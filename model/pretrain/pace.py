@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import replace
 
 import torch
+from tqdm import tqdm
 
 from model.pretrain.recipe import Recipe
 from model.pretrain.resume import Training
@@ -70,4 +72,17 @@ class Pace:
         before, since = self._settled
         step_s = (now - since) / (made - before)
         more = max(round(STEPPING_SHARE * (self._end - now) / step_s), 1)
-        return replace(training.recipe, minutes=None, steps=world.told_by_first(training.step + more))
+        planned = replace(training.recipe, minutes=None, steps=world.told_by_first(training.step + more))
+        return shortened(planned, world)
+
+
+def shortened(recipe: Recipe, world: World) -> Recipe:
+    """``with_short_warmup`` of a run whose steps are not those its warm-up was written for, said where it changes."""
+    short = recipe.with_short_warmup()
+    if world.first and short != recipe:
+        tqdm.write(
+            f"Warm-up cut to {short.warmup_steps} of {recipe.steps} steps, from {recipe.warmup_steps}: a shortened "
+            "run takes a tenth at most. A recipe that says its own length keeps its warm-up.",
+            file=sys.stderr,
+        )
+    return short

@@ -21,7 +21,9 @@ from model.masking import SAMPLERS
 _LENGTHS = {"steps", "epochs", "minutes"}
 _BASE = 256  # photos a step that a base learning rate is meant for
 #: What of a size's encoder a recipe may change.
-_NETWORK = ("image_size", "patch_size", "width", "depth", "heads")
+NETWORK = ("image_size", "patch_size", "width", "depth", "heads")
+#: And of the colours that pixels are normalised by.
+COLOURS = ("pixel_mean", "pixel_std")
 #: Plain types as a person calls them.
 _PLAIN: dict[type, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
@@ -64,9 +66,9 @@ class Recipe:
 
     name: str  # the model's name in its weight file
     size: str = "vit_base"  # a key of model.config.SIZES
-    network: dict[str, int] = field(
+    network: dict[str, Any] = field(
         default_factory=dict
-    )  # instead of the size's: image_size, patch_size, width, depth, heads
+    )  # instead of the size's: image_size, patch_size, width, depth, heads, and the colours pixel_mean, pixel_std
     target: Target = "pixel"  # what is predicted of a hidden patch, see model.config.TARGETS
     decoder_depth: int | None = None  # blocks, instead of the size's
     decoder_width: int | None = None  # instead of the size's; a multiple of 4 and of the decoder's heads
@@ -153,6 +155,7 @@ class Recipe:
         lengths = (self.steps != 0) + (self.epochs is not None) + (self.minutes is not None)
         _require(lengths == 1, "steps", "give one of steps, epochs and minutes")
         low, high = self.ratio_range
+        given = self.network.keys()
         for name, inside, bounds in (
             ("steps", self.steps >= 0, "at least 1"),
             ("epochs", self.epochs is None or self.epochs > 0, "above 0"),
@@ -186,9 +189,13 @@ class Recipe:
             ("decoder_heads", self.decoder_heads is None or self.decoder_heads >= 1, "at least 1"),
             (
                 "network",
-                set(self.network) <= set(_NETWORK)
-                and all(type(value) is int and value >= 1 for value in self.network.values()),
-                f"whole numbers, at least 1, called {', '.join(_NETWORK)}",
+                self.network.keys() <= {*NETWORK, *COLOURS}
+                and all(
+                    type(self.network[name]) is int and self.network[name] >= 1 for name in given & {*NETWORK}
+                )
+                and all(_is_colour(self.network[name]) for name in given & {*COLOURS}),
+                f"whole numbers, at least 1, called {', '.join(NETWORK)}; or {' and '.join(COLOURS)}, lists of one "
+                "number a channel",
             ),
             ("name", Path(self.name).name == self.name, "a file's name, without folders"),
         ):
@@ -221,6 +228,27 @@ class Recipe:
             warmup_steps=steps(self.warmup_epochs, self.warmup_steps),
             warmup_epochs=None,
         )
+
+    def check_warmup(self) -> None:
+        """Refuse a run, in steps, that ends before it has warmed up.
+
+        Raises:
+            RecipeError: It does.
+        """
+        _require(
+            self.warmup_steps <= self.steps,
+            "warmup_steps",
+            f"{self.warmup_steps} must be at most the {self.steps} steps of the run",
+        )
+
+    def with_short_warmup(self) -> Recipe:
+        """The same run, warming up in a tenth of its steps at most: it reaches its rate though it was shortened."""
+        return replace(self, warmup_steps=min(self.warmup_steps, math.ceil(self.steps / 10)))
+
+    def with_colours(self, colours: dict[str, list[float]]) -> Recipe:
+        """The same run with pixels normalised by these, unless it says itself by which."""
+        own = self.network.keys() & {*COLOURS}
+        return self if own or not colours else replace(self, network={**self.network, **colours})
 
     @property
     def config(self) -> MAEConfig:
@@ -313,6 +341,10 @@ def _require_types(settings: Recipe | Adversarial) -> None:
 def _is(value: object, kind: type) -> bool:
     """Whether it is of this plain type; a whole number is a number too, and true is none."""
     return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and all(_is(number, float) for number in value)
 
 
 def _require_choices(settings: Recipe | Adversarial) -> None:

@@ -6,6 +6,7 @@ what the log still owes. ``LATEST`` names the newest state, ``BEST`` the one bef
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,17 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from model.checkpoints import store
+from model.checkpoints.containers import lost_positions
 from model.checkpoints.files import replacing
 from model.errors import CheckpointError
 from model.network import MAE
 from model.pretrain import sharded
 from model.pretrain.adversarial import Adversary
-from model.pretrain.recipe import Recipe
+from model.pretrain.recipe import COLOURS, Recipe
 from model.pretrain.world import ALONE, World
+
+_LOGGER = logging.getLogger(__name__)
 
 LATEST = "LATEST"
 BEST = "BEST"
@@ -113,6 +118,8 @@ def save(folder: Path, training: Training, loss: float, world: World = ALONE) ->
         "recipe": training.recipe.to_dict(),
         "photos": training.photos,
         "average": _weights(training.average) if training.average else None,
+        # Of weights the run began with; else they are a formula, made anew.
+        "positions": store.foreign_positions(training.network),
         "adversary": training.adversary.state_dict() if training.adversary else None,
         "losses": [float(value) for value in training.losses],
         "broken": sorted(training.broken),
@@ -129,7 +136,6 @@ def save(folder: Path, training: Training, loss: float, world: World = ALONE) ->
 
 
 def _weights(network: MAE) -> dict[str, Tensor]:
-    # Positions are a formula: parameters only.
     return {key: value.detach() for key, value in network.named_parameters()}
 
 
@@ -160,6 +166,16 @@ def latest_step(folder: Path) -> int:
     return int(pointer.read_text().removeprefix("state-").removesuffix(".pt")) if pointer.is_file() else 0
 
 
+def colours(folder: Path) -> dict[str, list[float]]:
+    """Those by which the run in this folder normalises pixels, where they are not ImageNet's.
+
+    Raises:
+        CheckpointError: There is no state, or it is damaged.
+    """
+    network = _read(folder)["recipe"].get("network", {})
+    return {name: network[name] for name in COLOURS if name in network}
+
+
 def restore(folder: Path, training: Training) -> None:
     """Bring a fresh run to where the state ``LATEST`` points at stood.
 
@@ -167,6 +183,46 @@ def restore(folder: Path, training: Training) -> None:
         CheckpointError: There is none, it is damaged, or it was written for another network, recipe or photos.
     """
     state = _read(folder)
+    _refuse_another(folder, state, training)
+    if state["network"] is None:
+        sharded.load(
+            (folder / (folder / LATEST).read_text()).with_suffix(PARTS), training.network, training.optimisers
+        )
+    elif sharded.is_sharded(training.network):
+        raise CheckpointError(
+            f"The run in {folder} was not shared out among processes.",
+            code="resume-recipe",
+            hint='Resume it with sharding = "ddp", or start anew in another folder.',
+        )
+    else:
+        _fill(training.network, state["network"])
+    if training.average is not None:
+        _fill(training.average, state["average"])
+    for name, stored in state.get("positions", {}).items():
+        training.network.get_buffer(name).copy_(stored)
+        if training.average is not None:
+            training.average.get_buffer(name).copy_(stored)
+    if lost := lost_positions(state):
+        _LOGGER.warning("%s: %s", folder, lost)
+    for optimiser, saved_state in zip(training.optimisers, state["optimisers"] or (), strict=False):
+        optimiser.load_state_dict(saved_state)
+    if training.adversary is not None:
+        training.adversary.load_state_dict(state["adversary"])
+    training.step = int(state["step"])
+    # States of before these were kept lack them; the run is the same, its log a little shorter.
+    device = training.network.pos_embed.device
+    training.losses = [torch.tensor(value, device=device) for value in state.get("losses", [])]
+    training.broken = set(state.get("broken", []))
+    training.best = float(state.get("best", float("inf")))
+    training.origin = state.get("origin", {})
+    saved = state["recipe"]
+    if training.recipe.minutes is not None and saved.get("steps"):
+        known = replace(training.recipe, minutes=None, steps=saved["steps"])
+        training.recipe = known.with_short_warmup()
+
+
+def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> None:
+    """Refuse a state of another network, recipe or photos."""
     saved, wanted = state["recipe"], training.recipe.to_dict()
     for key in (
         "size",
@@ -204,33 +260,6 @@ def restore(folder: Path, training: Training) -> None:
             hint="Give those it began with, or begin another run with its weights (--init).",
             field="data",
         )
-    if state["network"] is None:
-        sharded.load(
-            (folder / (folder / LATEST).read_text()).with_suffix(PARTS), training.network, training.optimisers
-        )
-    elif sharded.is_sharded(training.network):
-        raise CheckpointError(
-            f"The run in {folder} was not shared out among processes.",
-            code="resume-recipe",
-            hint='Resume it with sharding = "ddp", or start anew in another folder.',
-        )
-    else:
-        _fill(training.network, state["network"])
-    if training.average is not None:
-        _fill(training.average, state["average"])
-    for optimiser, saved_state in zip(training.optimisers, state["optimisers"] or (), strict=False):
-        optimiser.load_state_dict(saved_state)
-    if training.adversary is not None:
-        training.adversary.load_state_dict(state["adversary"])
-    training.step = int(state["step"])
-    # States of before these were kept lack them; the run is the same, its log a little shorter.
-    device = training.network.pos_embed.device
-    training.losses = [torch.tensor(value, device=device) for value in state.get("losses", [])]
-    training.broken = set(state.get("broken", []))
-    training.best = float(state.get("best", float("inf")))
-    training.origin = state.get("origin", {})
-    if training.recipe.minutes is not None and saved.get("steps"):
-        training.recipe = replace(training.recipe, minutes=None, steps=saved["steps"])
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def _pretrain(given: argparse.Namespace) -> str | None:
         cache=given.cache,
         device=given.device,
         workers=given.workers,
+        short=any(changes[length] is not None for length in ("steps", "epochs", "minutes")),
     )
     return f"Weights: {weights}" if weights else None
 

@@ -40,6 +40,16 @@ def test_a_drawn_mask_comes_back_exactly(explore: ExplorePage, new_page: OpenPag
     assert again.evaluate("window.unmask.state.picture.title") == "Cat"
 
 
+def test_a_mask_drawn_on_another_shape_is_carried_over_by_place(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.url += "?fit=whole&m=__wA&n=3x7"  # the two upper of three rows
+    explore.open()
+    assert explore.status == ""
+    assert explore.strategy == "draw"
+    rows = {i // 14 for i in explore.hidden}
+    assert rows == set(range(9))
+
+
 def test_a_rule_comes_back_by_its_seed(explore: ExplorePage, new_page: OpenPage) -> None:
     explore.choose("strategy", "block")
     explore.press("shuffle")

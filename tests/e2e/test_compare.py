@@ -15,6 +15,7 @@ from playwright.sync_api import FilePayload, Locator, Route
 
 from model import images
 from model.__main__ import main
+from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
 from tests.e2e.test_pictures import quarters
@@ -108,7 +109,10 @@ def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> No
     notes = row(compare, "strategies").locator("figcaption").all_inner_texts()
     assert "trained on Block 50% only" in notes[6].replace("\xa0", " ")
     assert "only" not in notes[5]
-    assert "a mixture of masks: Random 90%, Block 5%, Grid 5%" in compare.one(".um-trained").inner_text()
+    assert compare.one(".um-trained").inner_text() == (
+        "mini, the model used here, was trained with 65–85% of the patches hidden. "
+        "Of its masks 90% were Random, 5% were Block, 5% were Grid."
+    )
     cells = compare.one(".um-paper td").all_inner_texts()
     assert [cells[i] for i in (0, 1, 3, 4, 6, 7)] == ["84.9%", "73.5%", "83.9%", "72.3%", "84.0%", "66.0%"]
     compare.screenshot("compare-strategies", full=True)
@@ -245,6 +249,23 @@ def test_a_change_on_explore_is_told_and_not_followed_by_itself(compare: Explore
     assert len(compare.sent()) == asked
 
 
+def test_a_row_keeps_the_name_of_what_it_was_asked_with(compare: ExplorePage) -> None:
+    stale = "document.querySelector('.um-row-ratios .um-progress').textContent.startsWith('Explore shows')"
+    image = row(compare, "ratios").locator("img").nth(1)
+    before = image.get_attribute("alt")
+    for name, told in (("Cat", True), ("Coffee", False)):
+        compare.one("button[role=tab]").nth(0).click()
+        compare.one(f".um-sample:has(img[alt={name}])").click()
+        compare.page.wait_for_function(
+            "(name) => window.unmask.store.state.picture.title === name", arg=name, timeout=LONG
+        )
+        compare.one("button[role=tab]").nth(1).click()
+        compare.page.wait_for_function(f"{stale} === {str(told).lower()}")
+        assert image.get_attribute("alt") == before, "still coffee's pictures"
+    compare.one(".um-models select").select_option("mini-block")
+    compare.page.wait_for_function(stale, timeout=LONG)
+
+
 def test_a_hostile_model_name_is_only_a_name(new_page: OpenPage) -> None:
     name = "${document.title='owned'}{{x}}<img src=x onerror=document.title='owned'>"
     explore = new_page()
@@ -262,3 +283,20 @@ def test_a_hostile_model_name_is_only_a_name(new_page: OpenPage) -> None:
     explore.page.wait_for_function(listed, arg=name, timeout=30_000)
     assert explore.page.title() == "Unmask"
     assert explore.one("img[src=x]").count() == 0
+
+
+def test_what_the_lesson_says_of_its_third_step_is_so(server_url: str) -> None:
+    photo = urllib.request.urlopen(f"{server_url}/v1/samples/astronaut").read()
+    found = {}
+    for rule in ("random&ratio=0.5", "block&ratio=0.5", "random&ratio=0.75", "grid&ratio=0.75"):
+        assert f"tab=explore&pic=astronaut&strategy={rule}&seed=7" in (ROOT / "docs/lesson.md").read_text(
+            encoding="utf-8"
+        )
+        request = urllib.request.Request(
+            f"{server_url}/v1/reconstruct?strategy={rule}&seed=7&panels=masked",
+            data=photo,
+            headers={"Content-Type": "image/jpeg", "Accept": "application/json"},
+        )
+        found[rule] = json.load(urllib.request.urlopen(request, timeout=120))["metrics"]["ssim"]
+    assert found["random&ratio=0.5"] > found["block&ratio=0.5"]
+    assert found["random&ratio=0.75"] < found["grid&ratio=0.75"], "as much hidden, and sharper"

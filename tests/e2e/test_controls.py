@@ -148,6 +148,21 @@ def test_download_gives_the_triptych(explore: ExplorePage) -> None:
     assert picture.format == "PNG"
     assert picture.width >= 3 * 224
     assert picture.height >= 224
+    assert explore.sent()[-1]["panels"] == "masked,pasted,original"
+
+
+@pytest.mark.parametrize("view", ["reconstruction", "error", "uncertainty"])
+def test_download_gives_what_is_shown(explore: ExplorePage, view: str) -> None:
+    if view == "reconstruction":
+        explore.one(".um-paste").click()
+    else:
+        explore.choose("view", view)
+        explore.one(".um-legend").wait_for()
+    with explore.page.expect_download():
+        explore.one(".um-download").click()
+    sent = explore.sent()[-1]
+    assert sent["panels"] == f"masked,{view},original"
+    assert ("cover" in sent) == (view == "uncertainty")
 
 
 def test_single_letters_work_and_can_be_switched_off(explore: ExplorePage) -> None:

@@ -92,6 +92,28 @@ def test_a_busy_server_is_given_the_time_it_asks_for(explore: ExplorePage) -> No
     assert indices(explore.sent()[-1]) == explore.hidden
 
 
+def test_who_sends_too_much_is_told_so_and_sees_what_is_shown(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    explore.page.route(
+        "**/v1/reconstruct",
+        lambda route: route.fulfill(status=429, headers={"Retry-After": "4"}, json={"status": 429}),
+    )
+    explore.one("#um-ratio").evaluate(
+        "(node) => { node.value = 40; node.dispatchEvent(new Event('input', {bubbles: true})); }"
+    )
+    told = "() => Number(document.querySelector('.um-status-text').textContent.match(/You sent more.* (\\d+) s/)?.[1])"
+    first = explore.page.wait_for_function(told).json_value()
+    explore.page.wait_for_function(f"(first) => ({told})() < first", arg=first)
+    assert explore.one(".um-count").inner_text() == "147 of 196 patches hidden", "as the grid shows"
+    assert explore.one(".um-badge").is_visible()
+    explore.one(".um-sample").nth(1).click()
+    assert "You sent more than this server allows" in explore.status, "another picture waits as well"
+    explore.page.unroute("**/v1/reconstruct")
+    explore.page.wait_for_function("window.unmask.state.picture.title === 'Cat'")
+    explore.settle()
+    assert (explore.status, len(explore.hidden)) == ("", 79)
+
+
 def test_a_refusal_is_said_in_the_servers_words_as_text(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
     detail = "<img src=x onerror=document.title='owned'> no"

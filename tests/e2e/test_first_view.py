@@ -78,6 +78,28 @@ def test_the_colours_can_be_switched_and_stay(new_page: OpenPage) -> None:
     assert explore.evaluate("document.body.classList.contains('dark')")
 
 
+def test_in_forced_colours_a_switch_that_is_on_differs_from_one_that_is_off(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.page.emulate_media(forced_colors="active")
+    explore.open()
+    colour = "(node) => getComputedStyle(node).backgroundColor"
+    on, off = ".um-view input:checked + span", ".um-view input:not(:checked) + span >> nth=0"
+    assert explore.one(on).evaluate(colour) != explore.one(off).evaluate(colour)
+    on = explore.one(".um-paste").evaluate(colour)
+    explore.one(".um-paste").click()
+    assert explore.one(".um-paste").evaluate(colour) != on
+
+
+def test_what_came_of_a_gesture_is_said_once(new_page: OpenPage) -> None:
+    explore = new_page().open()
+    explore.one(".um-sample").nth(1).click()
+    explore.page.wait_for_function(
+        "document.querySelector('.um-say').textContent.startsWith('Cat. The model saw 49 of 196')"
+    )
+    explore.press("hide")
+    assert "Everything is hidden." in explore.one(".um-say").inner_text()
+
+
 def test_reduced_motion_is_respected(new_page: OpenPage) -> None:
     explore = new_page()
     explore.page.emulate_media(reduced_motion="reduce")

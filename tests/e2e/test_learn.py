@@ -175,6 +175,29 @@ def test_the_shipped_model_shows_its_own_curve(learn: ExplorePage) -> None:
     assert "The loss falls from" in (learn.one(".um-curve-canvas").get_attribute("aria-label") or "")
 
 
+def test_a_record_that_could_not_be_fetched_is_not_taken_for_none(new_page: OpenPage) -> None:
+    page = new_page()
+    page.expected = ("Failed to load resource", "ERR_")
+    page.page.route("**/v1/info", lambda route: route.abort())
+    learn = open_tab(page, "learn")
+    learn.one(".um-training-again").wait_for()
+    page.page.unroute("**/v1/info")
+    assert learn.one(".um-training-lead").inner_text() == "No answer from the server about the training."
+    learn.one(".um-training-again button").click()
+    learn.one(".um-curve-canvas").wait_for()
+    assert learn.one(".um-training-again").is_hidden()
+
+
+def test_a_lost_server_is_told_while_it_is_waited_for(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource", "ERR_")
+    explore.page.route("**/v1/reconstruct", lambda route: route.abort(), times=1)
+    explore.one("button[role=tab]").nth(2).click()
+    said = "document.querySelector('.um-learn-say').textContent"
+    explore.page.wait_for_function(f"{said}.startsWith('No answer from the server')")
+    explore.page.wait_for_function(f"{said} === ''", timeout=60_000)
+    assert explore.one(".um-step").count() == 7
+
+
 def test_nothing_english_is_left_on_the_chinese_tab(new_page: OpenPage) -> None:
     learn = open_tab(new_page((390, 900), "dark"), "learn", "zh")
     letters = {"B", "L", "K", "P", "D", "d"}
@@ -223,13 +246,13 @@ def test_a_slider_walks_through_the_pictures_of_a_run(new_page: OpenPage, run_ur
     learn.page.locator(".um-training-names button", has_text="going-on").click()
     # The record of the shipped model, six photos, makes room for the run's three.
     learn.page.wait_for_function("document.querySelectorAll('.um-training-sheet canvas').length === 3")
-    assert learn.one(".um-training-now").inner_text() == "step 40 · 1,280 photos · loss 1.6"
+    assert learn.one(".um-training-now").inner_text() == "step 40 · 1,280 crops · loss 1.6"
     shade = "document.querySelector('.um-training-sheet canvas').getContext('2d').getImageData(9, 9, 1, 1).data[0]"
     learn.page.wait_for_function(f"{shade} === 200")
     learn.one("#um-training-step").focus()
     learn.page.keyboard.press("ArrowLeft")
     learn.page.wait_for_function(f"{shade} === 40")
-    assert learn.one(".um-training-now").inner_text() == "step 10 · 320 photos · loss 1.9"
+    assert learn.one(".um-training-now").inner_text() == "step 10 · 320 crops · loss 1.9"
     assert "one" in (learn.one(".um-training-sheet canvas").first.get_attribute("aria-label") or "")
     assert axe_findings(learn) == set()
     learn.screenshot("learn-training", full=True)
@@ -239,7 +262,7 @@ def test_a_model_of_normalised_pixels_answers_the_second_question_itself(
     new_page: OpenPage, run_url: str
 ) -> None:
     page = new_page(url=run_url)
-    page.url += "?model=contrast"
+    page.url += "?model=contrast&view=oracle"
     learn = open_tab(page, "learn")
     learn.one(".um-normalised-tiles figcaption span:not(:empty)").first.wait_for()
     assert learn.one(".um-normalised-tiles b").all_inner_texts() == [
@@ -248,5 +271,6 @@ def test_a_model_of_normalised_pixels_answers_the_second_question_itself(
         "Taken from the original: uses the answer",
     ]
     assert "uses the answer" in learn.one(".um-normalised-answer").inner_text()
+    assert "(uses the answer)" in learn.one(".um-loss-raw-fact").inner_text()
     assert learn.one(".um-step-title").all_inner_texts()[1] == "2 Hide 75%"
     assert "no training record" in learn.one(".um-training-lead").inner_text()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Route
 
+from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
 
 pytestmark = pytest.mark.e2e
@@ -87,6 +88,59 @@ def test_a_photo_held_sideways_is_turned_upright(explore: ExplorePage) -> None:
     explore.upload("phone.jpg", quarters(turn=6, kind="JPEG"), "image/jpeg")
     wait_for_picture(explore, "phone.jpg")
     assert colour_names(explore.evaluate(CORNERS)) == ["blue", "red", "white", "lime"]
+
+
+def test_what_is_transparent_is_white_as_the_model_sees_it(explore: ExplorePage) -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (300, 300), (255, 0, 0, 0)).save(file, "PNG")
+    explore.upload("clear.png", file.getvalue())
+    wait_for_picture(explore, "clear.png")
+    explore.press("show")
+    middle = "(c) => [...c.getContext('2d').getImageData(c.width / 28, c.height / 28, 1, 1).data]"
+    explore.page.wait_for_timeout(100)
+    assert explore.one(".um-grid").evaluate(middle) == [255, 255, 255, 255]
+
+
+def test_a_refused_file_leaves_the_square_where_it_was_moved(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((800, 200)).save(file, "PNG")
+    explore.upload("wide.png", file.getvalue())
+    wait_for_picture(explore, "wide.png")
+    explore.one(".um-move-range").evaluate(
+        "(node) => { node.value = 0; node.dispatchEvent(new Event('change', {bubbles: true})); }"
+    )
+    crop = "window.unmask.store.state.fields.crop"
+    explore.page.wait_for_function(f"{crop} === '0,0,200'")
+    explore.settle()
+    explore.upload("broken.png", b"no picture")
+    explore.one(".um-status.um-error").wait_for()
+    explore.press("shuffle")
+    explore.settle()
+    assert explore.evaluate(crop) == "0,0,200"
+
+
+def test_a_photo_over_the_limit_is_told_the_limit_and_a_way(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    file = io.BytesIO()
+    Image.new("1", (8000, 6000)).save(file, "PNG")
+    explore.upload("phone.png", file.getvalue())
+    explore.one(".um-status.um-error").wait_for()
+    assert "the most is 40 million" in explore.status
+    assert "screenshot" in explore.status
+
+
+@pytest.mark.parametrize("touched", [".um-sample >> nth=1", ".um-try-block"])
+def test_on_a_phone_what_was_asked_for_comes_into_sight(new_page: OpenPage, touched: str) -> None:
+    explore = new_page((390, 844), touch=True).open()
+    explore.page.emulate_media(reduced_motion="reduce")
+    explore.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    assert explore.evaluate("document.querySelector('.um-result').getBoundingClientRect().bottom") < 0
+    explore.one(touched).tap()
+    explore.settle()
+    box = explore.one(".um-result").bounding_box()
+    assert box is not None
+    assert 0 < box["y"] < 500
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])

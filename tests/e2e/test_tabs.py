@@ -88,6 +88,43 @@ def test_on_a_phone_a_tab_is_headed_by_its_largest_words_and_its_lead(new_page: 
     assert first > max(others)
 
 
+def test_the_first_link_skips_to_what_the_open_tab_is_about(explore: ExplorePage) -> None:
+    for place, focused in ((0, "um-grid"), (3, "um-use-title")):
+        open_tab(explore, place)
+        explore.one(".um-skip").focus()
+        explore.page.keyboard.press("Enter")
+        assert explore.evaluate("document.activeElement.id") == focused
+        assert "#" not in explore.page.url
+
+
+# One caption's heading and what stands beside it, by their texts, not their boxes.
+OVERLAPS = """() => [...document.querySelectorAll('.um-caption')].filter((caption) => {
+  const [left, right] = [...caption.children].map((node) => {
+    const range = document.createRange(); range.selectNodeContents(node); return range.getBoundingClientRect();
+  });
+  return left.right > right.left;
+}).map((caption) => caption.textContent)"""
+
+
+@pytest.mark.parametrize("size", [(1024, 768), (1280, 720), (1366, 768)], ids=str)
+def test_for_the_classroom_what_is_talked_about_is_on_one_screen(
+    new_page: OpenPage, size: tuple[int, int]
+) -> None:
+    explore = new_page(size)
+    explore.url += "?present=1&pic=cat"
+    explore.open()
+    for view in ("result", "error"):
+        explore.choose("view", view)
+        explore.settle()
+        for _ in ("en", "zh"):
+            explore.page.wait_for_function(
+                "document.querySelector('.um-facts').getBoundingClientRect().bottom + scrollY <= innerHeight"
+            )
+            assert explore.evaluate(OVERLAPS) == []
+            explore.evaluate("document.querySelector('.um-language').click()")  # not shown in the classroom
+    assert explore.one(".um-strip").is_hidden(), "the class is to guess"
+
+
 def test_for_the_classroom_only_the_tabs_stay_and_all_is_larger(new_page: OpenPage) -> None:
     explore = new_page()
     explore.url += "?present=1"

@@ -137,9 +137,11 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
     assert row.locator("figcaption b").all_inner_texts() == [
         "What other sees", "other", "What small sees", "small",
     ]  # fmt: skip
+    caption = again.one(".um-row-ratios figcaption").first
+    assert "(uses the answer)" in caption.inner_text(), "no figure stands beside honest ones without a word"
     asked = [fields for fields in again.sent() if fields["panels"].startswith("masked,pasted,error")]
     assert [(fields["model"], fields.get("view")) for fields in asked] == [
-        ("other", "oracle"),
+        ("other", None),
         ("small", None),
-    ]
+    ], "each by its own honest view"
     again.screenshot("compare-models", full=True)

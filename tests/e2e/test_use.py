@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Route
 
 from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
@@ -21,6 +24,8 @@ REPORT_MS = 120_000  # its first reading weighs the whole file, and a test machi
 VIEWS = {
     "a rule": "?pic=cat&strategy=block&ratio=0.5&seed=3&paste=0",
     "a drawn mask": "?pic=coffee&m=_wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA&n=14x14",
+    "its errors": "?pic=cat&show=error",
+    "its uncertainty": "?pic=cat&show=uncertainty",
 }
 
 
@@ -41,6 +46,8 @@ def test_curl_and_python_run_as_printed_and_give_the_picture_on_screen(
     page = new_page()
     page.url += view
     use = open_tab(page, "use")
+    if "uncertainty" in view:
+        use.page.wait_for_function("window.unmask.shown().spread", timeout=60_000)
     for command in (
         ["bash", "-euo", "pipefail", "-c", program(use, "curl")],
         [sys.executable, "-c", program(use, "python")],
@@ -48,8 +55,10 @@ def test_curl_and_python_run_as_printed_and_give_the_picture_on_screen(
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
     error = use.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
-    assert str(error) in done.stdout, "the answer is that of the result on Explore"
-    panel = "reconstruction" if "paste=0" in view else "pasted"
+    if "uncertainty" not in view:
+        assert str(error) in done.stdout, "the answer is that of the result on Explore"
+    shown = parse_qs(view[1:]).get("show", ["pasted"])[0]
+    panel = "reconstruction" if "paste=0" in view else shown
     with Image.open(tmp_path / "result.png") as sheet, Image.open(tmp_path / f"{panel}.png") as picture:
         assert sheet.width >= 3 * picture.width
         left = (sheet.width - picture.width) // 2
@@ -70,6 +79,53 @@ def test_javascript_runs_as_printed_without_a_browser(use: ExplorePage, tmp_path
     script.write_text(program(use, "javascript"))
     done = subprocess.run(["node", script], capture_output=True, text=True, timeout=120, check=False)
     assert "pasted" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no node here")
+def test_code_for_a_picture_of_ones_own_runs_with_the_key_that_is_asked_for(
+    new_page: OpenPage, tmp_path: Path
+) -> None:
+    page = new_page()
+    page.expected = ("Failed to load resource",)
+
+    def keyed(route: Route) -> None:  # the page asks without credentials whether there is a key
+        body = {"type": "urn:unmask:problem:unauthorised", "status": 401}
+        route.fulfill(status=401, json=body)
+
+    page.page.route("**/v1/info", keyed)
+    use = open_tab(page, "use")
+    use.page.wait_for_function("document.querySelector('.um-use-code').textContent.includes('X-API-Key')")
+    use.evaluate(
+        """() => { const { store } = window.unmask, { picture } = store.state;
+        store.set({ picture: { ...picture, sample: '' } }); }"""
+    )
+    use.page.wait_for_function("document.querySelector('.um-use-code').textContent.includes('photo.jpg')")
+    assert "UNMASK_API_KEY" in use.one(".um-use-hint").inner_text()
+    shutil.copy(ROOT / "ui/assets/samples/coffee.jpg", tmp_path / "photo.jpg")
+    (tmp_path / "request.mjs").write_text(program(use, "javascript"))
+    error = use.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
+    for command in (
+        ["node", "request.mjs"],
+        [sys.executable, "-c", program(use, "python")],
+        ["bash", "-euo", "pipefail", "-c", program(use, "curl")],
+    ):
+        assert "UNMASK_API_KEY" in command[-1] or command[0] == "node"
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "UNMASK_API_KEY": "of no use here"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert command[0] == "bash" or done.stdout.startswith(str(error))
+    (tmp_path / "photo.jpg").write_bytes(b"no picture")
+    done = subprocess.run(
+        ["node", "request.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "image-" in done.stderr, "a refusal is told in the service's words"
 
 
 def test_values_are_quoted_for_the_shell(use: ExplorePage, tmp_path: Path) -> None:
@@ -122,6 +178,8 @@ def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: Ex
     card = use.one(".um-use-model").inner_text()
     for part in ("mini", "3,734,656", "CC-BY-NC-4.0", "224 × 224", "pixels"):
         assert part in card
+    assert "9,400 steps, 300,800 crops of photos seen" in card
+    assert "mini, after 5,800 steps and 185,600 crops" in card
     assert "never read a face" in use.one(".um-use-limits").inner_text()
     report = use.one(".um-use-report")
     report.wait_for(timeout=REPORT_MS)

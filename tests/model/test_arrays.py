@@ -16,6 +16,8 @@ from model.checkpoints.store import Checkpoint
 from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError, ImageError, MaskError
 from model.network import MAE
+from model.reconstruct import load
+from tests.pictures import encoded, photo
 
 
 def _model(**changes: Any) -> Checkpoint:
@@ -69,6 +71,19 @@ def test_every_patch_of_an_array_can_be_predicted_from_the_others() -> None:
     result = arrays.repaint(_model(), array, Options(cover="complete", seed=1))
     assert len(result.masks) == 4
     assert (result.values != array).mean() > 0.99
+
+
+@pytest.mark.parametrize("cover", ["single", "complete", "ensemble"])
+def test_an_array_and_a_picture_of_one_photo_have_the_same_figures(tmp_path: Path, cover: str) -> None:
+    network = _model(channels=3).network
+    store.write(tmp_path / "three.safetensors", network, name="three", card={})
+    pixels = photo(64, 64)
+    options = Options(cover=cover, seed=1)
+    metrics = load(tmp_path / "three.safetensors", "cpu")(encoded(pixels), options).metrics
+    array = arrays.repaint(Checkpoint(network, "three", "", {}), np.asarray(pixels), options)
+    assert array.fill_nmse == pytest.approx(metrics["plain_fill"]["nmse"], rel=1e-4)
+    # Pictures end at black and white, and an array may not.
+    assert array.nmse == pytest.approx(metrics["nmse"], rel=0.2)
 
 
 @pytest.mark.parametrize(

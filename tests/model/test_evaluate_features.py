@@ -19,13 +19,16 @@ from torch import nn
 from model.__main__ import main
 from model.checkpoints import store
 from model.checkpoints.convert import convert
+from model.checkpoints.report import inspect
+from model.checkpoints.shapes import Given
 from model.config import SIZES, MAEConfig
-from model.errors import CheckpointError, DataError
-from model.evaluate import classifier, knn, linear, state
+from model.errors import CheckpointError, DataError, RecipeError
+from model.evaluate import classifier, finetune, judge, knn, linear, state, transfer
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import Encoder, extract, load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task, find_device
+from model.images import grey
 from model.network import MAE
 from tests.pictures import encoded, photo, two_classes
 
@@ -80,6 +83,29 @@ def test_an_encoder_has_no_decoder_whatever_it_was_trained_with(
     assert torch.equal(encoder.weights()["cls_token"], network.cls_token)
     vit = classifier.build(encoder, 2, drop_path=0.0, seed=0)
     assert vit(torch.rand(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_a_grey_encoder_sees_of_colours_what_it_sees_of_their_grey(tmp_path: Path) -> None:
+    network = MAE(replace(SIZES["debug"], channels=1, pixel_mean=(0.4,), pixel_std=(0.3,))).eval()
+    network.init_weights(torch.Generator().manual_seed(0))
+    store.write(tmp_path / "grey.safetensors", network, name="grey", card={})
+    colours = photo(64, 64)
+    brightness = colours @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    assert np.abs(brightness - grey(colours)[..., 0]).max() < 0.51, "that of serving, before it is rounded"
+    image = torch.from_numpy(colours.copy()).permute(2, 0, 1)[None] / 255
+    encoder = load_encoder(tmp_path / "grey.safetensors")
+    with torch.no_grad():
+        ours = encoder(image)
+        everything = torch.arange(16)[None]
+        theirs = network.encode(network.normalise(torch.from_numpy(brightness)[None, None] / 255), everything)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    assert classifier.build(encoder, 2, drop_path=0.0, seed=0)(image).shape == (1, 2)
+
+
+def test_an_encoder_of_channels_that_photos_do_not_have_is_refused(tmp_path: Path) -> None:
+    store.write(tmp_path / "five.safetensors", MAE(replace(SIZES["debug"], channels=5)), name="five", card={})
+    with pytest.raises(CheckpointError, match="five looks at 5 channels, and photos have 3 colours"):
+        load_encoder(tmp_path / "five.safetensors")
 
 
 def test_features_are_kept_and_another_models_are_not_taken_for_them(
@@ -168,6 +194,45 @@ def test_a_list_that_is_not_of_numbers_is_refused_by_name(
         main(["evaluate", *arguments])
     said = capsys.readouterr().err
     assert f"{arguments[-2]}: {arguments[-1]!r} is no comma list of numbers." in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong", "says"),
+    [
+        (linear.Protocol, {"epochs": 0}, "epochs is 0; it must be above 0"),
+        (linear.Protocol, {"lr": float("nan")}, "lr is nan; it must be above 0"),
+        (linear.Protocol, {"seed": -1}, "seed is -1; it must be a whole number, 0 to 4294967295"),
+        (finetune.Settings, {"epochs": -1}, "epochs is -1; it must be above 0"),
+        (finetune.Settings, {"minutes": float("inf")}, "minutes is inf; it must be above 0"),
+        (judge.Questions, {"minutes": 0}, "minutes is 0; it must be above 0"),
+        (transfer.Settings, {"steps": 0}, "steps is 0; it must be a whole number, at least 1"),
+        (transfer.Settings, {"batch_size": 0}, "batch_size is 0; it must be a whole number, at least 1"),
+        (transfer.Settings, {"lr": "fast"}, "lr is 'fast'; it must be above 0"),
+    ],
+    ids=str,
+)
+def test_numbers_with_which_a_figure_means_nothing_are_refused_by_name(
+    settings: Any, wrong: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(RecipeError, match=says) as caught:
+        settings(**wrong)
+    assert caught.value.field == next(iter(wrong))
+
+
+def test_no_neighbours_no_pair_of_photos_and_no_threads_are_refused(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    train = Labelled.open([shapes / "train"])
+    test = Labelled.open([shapes / "test"], train.classes)
+    task = Task(load_encoder(debug_file), train, test, tmp_path / "out", CPU)
+    with pytest.raises(RecipeError, match="k is 0; it must be a whole number, at least 1"):
+        knn.answer(task, k=0)
+    with pytest.raises(RecipeError, match="workers is -1; it must be a whole number, at least 0"):
+        replace(task, workers=-1)
+    for given, size in ((task, 1), (replace(task, train=train.take(np.arange(1))), 256)):
+        with pytest.raises(DataError, match=f"batch_size {size} with {len(given.train)} photos"):
+            linear.answer(given, linear.Protocol(batch_size=size))
+    assert not (tmp_path / "out").exists()
 
 
 def test_judge_has_shares_of_its_own_and_no_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,6 +343,26 @@ def test_a_question_is_answered_by_one_command_with_a_report(
     html = (out / f"{question}-debug-1.html").read_text()
     assert "<svg" in html
     assert "right %" in (out / f"{question}-debug-1.md").read_text()
+    made = {file: file.stat().st_mtime_ns for file in out.rglob("*.*")}
+    arguments += ["--test", str(shapes / "test"), "--out", str(out), "--json"]
+    assert main(arguments) == 0
+    assert facts == json.loads(capsys.readouterr().out), "kept, not made again"
+    assert main([*arguments, *(["--k", "5"] if question == "knn" else ["--lr", "0.4"])]) == 2
+    assert "is about other weights, photos or settings" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.*")} == made
+
+
+def test_probes_of_both_forms_and_several_seeds_lie_side_by_side(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    train = Labelled.open([shapes / "train"])
+    test = Labelled.open([shapes / "test"], train.classes)
+    task = Task(load_encoder(debug_file), train, test, tmp_path / "out", CPU)
+    for change in ({}, {"form": "augmented"}, {"seed": 1}):
+        linear.answer(task, linear.Protocol(epochs=1, lr=0.4, **change))
+    assert {file.name for file in (tmp_path / "out").glob("*.json")} == {
+        "linear-debug-1.json", "linear-augmented-debug-1.json", "linear-debug-1-seed-1.json",
+    }  # fmt: skip
 
 
 def test_an_interrupted_probe_on_augmented_photos_ends_as_an_unbroken_one(tmp_path: Path) -> None:
@@ -310,6 +395,28 @@ def test_a_classifier_is_no_encoder_to_probe(debug_file: Path, tmp_path: Path) -
     torch.save({"model": tensors}, tmp_path / "finetuned.pth")
     with pytest.raises(CheckpointError, match="classifier"):
         load_encoder(tmp_path / "finetuned.pth")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"head.weight": (9, 32), "head.bias": (9,)},  # timm's default, or fine-tuned on the class token
+        {"head.0.running_mean": (32,), "head.0.running_var": (32,), "head.1.weight": (9, 32), "head.1.bias": (9,)},
+    ],
+    ids=["layer", "linear probe"],
+)  # fmt: skip
+def test_an_encoder_stored_with_its_layer_of_classes_is_one_and_a_warning_says_so(
+    head: dict[str, tuple[int, ...]], debug_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = load_encoder(debug_file)
+    file = tmp_path / "classes.pth"
+    torch.save({"model": plain.weights() | {name: torch.zeros(shape) for name, shape in head.items()}}, file)
+    found = load_encoder(file, Given(heads=2)).weights()
+    assert all(torch.equal(found[name], value) for name, value in plain.weights().items())
+    assert "A layer of classes is stored along" in caplog.text
+    report = inspect(file, Given(heads=2))
+    assert (report.content, report.usable_for, report.left_over) == ("encoder", ("evaluate", "convert"), ())
+    assert any("A layer of classes is stored along" in note for note in report.notes)
 
 
 def test_an_encoder_can_be_made_of_a_network_in_memory(debug_network: MAE) -> None:

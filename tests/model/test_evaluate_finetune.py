@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,9 +200,26 @@ def test_a_kept_answer_is_not_taken_for_one_of_other_settings(
     again = finetune.answer(task, finetune.load_settings("finetune", given))
     assert again["minutes_of_last_call"] == first["minutes_of_last_call"]
     assert again["asked"] == first["asked"]
-    for change in ({"base_lr": 0.1}, {"epochs": 2}, {"seed": 1}):
+    for change in ({"base_lr": 0.1}, {"epochs": 2}):
         with pytest.raises(DataError, match="other weights, photos or settings"):
             finetune.answer(task, finetune.load_settings("finetune", given | change))
+
+
+def test_the_command_line_neither_repeats_nor_overwrites_what_is_done_and_seeds_lie_side_by_side(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    asked = ["evaluate", "finetune", str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
+    asked += ["--test", str(shapes / "test"), "--out", str(out), "--batch-size", "8"]
+    assert main([*asked, "--epochs", "1"]) == 0
+    made = {file: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert main([*asked, "--epochs", "1"]) == 0
+    capsys.readouterr()
+    assert main([*asked, "--epochs", "2"]) == 2
+    assert "finetune-debug-1.json is about other weights, photos or settings" in capsys.readouterr().err
+    assert main([*asked, "--epochs", "1", "--seed", "1"]) == 0
+    assert (out / "finetune-debug-1-seed-1.safetensors").is_file()
+    assert {file: file.stat().st_mtime_ns for file in made} == made
 
 
 @pytest.mark.parametrize("kind", ["finetune", "scratch"])
@@ -256,6 +274,22 @@ def test_processes_that_augment_give_the_same_photos(shapes: Path) -> None:
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(alone, other, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"blocks": (0.5, 4.0)}, r"blocks is 4; it must be 0, 0\.5, 1, \.\.\. up to 2"),
+        ({"shares": (1.0, 2.0)}, "label_share is 2"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_computed(
+    wrong: dict[str, Any], says: str, debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=says):
+        judge.evaluate(_task(debug_file, shapes, tmp_path / "out"), judge.Questions(**wrong))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_model_is_judged_by_one_command_and_what_is_done_is_not_done_again(
     debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -275,8 +309,6 @@ def test_a_model_is_judged_by_one_command_and_what_is_done_is_not_done_again(
         str(out),
         "--shares",
         "0.5,1",
-        "--blocks",
-        "0.5",
         "--minutes",
         "0.001",
         "--device",
@@ -286,7 +318,8 @@ def test_a_model_is_judged_by_one_command_and_what_is_done_is_not_done_again(
     facts = json.loads(capsys.readouterr().out)
     asked = [row["question"] for row in facts["rows"] if row["label_share"] == 1]
     assert asked == [
-        "knn", "knn, mean of patches", "linear", "linear, mean of patches", "finetune", "partial 0.5", "scratch",
+        "knn", "knn, mean of patches", "linear", "linear, mean of patches", "finetune", "partial 0.5", "partial 1",
+        "scratch",
     ]  # fmt: skip
     seen = {row["samples"] for row in facts["rows"] if "samples" in row}
     assert max(seen) - min(seen) <= 8  # equal but for whole batches

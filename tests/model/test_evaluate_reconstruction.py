@@ -14,7 +14,7 @@ import torch
 from model.__main__ import main
 from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
-from model.errors import DataError
+from model.errors import DataError, RecipeError
 from model.evaluate.fills import (
     FILLS,
     METRICS,
@@ -25,7 +25,7 @@ from model.evaluate.fills import (
     resampled,
     sharpness,
 )
-from model.evaluate.reconstruction import answer
+from model.evaluate.reconstruction import answer, evaluate
 from model.images import load_square
 from model.masking import sample_mask
 from model.network import MAE
@@ -166,15 +166,25 @@ def test_a_kept_answer_is_not_taken_for_one_of_other_photos_or_masks(
             answer(reconstructor, photos, tmp_path / "out", **asked | change)
     with pytest.raises(DataError, match="other weights, photos or settings"):
         answer(reconstructor, Photos(photos.entries[1:]), tmp_path / "out", **asked)
+    with pytest.raises(RecipeError, match="limit is 0; it must be a whole number, at least 1"):
+        answer(reconstructor, photos, tmp_path / "out", **asked | {"limit": 0})
+
+
+def test_a_broken_photo_is_named(reconstructor: Reconstructor, tmp_path: Path) -> None:
+    (tmp_path / "whole.png").write_bytes(encoded(photo(80, 72)))
+    (tmp_path / "broken.jpg").write_bytes(encoded(photo(80, 72), "JPEG")[:700])
+    with pytest.raises(DataError, match=r"broken\.jpg in .* cannot be used: image is damaged"):
+        evaluate(reconstructor, Photos.open([tmp_path]))
 
 
 def test_one_command_measures_several_masks_and_writes_a_report(
     debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
     for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(encoded(photo(80, 72, number)))
-    out = tmp_path / "out"
-    arguments = ["evaluate", "reconstruct", str(debug_file), "--data", str(tmp_path), "--device", "cpu"]
+        (photos / f"{number}.png").write_bytes(encoded(photo(80, 72, number)))
+    arguments = ["evaluate", "reconstruct", str(debug_file), "--data", str(photos), "--device", "cpu"]
     arguments += ["--ratio", "0.5,0.75", "--strategy", "random,block", "--out", str(out), "--json"]
     assert main(arguments) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -195,5 +205,7 @@ def test_one_command_measures_several_masks_and_writes_a_report(
         or "navier_stokes" in (out / "reconstruct-debug.md").read_text()
     )
     assert (out / "reconstruct-debug.html").read_text().count("<svg") == 4
+    (out / "reconstruct-debug.html").unlink()
     assert main(arguments[:-1]) == 0
+    assert not (out / "reconstruct-debug.html").exists(), "the answer was kept, not made again"
     assert "at least 1 dB above interpolation" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ def test_two_parts_that_number_their_classes_otherwise_or_share_a_photo_are_refu
             )
 
 
+def test_a_side_that_is_not_in_whole_patches_is_refused(encoder_file: Path, tmp_path: Path) -> None:
+    train, test = (Scenes.open(_set(tmp_path / name, 1, 0)) for name in ("train", "test"))
+    with pytest.raises(RecipeError, match="side is 70; it must be a multiple of 16"):
+        transfer.evaluate(
+            load_encoder(encoder_file), train, test, tmp_path / "out", transfer.Settings(side=70), CPU
+        )
+
+
 def test_a_mirrored_photo_takes_its_things_along_and_leaves_its_padding(tmp_path: Path) -> None:
     folder = _set(tmp_path / "set", 1, 0)
     (folder / "0.png").write_bytes(encoded(photo(40, 64)))
@@ -167,22 +176,41 @@ def test_anchors_are_those_of_the_usual_pyramid(encoder_file: Path) -> None:
     ]
 
 
+def test_things_without_polygons_and_crowds_are_counted_and_nothing_else_is_refused(tmp_path: Path) -> None:
+    file = _set(tmp_path / "set", 3, 0) / "annotations.json"
+    assert Scenes.open(file.parent).told == "3 photos, 6 things"
+    facts = json.loads(file.read_text())
+    for number, one in enumerate(facts["annotations"]):
+        one["iscrowd"] = int(number == 0)
+        if number < 5:
+            one["segmentation"] = {"size": [64, 64], "counts": "abc"}
+    file.write_text(json.dumps(facts))
+    left_out = "left out: things without polygons (4), crowds (1)"
+    assert Scenes.open(file.parent).told == f"3 photos, 1 things; {left_out}"
+    del facts["annotations"][5]
+    file.write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=re.escape(f"on its pictures: 3 photos, 0 things; {left_out}")):
+        Scenes.open(file.parent)
+
+
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"annotations\.json"):
         Scenes.open(tmp_path)
 
 
 def test_an_interrupted_training_does_not_go_on_with_other_photos_or_outlines(
-    encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train, other, test = (
         Scenes.open(_set(tmp_path / name, 2, seed)) for seed, name in enumerate(("train", "other", "test"))
     )
     settings = transfer.Settings(task="segment", steps=2, batch_size=2, width=8)
 
-    def train_on(scenes: Scenes) -> dict[str, Any]:
+    def train_on(scenes: Scenes, seed: int = 0) -> dict[str, Any]:
         encoder = load_encoder(encoder_file)
-        return transfer.evaluate(encoder, scenes, test, tmp_path / "out", settings, CPU, save_every=1)
+        return transfer.answer(
+            encoder, scenes, test, tmp_path / "out", replace(settings, seed=seed), CPU, save_every=1
+        )
 
     def killed(*given: Any) -> dict[str, float]:
         raise KeyboardInterrupt
@@ -194,7 +222,15 @@ def test_an_interrupted_training_does_not_go_on_with_other_photos_or_outlines(
     for scenes in (other, replace(train, digest=other.digest)):
         with pytest.raises(CheckpointError, match="other weights, photos or settings"):
             train_on(scenes)
-    assert len(train_on(train)["curve"]) == 2
+    done = train_on(train)
+    assert len(done["curve"]) == 2
+    assert "to learn from: 2 photos, 4 things." in capsys.readouterr().err
+    monkeypatch.setattr(transfer, "_segmented", killed)
+    assert train_on(train) == done, "what is done is not done again"
+    with pytest.raises(DataError, match="other weights, photos or settings"):
+        train_on(other)
+    with pytest.raises(KeyboardInterrupt):  # begun, beside the first
+        train_on(train, seed=1)
 
 
 def test_average_precision_is_full_for_the_truth_and_falls_with_misses_and_false_finds() -> None:

@@ -120,6 +120,14 @@ def test_a_head_that_promises_a_giant_builds_nothing() -> None:
     assert any("larger" in note or "heads" in note for note in inspect_header(laid(shapes), "g").notes)
 
 
+def test_a_head_that_promises_endless_channels_is_refused_before_they_are_counted(debug_file: Path) -> None:
+    entries = json.loads(head(debug_file)[8:])
+    config = json.loads(entries["__metadata__"]["config"])
+    entries["__metadata__"]["config"] = json.dumps(config | {"channels": 10**15})
+    with pytest.raises(CheckpointError, match="channels 1000000000000000 must lie between 1 and 1024"):
+        inspect_header(written(entries), "endless.safetensors")
+
+
 NAMES = st.sampled_from(
     ["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight",
      "decoder_embed.weight", "decoder_pred.weight", "decoder_blocks.0.mlp.fc1.weight", "mask_token", "head.weight",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from model.errors import ImageError
 from model.images import MAX_PIXELS, encode_png, load_grey, load_square
@@ -129,6 +129,19 @@ def test_what_cannot_be_used_is_refused_with_a_reason(data: bytes, code: str) ->
     assert caught.value.code == code
     assert caught.value.field == "image"
     assert caught.value.hint
+
+
+def test_text_that_unpacks_without_end_is_refused() -> None:
+    def with_text(megabytes: int) -> bytes:
+        text = PngImagePlugin.PngInfo()
+        for number in range(megabytes):
+            text.add_text(f"k{number}", "a" * 1_000_000, zip=True)
+        return encoded(photo(), pnginfo=text)
+
+    assert load_square(with_text(3), 64).shape == (64, 64, 3)
+    with pytest.raises(ImageError) as caught:
+        load_square(with_text(20), 64)
+    assert caught.value.code == "image-unreadable"
 
 
 def _png_header(width: int, height: int) -> bytes:

@@ -144,8 +144,8 @@ def test_text_that_is_no_settings_is_none(text: str) -> None:
 
 def test_only_known_names_of_the_right_type_come_out() -> None:
     given = {
-        "unmask": 1, "seed": 3, "hidden_count": "3", "ratio": 0.5, "panels": ["pasted", 3], "mask": "f" * 5000,
-        "strategy": True, "model": None, "evil": "x", "samples": 2**60, "cover": "complete",
+        "unmask": 1, "seed": 3, "target": 3, "ratio": 0.5, "panels": ["pasted", 3], "mask": "f" * 5000,
+        "strategy": True, "model": None, "evil": "x", "samples": 2**60, "hidden_count": 10**400, "cover": "complete",
     }  # fmt: skip
     assert labels.read(_with(json.dumps(given))) == {"unmask": 1, "seed": 3, "cover": "complete"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import re
@@ -24,6 +25,7 @@ from model import Options
 from model.checkpoints import shapes, store
 from model.checkpoints.convert import convert
 from model.checkpoints.files import FORMAT
+from model.checkpoints.layouts import POSITIONS
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
@@ -31,6 +33,7 @@ from model.errors import CheckpointError
 from model.loading import open_weights
 from model.masking import sample_mask
 from model.network import MAE
+from model.positions import resized
 from model.reconstruct import load
 from tests.model.origins.record import HERE, question, sampled, values
 from tests.pictures import encoded, photo
@@ -98,6 +101,39 @@ def _gap(ours: Tensor, theirs: Tensor) -> float:
 def _equal(one: MAE, other: MAE) -> bool:
     a, b = one.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(value.equal(b[key]) for key, value in a.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_positions_that_half_precision_rounded_are_the_formulas(
+    tmp_path: Path, ours: Path, dtype: torch.dtype
+) -> None:
+    folder = convert(ours, tmp_path / "half", to="huggingface")
+    stored = load_file(folder / "model.safetensors")
+    save_file({name: value.to(dtype) for name, value in stored.items()}, folder / "model.safetensors")
+    network, exact = store.read(folder).network, MAE(ODD)
+    assert all(network.get_buffer(name).equal(exact.get_buffer(name)) for name in POSITIONS)
+    assert not any("differs from the formula" in note for note in inspect(folder).notes)
+    assert open_weights(folder, "cpu").engine.handles((4, 9)), "openvino serves other grids too"
+    timm = convert(folder, tmp_path / "timm.safetensors", to="timm")
+    assert load_file(timm)["pos_embed"].equal(exact.pos_embed)
+    # In a notebook the network itself may be rounded: other grids are still the formula's.
+    assert resized(exact.to(dtype).pos_embed, ODD.grid, (4, 9)).equal(
+        resized(MAE(ODD).pos_embed, ODD.grid, (4, 9)).to(dtype)
+    )
+
+
+def test_positions_alike_for_every_patch_are_told_wherever_the_file_is_read(
+    tmp_path: Path, network: MAE, caplog: pytest.LogCaptureFixture
+) -> None:
+    flat = copy.deepcopy(network)
+    flat.decoder_pos_embed.zero_()
+    store.write(tmp_path / "flat.safetensors", flat, name="flat", card={})
+    told = [note for note in inspect(tmp_path / "flat.safetensors").notes if "pos_embed" in note]
+    assert len(told) == 1
+    assert "decoder_pos_embed is the same for every patch" in told[0]
+    assert "cannot tell hidden patches apart" in told[0]
+    assert told[0] in store.read(tmp_path / "flat.safetensors").notes
+    assert any(told[0] in line for line in caplog.messages)
 
 
 # --- both directions, to the bit ------------------------------------------------------------------------------

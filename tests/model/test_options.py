@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -252,6 +255,34 @@ def test_options_out_of_range_are_refused_by_field(
 ) -> None:
     with pytest.raises(UnmaskError) as caught:
         reconstructor.prepare(PICTURE, options)
+    assert caught.value.field == field
+    assert caught.value.hint
+
+
+def test_whole_numbers_of_numpy_become_plain_ones() -> None:
+    hidden = np.arange(16).reshape(4, 4) % 3 == 0
+    given = Options(strategy="indices", indices=np.flatnonzero(hidden))
+    assert given == Options(strategy="indices", indices=tuple(range(0, 16, 3)))
+    (mask,), _ = given.masks((4, 4))
+    assert np.array_equal(mask.hidden, hidden.reshape(-1))
+    assert json.dumps(Options(seed=cast("int", np.int64(3))).masks((4, 4))[1]) == "3"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("indices", [1.5, 2]),
+        ("indices", ["1", "2"]),
+        ("indices", 3),
+        ("indices", np.eye(4)),
+        ("seed", 1.5),
+        ("samples", "4"),
+        ("hidden_count", 3.0),
+    ],
+)
+def test_what_is_no_whole_number_is_refused_as_the_callers_mistake(field: str, value: Any) -> None:
+    with pytest.raises(MaskError, match="whole number") as caught:
+        Options(**{field: value})
     assert caught.value.field == field
     assert caught.value.hint
 

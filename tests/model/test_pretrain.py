@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 
 from model.__main__ import main
 from model.checkpoints import store
+from model.checkpoints.layouts import POSITIONS
 from model.config import SIZES
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
@@ -216,6 +218,9 @@ def test_a_run_is_as_long_as_its_epochs(folder: Path, tmp_path: Path) -> None:
         ("name = 'x'\nsteps = 1\n[network]\nheads = 0", "network"),
         ("name = 'x'\nsteps = 1\n[network]\nlayers = 2", "network"),
         ("name = 'x'\nsteps = 1\n[network]\nimage_size = 100", "network"),
+        ("name = 'x'\nsteps = 1\n[network]\npixel_mean = 0.5", "network"),
+        ("name = 'x'\nsteps = 1\n[network]\npixel_mean = [0.5]", "network"),
+        ("name = 'x'\nsteps = 1\n[network]\npixel_std = [0.5, 0.5, 'x']", "network"),
         ("name = 'x'\nsteps = 1\n[adversarial]\nscales = 2.0", "scales"),
         ("name = 'x'\nsteps = 1\ndata_path = 'moon'", "data_path"),
         ("name = ", "recipe"),
@@ -255,11 +260,37 @@ def test_the_learning_rate_rises_and_ends_near_zero(schedule: str) -> None:
 
 
 def test_a_shortened_run_still_reaches_its_rate() -> None:
-    recipe = load_recipe("small-data", steps=140)
+    recipe = load_recipe("small-data", steps=140).with_short_warmup()
     rates = [learning_rate(recipe, step) for step in range(140)]
     assert rates[0] == 0
     assert max(rates) == rates[14] == 1
     assert rates[-1] < 0.1
+
+
+@pytest.mark.parametrize("shorter", [(), ("--steps", "20"), ("--epochs", "5")])
+def test_a_warm_up_is_cut_where_the_run_is_shortened_and_nowhere_else(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shorter: tuple[str, ...]
+) -> None:
+    recipe = tmp_path / "slow.toml"
+    recipe.write_text(
+        "name = 'slow'\nsize = 'debug'\nepochs = 10\nwarmup_epochs = 4\nbatch_size = 12\nlog_every = 1"
+    )
+    if not shorter:
+        recipe.write_text(recipe.read_text().replace("12", "6"))
+    line = ["pretrain", str(recipe), "--data", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*line, *shorter]) == 0
+    card = store.read(tmp_path / "run/slow.safetensors").card
+    steps, warmup = card["recipe"]["steps"], card["recipe"]["warmup_steps"]
+    assert (steps, warmup) == {(): (20, 8), ("--steps", "20"): (20, 2), ("--epochs", "5"): (5, 1)}[shorter]
+    assert ("Warm-up cut to" in capsys.readouterr().err) == bool(shorter)
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert rates.index(max(rates)) == warmup
+
+
+def test_a_warm_up_longer_than_its_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="7 must be at most the 6 steps") as caught:
+        pretrain(toy(warmup_steps=7), [folder], tmp_path / "run", device="cpu")
+    assert caught.value.field == "warmup_steps"
 
 
 def test_the_shipped_recipes_keep_their_warm_up(root: Path) -> None:
@@ -435,29 +466,36 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -
 def test_a_run_can_begin_with_given_weights(folder: Path, tmp_path: Path) -> None:
     first = pretrain(toy(), [folder], tmp_path / "first", device="cpu")
     # A step at rate zero leaves the weights as they were given.
-    still = toy(steps=1, warmup_steps=10)
+    still = toy(steps=1, warmup_steps=1)
     second = pretrain(still, [folder], tmp_path / "second", init=first, device="cpu")
     assert equal(first, second)
     assert not equal(first, pretrain(still, [folder], tmp_path / "fresh", device="cpu"))
 
 
+@pytest.mark.parametrize(("learned", "ema"), [(False, None), (True, 0.9)])
 def test_a_resumed_run_goes_on_from_its_state_and_not_from_the_weights_given(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, learned: bool, ema: float | None
 ) -> None:
-    first = pretrain(toy(seed=5), [folder], tmp_path / "first", device="cpu")
-    whole = pretrain(toy(), [folder], tmp_path / "whole", init=first, device="cpu")
+    first, recipe = tmp_path / "first.safetensors", toy(ema=ema)
+    network = MAE(recipe.config)
+    if learned:  # positions are then no formula, which would be made anew
+        for name in POSITIONS:
+            network.get_buffer(name).normal_(generator=torch.Generator().manual_seed(1))
+    store.write(first, network, name="first", card={})
+    whole = pretrain(recipe, [folder], tmp_path / "whole", init=first, device="cpu")
     photos, cpu = Photos.open([folder]), torch.device("cpu")
 
     def crash(progress: Progress, network: MAE) -> None:
         if progress.step == 5:
             raise RuntimeError("power cut")
 
-    assert first is not None
-    given = beginning.read(first, toy())
+    given = beginning.read(first, recipe)
     with pytest.raises(RuntimeError, match="power cut"):
-        run(toy(), photos, tmp_path / "parts", device=cpu, init=given, report=crash)
-    parts = pretrain(toy(), [folder], tmp_path / "parts", resumed=True, init=first, device="cpu")
+        run(recipe, photos, tmp_path / "parts", device=cpu, init=given, report=crash)
+    parts = pretrain(recipe, [folder], tmp_path / "parts", resumed=True, init=first, device="cpu")
     assert equal(whole, parts)
+    assert equal(whole, tmp_path / "whole"), "a state is read as the weights of its step"
+    assert torch.equal(weights(parts)["pos_embed"], network.pos_embed)
     assert parts is not None
     assert store.read(parts).card["begun_from"]["sha256"] == store.read(first).digest
 
@@ -485,7 +523,7 @@ def test_an_encoder_alone_is_a_beginning_to_which_a_decoder_is_trained(folder: P
         known = list(file.keys())
         tensors = {key: file.get_tensor(key) for key in known if not key.startswith(("decoder_", "mask_"))}
         save_file(tensors, tmp_path / "encoder.safetensors", metadata=file.metadata())
-    still = toy(steps=1, warmup_steps=10, decoder_depth=2)
+    still = toy(steps=1, warmup_steps=1, decoder_depth=2)
     second = pretrain(
         still, [folder], tmp_path / "second", init=tmp_path / "encoder.safetensors", device="cpu"
     )
@@ -515,7 +553,33 @@ def test_weights_of_another_size_are_refused_as_a_beginning(folder: Path, tmp_pa
     with pytest.raises(CheckpointError, match="width 32 instead of 256, depth 2") as caught:
         pretrain(toy(size="small"), [folder], tmp_path / "other", init=first, device="cpu")
     assert caught.value.field == "init"
+    assert "decoder_width = 32, decoder_depth = 1" in caught.value.hint
+    assert "[network] image_size = 64, width = 32, depth = 2, heads = 2" in caught.value.hint
     assert not (tmp_path / "other/LATEST").exists()
+
+
+def test_what_no_recipe_can_say_is_no_beginning(folder: Path, tmp_path: Path) -> None:
+    wide = MAE(replace(SIZES["debug"], mlp_ratio=2.0))
+    store.write(tmp_path / "wide.safetensors", wide, name="wide", card={})
+    with pytest.raises(CheckpointError, match=r"mlp_ratio 2\.0 instead of 4\.0") as caught:
+        pretrain(toy(), [folder], tmp_path / "run", init=tmp_path / "wide.safetensors", device="cpu")
+    assert "No recipe can say mlp_ratio" in caught.value.hint
+
+
+def test_a_run_takes_the_colours_of_the_weights_it_begins_with(folder: Path, tmp_path: Path) -> None:
+    halves = (0.5, 0.5, 0.5)
+    first = tmp_path / "first.safetensors"
+    network = MAE(replace(SIZES["debug"], pixel_mean=halves, pixel_std=halves))
+    store.write(first, network, name="first", card={})
+    pretrain(toy(steps=2), [folder], tmp_path / "run", init=first, device="cpu")
+    longer = pretrain(toy(steps=3), [folder], tmp_path / "run", resumed=True, init=first, device="cpu")
+    assert longer is not None
+    config = store.read(longer).network.config
+    assert (config.pixel_mean, config.pixel_std) == ((0.5,) * 3, (0.5,) * 3)
+    said = toy(network={"pixel_mean": [0.4] * 3})
+    with pytest.raises(CheckpointError, match="pixel_mean") as caught:
+        pretrain(said, [folder], tmp_path / "other", init=first, device="cpu")
+    assert "[network] pixel_mean = [0.5, 0.5, 0.5]" in caught.value.hint
 
 
 @pytest.mark.parametrize("target", ["norm_pixel", "norm_pixel_stats", "pca"])

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from model.checkpoints import store
+from model.checkpoints.report import inspect
 from model.errors import CheckpointError, DataError
 from model.network import MAE
 from model.pretrain import resume
@@ -86,6 +87,21 @@ def test_states_from_before_averages_and_logs_were_kept_can_be_resumed(folder: P
     state["recipe"] = {key: value for key, value in state["recipe"].items() if key not in new_keys}
     torch.save({key: state[key] for key in ("step", "network", "optimisers", "recipe")}, path)
     assert equal(whole, pretrain(toy(), [folder], tmp_path / "old", resumed=True, device="cpu"))
+
+
+def test_a_state_of_before_positions_were_kept_says_that_they_may_be_lost(
+    folder: Path, tmp_path: Path, debug_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretrain(toy(), [folder], tmp_path / "run", init=debug_file, device="cpu")
+    path = tmp_path / "run/state-0000006.pt"
+    assert not any("missing here" in note for note in inspect(path).notes)
+    state = torch.load(path, weights_only=True)
+    del state["positions"]
+    torch.save(state, path)
+    assert any("began from debug" in note and "missing here" in note for note in inspect(path).notes)
+    store.read(path)
+    pretrain(toy(steps=7), [folder], tmp_path / "run", resumed=True, device="cpu")
+    assert sum("missing here" in line for line in caplog.messages) == 2
 
 
 def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(folder: Path, tmp_path: Path) -> None:

@@ -145,6 +145,54 @@ def test_a_batch_leaves_room_for_others(engine: FakeEngine) -> None:
     assert position <= 2 * 2, "it waited for what was in work, not for twenty"
 
 
+def test_what_one_json_answer_has_no_room_for_is_refused_and_lines_have_room(engine: FakeEngine) -> None:
+    app, _ = build_app(engine, batch_bytes=6000, max_batch=1)
+    with running(app) as client:
+        data, files = {"seeds": ",".join(map(str, range(12)))}, {"images": ("a", png())}
+        answer = client.post(PATH, files=files, data=data)
+        computed = len(engine.batches)
+        items = items_of(answer)
+        lines = client.post(PATH, files=files, data=data, headers={"accept": "application/x-ndjson"})
+    done = ["result" in item for item in items]
+    assert done == sorted(done, reverse=True)
+    assert 0 < sum(done) < 12
+    assert len(answer.content) < 6000 + 12 * 1000
+    assert computed <= sum(done) + 2, "what is refused is not computed"
+    assert items[-1]["problem"]["status"] == 413
+    assert "application/x-ndjson" in items[-1]["problem"]["detail"]
+    assert [item["asked"]["seed"] for item in items] == list(range(12))
+    assert ["result" in json.loads(line) for line in lines.text.splitlines()] == [True] * 12
+
+
+def test_a_heavy_entry_takes_all_places_and_single_requests_are_let_in(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heavy, single = png(), png((9, 9, 9))
+    monkeypatch.setattr("server.service.count_passes", lambda job, _: 128 if job == heavy else 1)
+    app, service = build_app(engine, max_batch=4, max_queue_s=2.0)
+    service._line.learn(engine.digest, 0.1)  # 128 passes are then 13 s, far above `max_queue_s`
+    engine.gate.clear()
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+            data = {"seeds": "1,2,3,4"}
+            many = [
+                asyncio.create_task(c.post(PATH, files={"images": ("a", heavy)}, data=data)) for _ in range(2)
+            ]
+            await asyncio.to_thread(engine.entered.wait, 10)
+            await asyncio.sleep(0.1)
+            assert service.metrics.registry.get_sample_value("unmask_admitted") == 1, "heavy ones go alone"
+            alone = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", single)}))
+            await asyncio.sleep(0.1)
+            engine.gate.set()
+            assert (await alone).status_code == 200
+            assert [len(items_of(answer)) for answer in await asyncio.gather(*many)] == [4, 4]
+
+    asyncio.run(scene())
+    position = [job for batch in engine.batches for job in batch].index(single)
+    assert position == 1, "it waited for the call that ran"
+
+
 def test_batches_are_refused_when_enough_of_them_are_in_work(engine: FakeEngine) -> None:
     engine.gate.clear()
     app, _ = build_app(engine)
@@ -206,7 +254,8 @@ def test_the_batch_is_described(client: TestClient) -> None:
     operation = client.get("/openapi.json").json()["paths"][PATH]["post"]
     content = operation["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "image/*", "application/json"}
-    assert content["application/json"]["schema"]["properties"]["seeds"]["type"] == "array"
+    seeds = content["application/json"]["schema"]["properties"]["seeds"]
+    assert [form["type"] for form in seeds["anyOf"]] == ["array", "null"]
     assert content["multipart/form-data"]["schema"]["required"] == ["images"]
     example = content["application/json"]["examples"]["ratios"]["value"]
     assert ["result" in item for item in items_of(client.post(PATH, json=example))] == [True] * 4

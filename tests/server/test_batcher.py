@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -149,6 +149,32 @@ def test_the_predicted_time_counts_each_network_at_its_own_pace_and_every_pass()
         other.passes = 10
         with pytest.raises(OverloadedError):
             line.check_room()
+
+
+def test_the_predicted_time_counts_pictures_that_wait_to_be_decoded() -> None:
+    line = a_line(max_waiting=100)
+    line.learn_decoding(0.5)
+    line.learn_decoding(0.0)  # it was seen before
+    with ExitStack() as held:
+        places = [held.enter_context(line.admit("n")) for _ in range(4)]
+        line.check_room()
+        held.enter_context(line.admit("n"))
+        with pytest.raises(OverloadedError) as refused:
+            line.check_room()
+        assert refused.value.headers["Retry-After"] == "3"
+        places[0].decoding = False
+        line.check_room()
+
+
+def test_nobody_is_refused_for_the_time_that_batches_take() -> None:
+    line = a_line(max_waiting=2)
+    line.learn("n", 1.0)
+    with line.admit("n", "many", patient=True) as place:
+        place.passes = 9
+        line.check_room()
+        with line.admit("n", "one"), pytest.raises(OverloadedError):
+            line.check_room()  # full by count
+        assert line.turn("many").wait_s == 9.0
 
 
 def test_a_batch_is_of_one_network_and_counts_passes() -> None:

@@ -1,5 +1,6 @@
 """Files to deploy with: they parse, and they say what this service needs and knows."""
 
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,10 @@ def test_the_pod_is_probed_bounded_and_closed() -> None:
     }
     assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/tmp"]
     assert container["resources"]["limits"]["memory"]
+    assert container["resources"]["requests"]["cpu"] == "2", "what docs/deploy.md counts with"
+    (threads,) = (each for each in container["env"] if each["name"] == "UNMASK_THREADS")
+    field = threads["valueFrom"]["resourceFieldRef"]
+    assert field == {"containerName": container["name"], "resource": "requests.cpu"}, "not the node's cores"
     assert pod["enableServiceLinks"] is False, "a service called unmask would set UNMASK_PORT to an address"
     assert pod["terminationGracePeriodSeconds"] >= 15
 
@@ -51,12 +56,16 @@ def test_every_part_of_the_manifest_speaks_of_the_same_pods() -> None:
 
 def test_the_containers_of_compose_are_closed() -> None:
     services = compose()["services"]
+    (network,) = compose()["networks"]["default"]["ipam"]["config"]
+    gateway = network["gateway"]
+    assert ip_address(gateway) in ip_network(network["subnet"])
     for service in services.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert all(port.startswith("127.0.0.1:") and port.endswith(":7860") for port in service["ports"])
         assert service["mem_limit"]
+        assert service["environment"]["UNMASK_TRUSTED_PROXIES"] == gateway, "or all clients count as one"
     (device,) = services["gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
     assert services["gpu"]["environment"]["UNMASK_DEVICE"] == "cuda"
@@ -72,7 +81,7 @@ def test_only_settings_that_exist_are_set(name: str) -> None:
         }
     else:
         (container,) = kubernetes()["Deployment"]["template"]["spec"]["containers"]
-        used = {each["name"]: each["value"] for each in container["env"]}
+        used = {each["name"]: each.get("value", "2") for each in container["env"]}
     assert used.keys() <= KNOWN
     Settings(**{key.removeprefix("UNMASK_").lower(): value for key, value in used.items()})
 
@@ -85,3 +94,6 @@ def test_the_space_is_described_as_spaces_need_it() -> None:
     assert facts["colorFrom"] in {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert "UNMASK_FRAME_ANCESTORS" in KNOWN
     assert "UNMASK_FRAME_ANCESTORS" in text
+    assert "CC-BY-NC-4.0" in text, "the weights' licence, which the head cannot name too"
+    assert "`FROM slim`" in text
+    assert " AS slim\n" in (ROOT / "Dockerfile").read_text()

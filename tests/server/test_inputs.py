@@ -75,18 +75,23 @@ def test_a_ratio_may_look_as_computed_ones_do(ratio: float, client: TestClient) 
 
 
 def test_a_ratio_that_is_no_number_is_told_in_words(client: TestClient) -> None:
-    for ratio in ("x", "1e400", "0.75%"):
+    for ratio in ("x", "1e400", "0.75%", True, [0.75], 10**20):
         assert by_json(client, ratio=ratio).json()["errors"][0]["message"] == (
             "'ratio' is wrong: must be a decimal number such as 0.75."
         )
 
 
-def test_a_form_may_have_its_options_in_the_query_but_not_twice(client: TestClient) -> None:
+def test_a_form_may_have_its_options_in_the_query_but_not_two_of_them(client: TestClient) -> None:
     files = {"image": ("a", PHOTO)}
     answer = client.post("/v1/reconstruct", files=files, params={"seed": "3"})
     assert answer.json()["seed"] == 3
-    twice = client.post("/v1/reconstruct", files=files, params={"seed": "3"}, data={"seed": "3"})
+    same = client.post("/v1/reconstruct", files=files, params={"seed": "3"}, data={"seed": "3"})
+    assert same.json()["seed"] == 3
+    twice = client.post("/v1/reconstruct", files=files, params={"seed": "3"}, data={"seed": "4"})
     assert errors_of(twice) == ["seed"]
+    in_json = {"image": TEXT, "seed": 3, "ssim": False}
+    assert client.post("/v1/reconstruct?seed=3&ssim=false", json=in_json).json()["seed"] == 3
+    assert errors_of(client.post("/v1/reconstruct?seed=4", json=in_json)) == ["seed"]
     assert errors_of(client.post("/v1/reconstruct?seed=1&seed=1", files=files)) == ["seed"]
     assert errors_of(client.post("/v1/reconstruct?sed=1", files=files)) == ["sed"]
 
@@ -137,6 +142,38 @@ def test_wrong_json_fields_are_named(fields: dict[str, Any], named: list[str], c
 def test_a_body_that_is_no_json_object_is_refused(body: bytes, client: TestClient) -> None:
     headers = {"content-type": "application/json"}
     assert errors_of(client.post("/reconstruct", content=body, headers=headers), 400) == ["body"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["[]," * 30_000, "0," * 40_000, '"a",' * 20_000, '"' + "é" * 70_000 + '",'],
+    ids=["lists", "numbers", "texts", "long"],
+)
+def test_json_that_is_large_beside_its_files_is_refused_before_it_is_read(
+    values: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("it is read"))
+    body = f'{{"image": "{TEXT}", "indices": [{values}0]}}'.encode()
+    answer = client.post("/reconstruct", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert "errors" in answer.text
+
+
+def test_long_texts_of_json_are_what_they_were(client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+
+    def told(image: str, further: str = "") -> Any:
+        body = f'{{ "seed" :7,"image"\n:{image}{further}}}'
+        return client.post("/v1/reconstruct", content=body, headers=headers)
+
+    plain = content_of(told(f'"{TEXT}"'))
+    escaped = TEXT.replace("/", "\\/").replace("+", "\\u002B")
+    for text in (escaped, f"data:image/png;base64,{TEXT}", f"data:image\\/png;base64,{escaped}"):
+        assert content_of(told(f'"{text}"')) == plain
+    assert errors_of(told(f'"{TEXT}\\n"')) == ["image"]
+    for broken in (f'"{TEXT}', f"{TEXT}", f'NaN, "drawing": "{TEXT}"', f'"a"{TEXT}"b"', f'"a,\\"{TEXT}\\x"'):
+        assert errors_of(told(broken), 400) == ["body"]
+    assert errors_of(told(f'"{TEXT}"', ', "drawing": Infinity'), 400) == ["body"]
 
 
 def test_a_json_field_that_is_there_twice_is_refused(client: TestClient) -> None:

@@ -11,8 +11,12 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from starlette.types import Message, Scope
 
+from server.limits import BodyLimit
+from server.problems import SCOPE_KEY
 from tests.server.conftest import FakeEngine, build_app, photo, png, post, problem_of, running
 
 CAP = 64 * 1024
@@ -246,10 +250,34 @@ def test_an_answer_may_take_longer_than_its_body(engine: FakeEngine) -> None:
         assert answer.status_code == 200
 
 
+def test_an_answer_goes_out_in_pieces_and_who_takes_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.limits.PIECE_S", 0.05)
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    pieces: list[int] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            pieces.append(len(message["body"]))
+            if len(pieces) == 3:
+                assert limit._held == 1_000_000
+                await asyncio.Event().wait()
+
+    answer = PlainTextResponse("x" * 1_000_000)
+    limit = BodyLimit(answer, limit_of=lambda *_: CAP, held_bytes=CAP, seconds=20)
+    asyncio.run(limit(scope, receive, send))
+    assert pieces == [65536] * 3
+    assert limit._held == 0
+    assert scope[SCOPE_KEY] == "client-gone"
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "application/json"])
 def test_batches_that_nobody_sends_or_reads_take_no_place_for_ever(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    accept: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.batch.LINE_S", 0.3)
+    monkeypatch.setattr("server.limits.PIECE_S", 0.3)
     app, service = build_app(engine)
     path = "/v1/reconstruct/batch"
     large = photo(size=(1600, 1600))  # the fake engine answers with the picture: more than a socket buffers
@@ -267,7 +295,7 @@ def test_batches_that_nobody_sends_or_reads_take_no_place_for_ever(
             f"{address}{path}",
             files={"images": ("a", large)},
             data={"seeds": ",".join(map(str, range(40)))},
-            headers={"accept": "application/x-ndjson"},
+            headers={"accept": accept},
         )
         head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
         host, port = address.removeprefix("http://").split(":")

@@ -4,20 +4,25 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import pytest
 from starlette.testclient import TestClient
 
-from model import PANELS, STRATEGIES
+from model import PANELS, STRATEGIES, Options
 from server.app import create_app
 from server.main import SAMPLES
 from server.samples import read_samples
 from server.settings import Settings
-from tests.server.conftest import FakeEngine, build_app, into, png, post, problem_of, running
+from tests.server.conftest import FakeEngine, FakeJob, build_app, into, png, post, problem_of, running
+
+OPERATIONS = ("reconstruct", "reconstruct/batch", "embed", "settings")
 
 
 @pytest.fixture
@@ -84,12 +89,12 @@ def test_an_unknown_field_is_named_with_the_allowed_ones(client: TestClient) -> 
         ("hidden_count", "1e3"),
         ("ratio", "nan"),
         ("ratio", "1e999999999"),
-        ("ratio", ""),
+        ("ratio", " "),
         ("indices", "1,2"),
         ("indices", "[1, true]"),
         ("indices", "[" * 30000),
         ("panels", "masked,mask"),
-        ("panels", ""),
+        ("panels", ","),
         ("panels", "masked,masked"),
         ("interpolation", "perhaps"),
     ],
@@ -124,6 +129,33 @@ def test_a_missing_picture_is_named(client: TestClient) -> None:
     assert fields_of(client.post("/reconstruct", files={"drawing": ("a", png())})) == ["image"]
     # what a browser sends for a file input left empty
     assert fields_of(client.post("/reconstruct", files={"image": ("", b"")})) == ["image"]
+
+
+def test_what_is_left_empty_in_a_form_counts_as_left_out(client: TestClient) -> None:
+    empty = {"seed": "", "ratio": "", "panels": "", "ssim": "", "drawing": ""}
+    assert post(client, None, **empty).status_code == 200
+    assert fields_of(post(client, sed="")) == ["sed"]
+
+
+def test_a_form_never_touches_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpooledTemporaryFile, "rollover", lambda _: pytest.fail("it is on the disk"))
+    large = client.post("/v1/reconstruct/batch", files={"images": ("a", bytes(2**21))})
+    assert fields_of(large, 413) == ["images"], "read in full"
+
+
+def test_a_packed_body_is_refused_by_name(client: TestClient) -> None:
+    for encoding, status in (("gzip", 415), ("br, gzip", 415), ("Identity", 200)):
+        answer = post(client, headers={"content-encoding": encoding})
+        assert answer.status_code == status
+        if status == 415:
+            assert fields_of(answer, 415) == ["Content-Encoding"]
+            assert encoding in answer.json()["detail"]
+
+
+def test_of_many_mistakes_the_first_are_named_and_the_others_counted(client: TestClient) -> None:
+    problem = problem_of(client.post("/reconstruct", json={f"f{number}": 0 for number in range(1000)}), 422)
+    assert len(problem["errors"]) == 20
+    assert "And 980 more are wrong." in problem["detail"]
 
 
 @pytest.mark.parametrize("name", ["image", "drawing"])
@@ -207,7 +239,7 @@ def test_the_description_is_complete(client: TestClient) -> None:
     operation = description["paths"]["/v1/reconstruct"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["image"]
-    assert form["properties"]["strategy"]["enum"] == list(STRATEGIES)
+    assert form["properties"]["strategy"]["anyOf"][0]["enum"] == list(STRATEGIES)
     assert all(name in form["properties"]["panels"]["description"] for name in PANELS)
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
     assert {parameter["name"] for parameter in operation["parameters"]} == set(form["properties"]) - {
@@ -216,6 +248,26 @@ def test_the_description_is_complete(client: TestClient) -> None:
     }
     for status in ("400", "406", "413", "415", "422", "503", "504"):
         assert "application/problem+json" in operation["responses"][status]["content"]
+    assert "Retry-After" in operation["responses"]["503"]["headers"]
+
+
+def test_the_description_is_valid_and_has_no_default_that_programs_would_send(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    for operation in (description["paths"][f"/v1/{name}"]["post"] for name in OPERATIONS):
+        in_query = [parameter["schema"] for parameter in operation["parameters"]]
+        for kind, content in operation["requestBody"]["content"].items():
+            schema = content["schema"]
+            jsonschema_rs.meta.validate(schema | {"$schema": "https://json-schema.org/draft/2020-12/schema"})
+            fields = schema.get("properties", {}).values()
+            for field in (*fields, *in_query):
+                assert "default" not in field
+                for example in field.get("examples", ()):
+                    jsonschema_rs.validate(field, example)
+            for example in content.get("examples", {}).values():
+                jsonschema_rs.validate(schema, example["value"])
+            if kind == "multipart/form-data":
+                file = schema["properties"][schema["required"][0]]
+                assert file.get("items", file)["contentMediaType"] == "application/octet-stream"
 
 
 def test_refusals_are_described_as_they_are_made(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,9 +395,42 @@ def test_a_full_queue_answers_503_before_the_body_is_read(engine: FakeEngine) ->
             )
             problem_of(refused, 503)
             assert int(refused.headers["retry-after"]) >= 1
+            labelled = await c.post("/v1/settings", files={"image": ("a", png())})
+            problem_of(labelled, 503)  # a header is small, and what stands in it may not be
             engine.gate.set()
             assert [answer.status_code for answer in await asyncio.gather(*taken)] == [200, 200]
             assert (await ask()).status_code == 200
+
+    asyncio.run(scene())
+
+
+def test_what_was_computed_does_not_wait_behind_what_is_decoded(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, decoding, decoded = png((9, 9, 9)), threading.Event(), threading.Event()
+
+    def prepare(image: bytes, options: Options) -> FakeJob:
+        if image == large:
+            decoding.set()
+            assert decoded.wait(20)
+        return FakeJob(image)
+
+    monkeypatch.setattr(engine, "prepare", prepare)
+    engine.gate.clear()
+    app, _ = build_app(engine, decode_threads=1)
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+            first = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", png())}))
+            await asyncio.to_thread(engine.entered.wait, 10)
+            behind = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", large)}))
+            await asyncio.to_thread(decoding.wait, 10)
+            engine.gate.set()
+            try:
+                assert (await asyncio.wait_for(first, 10)).status_code == 200
+            finally:
+                decoded.set()
+            assert (await behind).status_code == 200
 
     asyncio.run(scene())
 
@@ -428,6 +513,8 @@ def test_other_pages_may_send_every_form_of_a_request(engine: FakeEngine) -> Non
             "access-control-request-headers": "content-type,x-api-key",
         }
         assert client.options("/v1/reconstruct", headers=headers).status_code == 200
+        refused = client.options("/v1/reconstruct", headers=headers | {"origin": "https://b.example"})
+        assert "Disallowed CORS origin" in problem_of(refused, 400)["detail"]
 
 
 def test_importing_the_server_loads_no_torch() -> None:

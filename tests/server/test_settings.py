@@ -32,12 +32,36 @@ def test_the_defaults_listen_locally_and_open_nothing() -> None:
         ("ROOT_PATH", "x/"),
         ("LOG_LEVEL", "x"),
         ("API_KEYS", "a secret"),
+        ("CLIENT_RATE", "many"),
+        ("CLIENT_RATE", "10 per minute; 5/second"),
+        ("TRUSTED_PROXIES", "10.0.0.1,nginx"),
+        ("TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("CORS_ORIGINS", "example.com"),
+        ("CORS_ORIGINS", "https://a.example,https://b.example/"),
+        ("CORS_ORIGINS", "https://A.example"),
     ],
 )
 def test_a_wrong_value_is_refused_at_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"UNMASK_{name}", value)
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError) as refused:
         Settings()
+    assert refused.value.errors()[0]["loc"][0] == name.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRUSTED_PROXIES", "10.0.0.1, 10.1.0.0/16,fd00::/8"),
+        ("TRUSTED_PROXIES", ""),
+        ("CORS_ORIGINS", "*"),
+        ("CORS_ORIGINS", "http://localhost:3000, https://[::1]:8443"),
+        ("CLIENT_RATE", "10 per minute"),
+    ],
+)
+def test_what_an_operator_may_write_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"UNMASK_{name}", value)
+    Settings()
 
 
 def test_with_a_client_rate_nobody_may_write_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:

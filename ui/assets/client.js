@@ -20,6 +20,8 @@ async function readAnswer(response) {
   await Promise.all(Object.entries(answer.images).map(async ([panel, data]) => { images[panel] = await decoded(data); }));
   return { answer, images };
 }
+/** A figure as text, with the name of the view where that is no honest one: it must not be held against others. */
+const ofView = (words, text, { view }) => (['normalised', 'oracle'].includes(view) ? words('figure.' + view, { text }) : text);
 /** Mean absolute colour error of every patch, row by row, in percent of the full range, from two pictures of one size. */
 function patchErrors(original, reconstruction, rows, columns) {
   const { naturalWidth: w, naturalHeight: h } = original;
@@ -65,17 +67,23 @@ function queueWords(words, { before, seconds }) {
  * @param url    Where to post.
  * @param next   () -> {body: FormData, ...} for the newest state, or null when there is nothing to ask.
  * @param accept (job, answer, images) for a result; refuse(job, status, problem) for a request that is wrong.
- * @param report (state, seconds): 'bar' after 300 ms, 'slow' after 2 s, 'idle', 'busy', 'loading', 'offline',
- *               'failed', 'timeout', 'stopped'; 'queue' with what watchQueue tells in place of the seconds.
+ * @param report (state, seconds): 'bar' after 300 ms, 'slow' after 2 s, 'idle', 'busy', 'limited' (this visitor sent
+ *               too much), 'loading', 'offline', 'failed', 'timeout', 'stopped'; 'queue' with what watchQueue tells in place of the seconds.
  */
 function createClient({ url, next, accept, refuse, report }) {
   const LIMIT_MS = 30000;
   let running = null, dirty = false, waiting = 0, failures = 0;
 
+  /** Counts down, and says so each second, whatever else is said meanwhile. */
   function later(state, seconds) {
+    const until = performance.now() + seconds * 1000 * (1 + Math.random() / 4); // spread, so that many pages do not come back at once
     clearTimeout(waiting);
-    waiting = setTimeout(wake, seconds * 1000 * (1 + Math.random() / 4)); // spread, so that many pages do not come back at once
-    report(state, Math.ceil(seconds));
+    (function tick() {
+      const left = (until - performance.now()) / 1000;
+      if (left <= 0) { wake(); return; }
+      waiting = setTimeout(tick, 1000 * Math.min(1, left));
+      report(state, Math.ceil(left));
+    })();
   }
   function wake() { clearTimeout(waiting); waiting = 0; pump(); }
   async function pump() {
@@ -108,7 +116,8 @@ function createClient({ url, next, accept, refuse, report }) {
     job.body.set('picture_format', 'webp'); // the same pixels in fewer bytes
     const response = await fetch(url, { method: 'POST', body: job.body, headers: { accept: 'application/json', 'x-request-id': id }, signal });
     if (response.ok) return readAnswer(response);
-    if (response.status === 429 || response.status === 503) {
+    if (response.status === 429) later('limited', retryAfter(response.headers.get('retry-after')));
+    else if (response.status === 503) {
       const ready = await fetch(rootUrl('readyz'), { signal }).then((r) => r.ok, () => false);
       if (ready) later('busy', retryAfter(response.headers.get('retry-after'))); else later('loading', 2);
     } else if (response.status === 502 || response.status === 504) later('offline', Math.min(8, 2 ** failures++));
@@ -139,30 +148,33 @@ window.unmask.turn ||= Promise.resolve();
  *
  * @param fields  The API's form fields, as strings, panels among them.
  * @param blob    The picture.
- * @param options signal to stop; waiting(state, seconds) while it must: 'busy' or 'offline'; queue(line) as watchQueue tells.
+ * @param options signal to stop; waiting(state, seconds), each second while it must: 'busy', 'limited' or 'offline'; queue(line) as watchQueue tells.
  * Throws {status, problem} where the server refuses, the signal's reason where it was stopped.
  */
 function askFigure(fields, blob, options = {}) {
-  const mine = window.unmask.turn.then(() => askPatiently(fields, blob, options));
+  const mine = window.unmask.turn.then(() => askPatiently({ ...fields, picture_format: 'webp' }, blob, options)).then(readAnswer);
   window.unmask.turn = mine.catch(() => {});
   return mine;
 }
-async function askPatiently(fields, blob, { signal, waiting = () => {}, queue = () => {} }) {
+/** The same without a turn, for an answer of any kind: its response. */
+async function askPatiently(fields, blob, { accept = 'application/json', signal, waiting = () => {}, queue = () => {} }) {
   for (let tries = 0; ; tries++) {
     signal?.throwIfAborted();
     const body = new FormData();
     body.append('image', blob, 'picture');
-    for (const [key, value] of Object.entries({ ...fields, picture_format: 'webp' })) body.append(key, value);
-    const id = requestId(), unwatch = watchQueue(id, queue), headers = { accept: 'application/json', 'x-request-id': id };
+    for (const [key, value] of Object.entries(fields)) body.append(key, value);
+    const id = requestId(), unwatch = watchQueue(id, queue), headers = { accept, 'x-request-id': id };
     const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers, signal }).catch((error) => {
       if (signal?.aborted) throw signal.reason;
       return null;
     }).finally(unwatch);
-    if (response && response.ok) return readAnswer(response);
+    if (response && response.ok) return response;
     const busy = response && [429, 503].includes(response.status), away = !response || [502, 504].includes(response.status);
     if (!(busy || away) || tries === (busy ? 30 : 5)) throw { status: away ? 0 : response.status, problem: response ? await response.json().catch(() => ({})) : {} };
     const seconds = busy ? retryAfter(response.headers.get('retry-after')) : Math.min(8, 2 ** tries);
-    waiting(busy ? 'busy' : 'offline', seconds);
-    await pause(seconds * 1000, signal);
+    for (let left = seconds; left > 0; left -= 1) {
+      waiting(!busy ? 'offline' : response.status === 429 ? 'limited' : 'busy', Math.ceil(left));
+      await pause(1000 * Math.min(1, left), signal);
+    }
   }
 }

@@ -10,7 +10,7 @@ function galleryJobs() {
   return store.state.samples.map((sample, i) => ({ fields: { ...fields, seed: String((Number(fields.seed) + i) % 4294967296) }, blob: loaded.get(sample.name), title: { sample: sample.name, title: sample.title } }));
 }
 const gallery = createRow('gallery', {
-  jobs: galleryJobs,
+  jobs: galleryJobs, own: true,
   paint: (results, asked) => asked.map(({ title }, i) => {
     const found = results[i], name = titleOf(title), row = make('figure', 'um-triptych');
     const pictures = make('div', 'um-triptych-row');

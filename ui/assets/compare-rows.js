@@ -2,8 +2,8 @@
 let wide = [50, 60, 75, 85, 90, 95];
 /** "50, 75" -> [50, 75]; what is no share between 1 and 99 is left out. */
 const readShares = (text) => text.split(/[^\d.]+/).map(Number).filter((value) => value >= 1 && value <= 99).slice(0, 12);
-function pairs(results, asked, caption) {
-  const title = titleOf(store.state.picture);
+function pairs(results, asked, { picture }, caption) {
+  const title = titleOf(picture);
   return asked.map((job, i) => {
     const found = results[i], pair = make('div', 'um-pair-tile');
     pair.append(
@@ -16,7 +16,7 @@ function pairs(results, asked, caption) {
 const atRatio = (strategy, ratio) => ({ fields: { ...base(), strategy, ratio: (ratio / 100).toFixed(2), panels: 'masked,pasted' } });
 const ratios = createRow('ratios', {
   jobs: () => wide.map((ratio) => atRatio(base().strategy, ratio)),
-  paint: (results, asked) => pairs(results, asked, ({ fields }, found) => [words('compare.hidden', { p: share(fields.ratio) }), found ? errorOf(found.answer) : '']),
+  paint: (results, asked, of) => pairs(results, asked, of, ({ fields }, found) => [words('compare.hidden', { p: share(fields.ratio) }), found ? errorOf(found.answer) : '']),
 });
 function choose(values) {
   wide = values;
@@ -30,36 +30,46 @@ $('.um-ratios-text').addEventListener('change', (event) => { wide = readShares(e
 // --- which patches are hidden: Fig. 6 ------------------------------------------------------------------------------
 const FIGURE_6 = { random: 75, block: 50, grid: 75 };
 let shares = FIGURE_6;
-/** On which masks a model was trained, as its card says: [{ name: 'block', on: 'Block 50%' }]. */
-const trainedOn = ({ strategy }) => [...String(strategy || '').matchAll(/\b(random|block|grid) (\d+)(?: to (\d+))?/g)]
-  .map(([, name, low, high]) => ({ name, on: `${strategyName(name)} ${high ? number(Number(low), 0) + '–' : ''}${percent(Number(high || low), 0)}` }));
+/** On which masks a model was trained, by its recipe: {kinds: [[name, share of the masks], ...], hidden: '65–85%' of the patches}. */
+function trainedOn({ recipe }) {
+  const { masking = {}, mask_ratio: ratio } = recipe || {}, bounds = [...new Set([ratio].flat())];
+  const hidden = bounds.map((bound, i) => (i === bounds.length - 1 ? share(bound) : number(100 * bound, 0))).join('–');
+  return { kinds: Object.entries(masking).filter(([, part]) => part > 0), hidden };
+}
+/** The one kind of mask that a model was trained on, as 'Block 50%'; '' where there are several, or nobody says. */
+function trainedAlone(model) {
+  const { kinds, hidden } = trainedOn(model);
+  return kinds.length === 1 ? `${strategyName(kinds[0][0])} ${hidden}` : '';
+}
 /** Of the models served, the first that was trained on this kind of mask alone; the one of Explore comes before all. */
-const specialist = (strategy) => [store.state.model, ...store.state.models].find((model) => model.name && trainedOn(model).length === 1 && trainedOn(model)[0].name === strategy);
+const specialist = (strategy, mine) => [mine, ...store.state.models].find((model) => model.name && trainedAlone(model) && trainedOn(model).kinds[0][0] === strategy);
 const strategies = createRow('strategies', {
   jobs: () => Object.entries(shares).flatMap(([strategy, ratio]) => {
-    const { fields } = atRatio(strategy, ratio), job = { fields: { ...fields, panels: 'masked,pasted,original' }, model: store.state.model };
-    const other = specialist(strategy);
+    const { fields } = atRatio(strategy, ratio), job = { fields: { ...fields, panels: 'masked,pasted,original' }, model: modelShown() };
+    const other = specialist(strategy, job.model);
     return other && other.name !== job.model.name ? [job, { ...byModel(other.name, job.fields), model: other }] : [job];
   }),
-  paint: (results, asked) => Object.keys(shares).flatMap((strategy) => {
+  paint: (results, asked, of) => Object.keys(shares).flatMap((strategy) => {
     const mine = asked.flatMap((job, i) => (job.fields.strategy === strategy ? [{ ...job, found: results[i] }] : []));
     if (!mine.length) return [];
-    const [{ fields, found }] = mine, title = titleOf(store.state.picture), line = make('div', 'um-pair-tile');
+    const [{ fields, found }] = mine, title = titleOf(of.picture), line = make('div', 'um-pair-tile');
     line.append(
       tile(found && found.images.masked, found ? maskedAlt(found, title) : '', `${strategyName(strategy)} ${share(fields.ratio)}`),
       ...mine.map(({ model, found: one }) => {
-        const alone = specialist(strategy)?.name === model.name ? words('compare.trained_on_it', { on: trainedOn(model)[0].on }) : '';
+        const alone = specialist(strategy, of.model)?.name === model.name ? words('compare.trained_on_it', { on: trainedAlone(model) }) : '';
         return tile(one && one.images.pasted, one ? resultAlt(one, title) : '', model.name, [alone, one && errorOf(one.answer)].filter(Boolean).join(' · '));
       }),
       tile(found && found.images.original, title, words('explore.right_original')),
     );
     return line;
   }),
-  after() {
-    const { model } = store.state, known = trainedOn(model), on = known.map((one) => one.on).join(words('compare.and')) || String(model.strategy || '');
-    const told = known.length > 1 ? 'compare.trained_mixture' : on ? 'compare.trained' : 'compare.trained_unknown';
-    const beside = Object.keys(shares).map(specialist).some((one) => one && one.name !== model.name);
-    $('.um-trained').textContent = words(told, { model: model.name || '', on });
+  after(results, asked, { model }) {
+    const { kinds, hidden } = trainedOn(model), mixture = kinds.length > 1;
+    const parts = kinds.map(([name, part]) => words('compare.trained_part', { x: share(part), strategy: strategyName(name) }));
+    const on = mixture ? parts.join(words('compare.and')) : trainedAlone(model) || String(model.strategy || '');
+    const told = mixture ? 'compare.trained_mixture' : on ? 'compare.trained' : 'compare.trained_unknown';
+    const beside = Object.keys(shares).map((strategy) => specialist(strategy, model)).some((one) => one && one.name !== model.name);
+    $('.um-trained').textContent = words(told, { model: model.name || '', on, hidden });
     $('.um-beside').textContent = beside ? words('compare.trained_beside', { model: model.name }) : '';
   },
 });
@@ -94,9 +104,8 @@ function modelJobs() {
 }
 const models = createRow('models', {
   jobs: modelJobs,
-  paint(results, asked) {
-    if (!asked.length) return [];
-    const title = titleOf(store.state.picture), first = results.find(Boolean), drawn = ({ answer }) => answer.grid.join('x') + answer.hidden.join();
+  paint(results, asked, { picture }) {
+    const title = titleOf(picture), first = results.find(Boolean), drawn = ({ answer }) => answer.grid.join('x') + answer.hidden.join();
     const model = ({ model: name }, found) => tile(found && found.images.pasted, found ? resultAlt(found, title) : '', name, found ? errorOf(found.answer) : '');
     if (results.filter(Boolean).length === 2 && drawn(results[0]) !== drawn(results[1])) { // grids differ: to each its own
       return asked.flatMap((job, i) => [tile(results[i].images.masked, maskedAlt(results[i], title), words('compare.seen_by', { model: job.model })), model(job, results[i])]);
@@ -115,10 +124,11 @@ const models = createRow('models', {
 for (const list of [modelA, modelB]) list.addEventListener('change', () => models.draw());
 
 // --- the whole picture ---------------------------------------------------------------------------------------------------
-/** Row and column of the largest value of a list by patch. */
-function peak(list, [, columns]) {
+/** Row and column of the largest value of a list by patch of an answer. */
+function peak(list, answer) {
+  const [, columns] = answer.grid;
   const at = list.reduce((best, value, i) => (value !== null && (best < 0 || value > list[best]) ? i : best), -1);
-  return at < 0 ? null : { r: Math.floor(at / columns) + 1, c: (at % columns) + 1, e: percent(list[at]) };
+  return at < 0 ? null : { r: Math.floor(at / columns) + 1, c: (at % columns) + 1, e: ofView(words, percent(list[at]), answer) };
 }
 const topOf = (scale) => percent(scale.high, 0);
 const whole = createRow('whole', {
@@ -129,11 +139,10 @@ const whole = createRow('whole', {
       { fields: { ...rest, strategy: 'random', ratio, cover: 'ensemble', samples: '8', panels: 'reconstruction,uncertainty' } },
     ];
   },
-  paint([complete, several], asked) {
-    if (!asked.length) return [];
-    const title = titleOf(store.state.picture);
-    const most = complete && complete.answer.patches && peak(complete.answer.patches.error_percent, complete.answer.grid);
-    const spread = several && several.answer.patches && peak(several.answer.patches.spread_percent, several.answer.grid);
+  paint([complete, several], asked, { picture }) {
+    const title = titleOf(picture);
+    const most = complete && complete.answer.patches && peak(complete.answer.patches.error_percent, complete.answer);
+    const spread = several && several.answer.patches && peak(several.answer.patches.spread_percent, several.answer);
     return [
       tile(complete && complete.images.original, title, words('explore.right_original')),
       tile(complete && complete.images.reconstruction, complete ? resultAlt(complete, title) : '', words('compare.whole_once', { r: complete ? complete.answer.samples : 4 }), complete ? errorOf(complete.answer) : ''),

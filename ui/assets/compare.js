@@ -30,10 +30,10 @@ function sent(fields) {
   return fields.fit === 'whole' && mask ? { ...fields, grid: `${mask.rows}x${mask.columns}` } : fields;
 }
 
-/** A job for a model by name: it makes its own crop of the file, and another than Explore's has its own views. */
+/** A job for a model by name: it makes its own crop of the file, and is shown by its own first view, which is honest. */
 function byModel(name, { view, ...fields }) {
-  const { picture, model, fields: { crop } } = store.state;
-  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), ...(view && name === model.name ? { view } : {}), model: name }, model: name };
+  const { picture, fields: { crop } } = store.state;
+  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), model: name }, model: name };
 }
 
 // --- tiles ---------------------------------------------------------------------------------------------------
@@ -47,13 +47,13 @@ function tile(image, alt, caption = '', note = '') {
   if (caption || note) figure.append(line);
   return figure;
 }
-const errorOf = (answer) => words('compare.error', { e: percent(answer.metrics.colour_error_percent) });
+const errorOf = (answer) => words('compare.error', { e: ofView(words, percent(answer.metrics.colour_error_percent), answer) });
 const titleOf = (picture) => words.title(picture || { sample: '', title: '' });
 const strategyName = (name) => words('strategy.' + (name === 'indices' ? 'draw' : name));
 function maskedAlt({ answer }, title) {
   return words('compare.alt_masked', { title, k: answer.hidden.length, n: answer.grid[0] * answer.grid[1], strategy: strategyName(answer.strategy) });
 }
-function resultAlt({ answer }, title) { return words('compare.alt_result', { title, model: answer.model, e: percent(answer.metrics.colour_error_percent) }); }
+function resultAlt({ answer }, title) { return words('compare.alt_result', { title, model: answer.model, e: ofView(words, percent(answer.metrics.colour_error_percent), answer) }); }
 
 /** How often the network runs for one request. */
 const costOf = ({ cover, samples }) => (cover === 'complete' ? 4 : cover === 'ensemble' ? Number(samples) : 1);
@@ -79,17 +79,35 @@ function leftOf(requests) {
   return seconds > 1 ? words('compare.left', { s: seconds }) : '';
 }
 
+/** The model whose result Explore shows: one that was just chosen comes with its first answer. */
+function modelShown() {
+  const { result, model, models } = store.state;
+  return models.find(({ name }) => result && name === result.answer.model) || model;
+}
+/** What Explore shows, as a row is asked with it. */
+const shownNow = () => ({ picture: store.state.picture, model: modelShown(), fields: JSON.stringify(store.state.fields) });
+/** Whether two are of one picture: an example is fetched anew each time, a file of one's own is the same file. */
+const samePicture = (a, b) => Boolean(a && b) && (a.sample || a.source) === (b.sample || b.source);
+
 /**
  * One section: its button, progress, figure and the options that reproduce it.
  *
  * @param name  Of the section.
  * @param jobs  () -> [{fields, blob, title}]; blob null for the picture of Explore.
- * @param paint (results, jobs) -> nodes of the figure; results[i] is undefined until it is there.
+ * @param paint (results, jobs, of) -> nodes of the figure; results[i] is undefined until it is there; of: {picture,
+ *              model} that Explore had when the row was asked, which is what its pictures are of.
+ * @param after (results, jobs, of): what else is to be said; of is Explore's own until the row was asked.
+ * @param own   Its pictures are not Explore's.
  */
-function createRow(name, { jobs, paint, after = () => {} }) {
+function createRow(name, { jobs, paint, after = () => {}, own = false }) {
   const section = $('.um-row-' + name), one = (selector) => section.querySelector(selector);
   const go = one('.um-go'), halt = one('.um-halt'), line = one('.um-progress'), figure = one('.um-figure');
-  let running = null, asked = [], results = [], edition = null, said = ['', {}];
+  let running = null, asked = [], results = [], of = null, said = ['', {}];
+
+  function isStale() {
+    const now = shownNow();
+    return now.model.name !== of.model.name || now.fields !== of.fields || !(own || samePicture(now.picture, of.picture));
+  }
 
   function tell(key, values = {}) { said = [key, values]; line.textContent = key && words(key, values); }
   function draw() {
@@ -98,15 +116,15 @@ function createRow(name, { jobs, paint, after = () => {} }) {
     go.disabled = Boolean(running) || !wanted || !store.state.picture;
     halt.hidden = !running;
     tell(...said);
-    figure.replaceChildren(...paint(results, asked));
+    figure.replaceChildren(...(of ? paint(results, asked, of) : []));
     one('.um-options').hidden = !asked.length;
     one('pre').textContent = asked.map(({ fields }) => new URLSearchParams(fields).toString().replaceAll('%2C', ',')).join('\n');
-    after(results, asked);
+    after(results, asked, of || shownNow());
   }
   async function run() {
     if (running) running.abort('replaced');
-    const stop = (running = new AbortController()), { picture, result } = store.state;
-    asked = jobs(); results = []; edition = result && result.edition;
+    const stop = (running = new AbortController()), { picture } = store.state;
+    asked = jobs(); results = []; of = shownNow();
     tell('', {}); draw();
     for (let i = 0; i < asked.length && !stop.signal.aborted; i++) {
       const { blob } = asked[i], began = performance.now();
@@ -126,16 +144,16 @@ function createRow(name, { jobs, paint, after = () => {} }) {
     }
     if (stop !== running) return;
     running = null;
-    const now = store.state.result, stale = now && now.edition !== edition;
-    if (stale) edition = now.edition;
-    tell(stop.signal.aborted ? 'compare.stopped' : results.includes(null) ? 'compare.some_failed' : stale ? 'compare.stale' : '');
+    tell(stop.signal.aborted ? 'compare.stopped' : results.includes(null) ? 'compare.some_failed' : isStale() ? 'compare.stale' : '');
     draw();
   }
   go.addEventListener('click', run);
   halt.addEventListener('click', () => { if (running) running.abort('stopped'); });
   document.addEventListener('unmask:language', draw);
-  store.watch(({ result }) => {
-    if (!running && results.length && result && result.edition !== edition) { said = ['compare.stale', {}]; edition = result.edition; }
+  store.watch(() => {
+    if (!running && results.length) {
+      if (isStale()) said = ['compare.stale', {}]; else if (said[0] === 'compare.stale') said = ['', {}];
+    }
     draw();
   }, section);
   return { run, draw, get results() { return results; } };

@@ -1,7 +1,7 @@
 // --- the controls ------------------------------------------------------------------------------------------------
 function controls() {
-  const known = state.known, k = known ? grid.count : promised(currentRatio()), p = currentRatio();
-  $('.um-count').textContent = countText(k);
+  const p = currentRatio(), k = state.known ? grid.count : promised(p);
+  $('.um-count').textContent = countText(shown ? grid.count : k); // of the grid as it is, though the slider may be ahead of it
   all('.um-ratio').forEach((node) => {
     node.value = String(p);
     node.style.setProperty('--share', ((p - 1) / 98) * 100 + '%');
@@ -19,7 +19,7 @@ function controls() {
 function sentence() {
   const { metrics, timings_ms: timings = {} } = shown.answer;
   words.rich($('.um-sentence'), 'explore.sentence', {
-    v: String(total - shown.hidden.length), n: String(total), e: percent(metrics.colour_error_percent),
+    v: String(total - shown.hidden.length), n: String(total), e: ofView(words, percent(metrics.colour_error_percent), shown.answer),
     b: percent(metrics.plain_fill.colour_error_percent),
     ms: words('explore.milliseconds', { x: number(Object.values(timings).reduce((a, b) => a + b, 0), 0) }),
   });
@@ -47,7 +47,7 @@ on('.um-view', 'change', (event) => {
   state.spread = '';
   if (state.view === 'error' && shown && !shown.images.error) { state.force = true; client.pump(); }
   if (state.view === 'uncertainty' && shown && !shown.spread) { wantSpread(); client.pump(); }
-  share(); renderRight();
+  share(); renderRight(); say(result.getAttribute('aria-label'));
 });
 on('.um-split', 'input', renderRight);
 on('.um-paste', 'change', (event) => { state.paste = event.target.checked; share(); renderRight(); });

@@ -1,5 +1,10 @@
+/** Where everything stands in one column, what was asked for above is out of sight. */
+function lookAtPair() {
+  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  if (innerWidth < 1024) $('.um-pair').scrollIntoView({ behavior: still ? 'auto' : 'smooth', block: 'start' });
+}
 // --- pictures --------------------------------------------------------------------------------------------------------
-function offer(blob, title, sample = '') { choose({ blob, title, sample }); state.crop = ''; status(''); client.replace(); }
+function offer(blob, title, sample = '') { choose({ blob, title, sample, crop: '' }); if (!state.behind) status(''); client.replace(); }
 async function offerSample(sample) {
   const mine = (state.picks += 1);
   const response = await fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))).catch(() => null);
@@ -8,14 +13,14 @@ async function offerSample(sample) {
   if (blob) offer(blob, sample.title, sample.name);
   else status('status.offline', {}, 'error');
 }
-function offerFile(file) { if (file) offer(file, file.name || words('pictures.pasted_title')); }
+function offerFile(file) { if (file) { offer(file, file.name || words('pictures.pasted_title')); lookAtPair(); } }
 props.samples.forEach((sample) => {
   const button = document.createElement('button'), image = document.createElement('img');
   button.type = 'button'; button.className = 'um-sample'; button.dataset.name = sample.name;
   button.setAttribute('aria-pressed', 'false');
   image.src = sample.thumb; image.width = image.height = 72;
   button.append(image);
-  button.addEventListener('click', () => offerSample(sample));
+  button.addEventListener('click', () => { offerSample(sample); lookAtPair(); });
   $('.um-samples').append(button);
 });
 function nameSamples() {
@@ -37,15 +42,17 @@ on(document, 'dragleave', (event) => { if (!event.relatedTarget) $('.um-drop').h
 on(document, 'drop', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = true; offerFile(event.dataTransfer.files[0]); } });
 
 on('.um-download', 'click', async () => {
-  const body = new FormData();
-  body.append('image', state.picture.blob, 'picture');
-  const { crop, ...place } = placeFields(); // what is sent is the crop already
-  for (const [key, value] of Object.entries({ ...maskFields(isRule() ? 'rule' : 'mask'), ...place })) body.append(key, value);
-  if (state.fit === 'whole') body.append('grid', `${rows}x${columns}`);
-  const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers: { accept: 'image/png' } }).catch(() => null);
-  if (!response || !response.ok) { status(response ? 'status.failed' : 'status.offline', {}, 'error'); return; }
-  const title = state.picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
-  const name = `unmask-${title}-${grid.count}-of-${total}.png`;
+  const { picture, mask } = store.state, { fields: { crop, ...fields }, panels } = store.request(); // what is sent is the crop already
+  if (fields.fit === 'whole') fields.grid = `${mask.rows}x${mask.columns}`;
+  const waiting = (what, s) => status('status.' + what, { s });
+  const response = await askPatiently({ ...fields, panels: panels.join(',') }, picture.blob, { accept: 'image/png', waiting }).catch((error) => error);
+  if (!response.ok) {
+    const reason = String(response.problem?.detail || response.status);
+    status(response.status ? 'status.refused' : 'status.offline', { reason }, 'error');
+    return;
+  }
+  const title = picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
+  const name = `unmask-${title}-${mask.hidden.length}-of-${mask.rows * mask.columns}.png`;
   save(await response.blob(), name);
   status('status.saved', { name });
 });
@@ -64,14 +71,12 @@ function offerCrops(placement) {
 }
 on('.um-whole', 'change', (event) => {
   state.fit = event.target.checked ? 'whole' : 'square';
-  state.crop = '';
-  readAgain();
+  readAgain('');
 });
 on('.um-move-range', 'change', (event) => {
   const { original_width: width, original_height: height } = state.placement, side = Math.min(width, height);
   const offset = Math.round((Math.abs(width - height) * Number(event.target.value)) / 100);
-  state.crop = width > height ? `${offset},0,${side}` : `0,${offset},${side}`;
-  readAgain();
+  readAgain(width > height ? `${offset},0,${side}` : `0,${offset},${side}`);
 });
 
 // --- things to try -------------------------------------------------------------------------------------------------------
@@ -93,6 +98,7 @@ function randomOrBlock() {
   const strategy = state.strategy === 'block' ? 'random' : 'block';
   setRule({ strategy, ratios: { ...state.ratios, [strategy]: 75 } });
 }
+on('.um-try .um-chip', 'click', lookAtPair);
 on('.um-try-main', 'click', hideMain);
 on('.um-try-little', 'click', () => setRule({ strategy: 'random', ratios: { ...state.ratios, random: 90 } }));
 on('.um-try-block', 'click', randomOrBlock);

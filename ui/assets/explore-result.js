@@ -5,8 +5,8 @@ const patch = (i) => [(i % columns) * (WIDTH / columns), Math.floor(i / columns)
 
 function renderRight() {
   const none = state.known && grid.count === 0, everything = state.known && grid.count === total;
-  const stale = Boolean(shown) && (!state.live || state.behind) && state.known && !none && !everything && grid.indices.join() !== shown.hidden.join();
-  const plain = none || everything, slider = state.view === 'slider' && !state.holding && !plain;
+  const plain = none || everything, waits = state.known ? (!state.live || state.behind) && grid.indices.join() !== shown?.hidden.join() : state.behind;
+  const stale = Boolean(shown) && !plain && waits, slider = state.view === 'slider' && !state.holding && !plain;
   $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale || state.behind;
   $('.um-split').hidden = $('.um-line').hidden = !slider;
   $('.um-sentence').hidden = plain;
@@ -19,7 +19,10 @@ function renderRight() {
   else if (!everything && shown) paintView();
   result.setAttribute('aria-label', altText(none, everything));
 }
-function note(text) { $('.um-note').textContent = text; $('.um-note').hidden = !text; }
+function note(text) {
+  if (text && text !== $('.um-note').textContent) say(text);
+  $('.um-note').textContent = text; $('.um-note').hidden = !text;
+}
 function paintView() {
   const map = state.view === 'error' ? shown.images.error : state.view === 'uncertainty' && shown.spread ? shown.spread.image : null;
   if (map) paint.drawImage(map, 0, 0, WIDTH, HEIGHT);
@@ -63,14 +66,14 @@ function legend(scale) {
   }));
   if (state.view !== 'error' || !shown.errors) { $('.um-worst').textContent = ''; return; }
   const worst = shown.hidden.reduce((a, b) => (shown.errors[b] > shown.errors[a] ? b : a));
-  $('.um-worst').textContent = words('view.worst', { r: Math.floor(worst / columns) + 1, c: (worst % columns) + 1, e: percent(shown.errors[worst]) });
+  $('.um-worst').textContent = words('view.worst', { r: Math.floor(worst / columns) + 1, c: (worst % columns) + 1, e: ofView(words, percent(shown.errors[worst]), shown.answer) });
 }
 const spreadSamples = () => (shown && shown.spread && shown.spread.answer.samples) || 8;
 function altText(none, everything) {
   const title = words.title(state.picture);
   if (state.holding || none) return words('alt.original', { title });
   if (everything || !shown) return words('alt.empty');
-  const e = percent(shown.answer.metrics.colour_error_percent);
+  const e = ofView(words, percent(shown.answer.metrics.colour_error_percent), shown.answer);
   return words('alt.' + state.view, { title, e, model: shown.answer.model || model.name });
 }
 function cellText() {

@@ -10,6 +10,11 @@ function noteAddress() {
 const oneOf = (list) => (text) => (list.includes(text) ? text : null);
 const between = (low, high, pattern) => (text) => (pattern.test(text) && Number(text) >= low && Number(text) <= high ? Number(text) : null);
 
+/** A drawn mask and the ROWSxCOLUMNS that it was drawn on. */
+function drawnMask(text, size) {
+  const shape = /^[1-9]\d?x[1-9]\d?$/.test(size) ? size.split('x').map(Number) : null, hidden = shape && unpackMask(text, shape[0] * shape[1]);
+  return hidden && { shape, hidden };
+}
 /** Takes over what the address says; whatever it says wrongly is left out, and told after the first result. */
 function readAddress(models) {
   const given = new URLSearchParams(location.search);
@@ -26,8 +31,10 @@ function readAddress(models) {
   take('seed', between(0, 4294967295, /^\d{1,10}$/), (value) => { state.seed = value; });
   take('show', oneOf(SHOWS), (value) => { state.view = value; $(`.um-view input[value=${value}]`).checked = true; });
   take('paste', oneOf(['0', '1']), (value) => { state.paste = $('.um-paste').checked = value === '1'; });
-  take('m', (text) => (given.get('n') === `${rows}x${columns}` ? unpackMask(text, total) : null), (hidden) => {
-    state.strategy = 'draw'; state.known = true; grid.take(hidden);
+  take('m', (text) => drawnMask(text, given.get('n')), ({ shape, hidden }) => {
+    const now = [rows, columns];
+    state.strategy = 'draw'; state.known = true;
+    grid.reshape(...shape); grid.take(hidden); grid.reshape(...now); // that of another shape is carried over by place
   });
   let sample = props.samples[0];
   take('pic', (text) => props.samples.find(({ name }) => name === text) || null, (value) => { sample = value; });
@@ -49,17 +56,25 @@ on('.um-link', 'click', async () => {
 });
 
 // --- size, colours, start ------------------------------------------------------------------------------------------------
-/** Whole pixels a patch; the longer side decides. */
+/** What the window leaves for the pictures beside all that is to be seen with them; a passing message is not. */
+function heightLeft() {
+  const others = $('.um-facts').getBoundingClientRect().bottom + scrollY - $('.um-right .um-picture').clientHeight - $('.um-status').clientHeight;
+  return Math.max(224, innerHeight - others - 12);
+}
+/** Whole pixels a patch; the longer side decides, and in the classroom what the window has room for. */
 function fit() {
-  const phone = innerWidth < 700, room = (phone ? $('.um-pair') : $('.um-left')).clientWidth - (phone ? (innerWidth < 380 ? 16 : 38) : 0);
-  if (room <= 0) return; // another tab is open
-  const most = phone ? 560 : 448, cell = Math.max(1, Math.floor(Math.min(room / columns, most / columns, most / rows)));
+  const phone = innerWidth < 700, present = !phone && document.body.classList.contains('um-present'), pair = $('.um-pair').clientWidth;
+  if (pair <= 0) return; // another tab is open
+  const room = phone ? pair - (innerWidth < 380 ? 16 : 38) : present ? (pair - 24) / 2 : $('.um-left').clientWidth;
+  const [wide, high] = present ? [room, heightLeft()] : phone ? [560, 560] : [448, 448];
+  const cell = Math.max(1, Math.floor(Math.min(room / columns, wide / columns, high / rows)));
   const style = element.querySelector('.um-explore').style;
   style.setProperty('--side', cell * columns + 'px');
   style.setProperty('--high', cell * rows + 'px');
   grid.fit(cell);
 }
 new ResizeObserver(fit).observe($('.um-explore'));
+on(window, 'resize', fit);
 new MutationObserver(() => grid.redraw()).observe(document.body, { attributes: true, attributeFilter: ['class'] });
 Object.assign(window.unmask, { state, grid, client, shown: () => shown, mask: () => Array.from(grid.hidden).join('') });
 function nameGrid() { $('.um-grid').setAttribute('aria-label', words('grid.label', { r: rows, c: columns })); }

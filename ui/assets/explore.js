@@ -16,9 +16,9 @@ const state = {
   edition: 0,        // counts changes of rule and mask: an answer to an older rule must not overwrite a newer drawing
   view: 'result', paste: true, live: true, force: false, holding: false,
   honest: '',        // how normalised pixels become a picture; '' for the model's own first way
-  fit: 'square', crop: '', // or 'whole'; left,top,side of the square where it is not the middle one
+  fit: 'square', crop: '', // or 'whole'; left,top,side of the picture's square where it is not the middle one
   placement: null,   // where the crop lies in the file
-  source: null,      // {blob, title, sample}: the file as it was given, for another crop or another model
+  source: null,      // {blob, title, sample, crop}: the file as it was given, for another crop or another model
   picture: null,     // {blob, image, title, sample, source}: the model's own crop, sent with every request; source: the file
   incoming: null,    // a source that is chosen and not yet accepted by the server
   picks: 0,          // choices of a source so far, those that still have to be fetched included
@@ -30,7 +30,13 @@ const state = {
 let shown = null;    // {hidden, images, answer, title, errors, spread}: the result on the right, with its mask
 let gesture = false; // a slider is being dragged: one step of the history
 
-const say = (text) => { $('.um-say').textContent = text; };
+let saying = 0;
+const say = (text) => { clearTimeout(saying); $('.um-say').textContent = text; };
+/** What came of a gesture, once it rests: many results follow each other in a stroke. */
+function sayResult() {
+  clearTimeout(saying);
+  saying = setTimeout(() => say([words.title(state.picture), $('.um-sentence').textContent, $('.um-worst').textContent].filter(Boolean).join('. ')), 800);
+}
 const promised = (ratio) => total - Math.min(total - 1, Math.max(1, Math.floor((total * (100 - ratio)) / 100)));
 const isRule = () => state.strategy !== 'draw';
 const countText = (k) => words('explore.count', { k, n: total });
@@ -41,7 +47,7 @@ const grid = createGrid($('.um-grid'), {
   setRule(rule) { Object.assign(state, rule, { ratios: { ...rule.ratios } }); touched(); client.pump(); },
   changed(kind) {
     if (kind === 'edit') { drawByHand(); touched(); if (state.behind || !$('.um-note').hidden) renderRight(); client.pump(); }
-    if (kind === 'end') { say(countText(grid.count)); wantSpread(); } // once a stroke, not once a patch
+    if (kind === 'end') { say([countText(grid.count), $('.um-note').textContent].filter(Boolean).join('. ')); wantSpread(); } // once a stroke, not once a patch
     if (kind === 'move') say(cellText());
     controls();
   },
@@ -80,9 +86,9 @@ function reshape(shape, width, height) {
   fit();
 }
 /** Reads the picture again: another crop, or another model with another size. */
-function readAgain() {
+function readAgain(crop = state.crop) {
   if (state.fit === 'square') reshape(model.grid, model.image_size, model.image_size);
-  if (state.source) { choose(state.source); client.replace(); }
+  if (state.source) { choose({ ...state.source, crop }); client.replace(); }
 }
 
 // --- asking the server ----------------------------------------------------------------------------------------
@@ -114,8 +120,7 @@ function form(panels, kind) {
   body.append('image', (state.incoming || state.picture).blob, 'picture');
   body.append('panels', panels.join(','));
   body.append('ssim', 'false'); // the page shows none, and it is what takes longest beside the network
-  const fields = { ...maskFields(kind), ...placeFields() };
-  if (!state.incoming) delete fields.crop; // what is sent is the crop already
+  const fields = { ...maskFields(kind), ...placeFields(state.incoming ? state.incoming.crop : '') }; // else what is sent is the crop already
   for (const [key, value] of Object.entries(fields)) body.append(key, value);
   if (state.fit === 'whole' && !state.incoming) body.append('grid', `${rows}x${columns}`); // the crop lies on it already
   return body;
@@ -126,12 +131,12 @@ function maskFields(kind) {
   return { strategy, ratio: (state.ratios[strategy] / 100).toFixed(2), seed: String(state.seed) };
 }
 /** What differs from the API's own defaults, and only that. */
-function placeFields() {
+function placeFields(crop = state.crop) {
   const fields = {};
   if (store.state.models.length > 1 && model.name !== store.state.models[0].name) fields.model = model.name;
   if (state.honest) fields.view = state.honest;
   if (state.fit === 'whole') fields.fit = 'whole';
-  if (state.crop && state.fit === 'square') fields.crop = state.crop;
+  if (crop && state.fit === 'square') fields.crop = crop;
   return fields;
 }
 async function accept(job, answer, images) {
@@ -145,12 +150,12 @@ async function accept(job, answer, images) {
   if (job.kind === 'rule') {
     if (state.known) return; // drawn over in the meantime: the newer mask is already on its way
     grid.take(answer.hidden);
-    if (job.edition === state.edition) { state.known = true; say(countText(grid.count)); }
+    if (job.edition === state.edition) state.known = true;
   }
   shown = { hidden: answer.hidden, images, answer, title: state.picture.title, errors: null, spread: null, edition: job.edition };
   // In the view of contrast the photo it is held against is not at hand, so no patch is named.
   if (job.view === 'error' && answer.view !== 'normalised') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
-  status(''); share(); controls(); renderRight(); firstShown();
+  status(''); share(); controls(); renderRight(); firstShown(); sayResult();
   if (state.view === 'uncertainty' && !gesture && isRule()) { state.spread = 'wanted'; client.pump(); }
 }
 function acceptSpread(job, answer, images) {
@@ -167,7 +172,7 @@ function share() {
   store.set({
     picture: state.picture, fields: { ...maskFields(kind), ...placeFields() }, mask: { rows, columns, hidden },
     result: { answer, images, hidden, title, edition: state.edition },
-    show: { panel: state.view, paste: state.paste },
+    show: { panel: state.view, paste: state.paste, samples: state.samples },
   });
   noteAddress();
 }
@@ -178,7 +183,7 @@ async function adopt(incoming, answer, original) {
   const blob = fetchable(original);
   const sharp = await sharpened(incoming, answer.placement).catch(() => original);
   if (incoming.choice < state.offered) return null; // a large file takes seconds to decode: another was chosen meanwhile
-  state.source = incoming;
+  state.source = incoming; state.crop = incoming.crop;
   state.picture = { blob, image: original, title: incoming.title, sample: incoming.sample, source: incoming.blob };
   if (state.incoming === incoming) state.incoming = null;
   const before = state.edition;
@@ -198,6 +203,7 @@ async function sharpened(incoming, placement) {
   sheet.width = Math.round(width * scale); sheet.height = Math.round(height * scale);
   const context = sheet.getContext('2d');
   context.imageSmoothingQuality = 'high';
+  context.fillStyle = '#fff'; context.fillRect(0, 0, sheet.width, sheet.height); // as the model sees what is transparent
   context.drawImage(bitmap, left, top, width, height, 0, 0, sheet.width, sheet.height);
   bitmap.close();
   return sheet;
@@ -222,7 +228,9 @@ function refuse(job, code, problem) {
   }
   if (job.incoming && state.incoming === job.incoming) state.incoming = null;
   const key = REASONS[slug] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
-  status('status.' + key, { reason: String(problem.detail || problem.title || code) }, 'error');
+  const tell = (limit) => status('status.' + key, { reason: String(problem.detail || problem.title || code), ...limit }, 'error');
+  if (key !== 'size') tell({ m: number(props.limits.pixels / 1e6, 0), side: number(props.limits.side) });
+  else fetch(rootUrl('v1/info')).then((r) => r.json()).then(({ limits }) => tell({ m: number(limits.max_bytes / 2 ** 20, 0) }), () => tell({ m: '?' }));
 }
 function report(what, seconds) {
   const working = ['bar', 'slow', 'queue'].includes(what);
@@ -233,12 +241,14 @@ function report(what, seconds) {
   if (what === 'slow') { if (told[0] !== 'status.slow_queue') status('status.slow'); }
   else if (what === 'queue') { const line = queueWords(words, seconds); if (line) status('status.slow_queue', { line }); }
   else if (what === 'idle') { if (!$('.um-status').classList.contains('um-error')) status(''); }
-  else if (what === 'busy' || what === 'loading') status('status.' + what, { s: seconds });
+  else if (['busy', 'limited', 'loading'].includes(what)) status('status.' + what, { s: seconds });
   else if (what !== 'bar') status('status.' + what, {}, 'error', true);
 }
+const COUNTED = ['status.busy', 'status.limited', 'status.loading', 'status.offline', 'status.slow_queue'];
 let told = ['']; // what the status line says, to say it again in the other language
 function status(key, values = {}, tone = '', again = false) {
   const line = $('.um-status'), text = key && words(key, values);
+  line.ariaLive = key === told[0] && COUNTED.includes(key) ? 'off' : null; // spoken once, not each second
   told = [key, values, tone, again];
   if ($('.um-status-text').textContent !== text) $('.um-status-text').textContent = text;
   line.classList.toggle('um-error', tone === 'error');

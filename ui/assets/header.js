@@ -63,6 +63,14 @@ function findTabs() {
 const finder = new MutationObserver(findTabs);
 finder.observe(document.body, { childList: true, subtree: true });
 
+element.querySelector('.um-skip').addEventListener('click', (event) => { // the grid, or the heading of the tab that is open
+  event.preventDefault();
+  const target = [...document.querySelectorAll('#um-grid, .um-tab h1')].find((node) => node.checkVisibility());
+  if (!target) return;
+  if (target.tagName === 'H1') target.tabIndex = -1;
+  target.focus();
+});
+
 // --- models ------------------------------------------------------------------------------------------------
 const choice = element.querySelector('.um-models'), list = choice.querySelector('select');
 /** One model is a fact, several are a choice. */

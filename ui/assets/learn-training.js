@@ -10,14 +10,20 @@ function createTraining(element, words) {
   const TILE = 224, AGAIN_MS = 15000, PATIENCE = 4; // this many fetches without news, and the run is taken for finished
   let name = '', record = null, at = -1, sheet = null, round = 0, timer = 0, unchanged = 0;
   const sheets = new Map(); // address -> picture
-  let model = '', names = []; // whose record is wanted; of which there are any
+  let model = '', names = [], failed = false; // whose record is wanted; of which there are any; whether nobody answered
+  const get = async (path) => {
+    const response = await fetch(rootUrl(path));
+    if (!response.ok) throw new Error(String(response.status));
+    return response.json();
+  };
 
   async function of(wanted) {
     if (model === wanted) return;
     model = wanted;
-    const info = await fetch(rootUrl('v1/info')).then((r) => (r.ok ? r.json() : {}), () => ({}));
+    const info = await get('v1/info').catch(() => null);
     if (model !== wanted) return;
-    names = info.trainings || [];
+    if (!info) { fail(); return; }
+    names = info.trainings;
     show(model);
   }
   async function show(wanted, anew = false) {
@@ -25,8 +31,10 @@ function createTraining(element, words) {
     const mine = ++round;
     if (!anew) { name = wanted; record = null; at = -1; sheet = null; unchanged = 0; offer(); }
     const known = names.includes(name); // of others there is nothing to ask for
-    const found = known ? await fetch(rootUrl(`v1/models/${encodeURIComponent(name)}/training`)).then((r) => (r.ok ? r.json() : null), () => (anew ? record : null)) : null;
+    const found = known ? await get(`v1/models/${encodeURIComponent(name)}/training`).catch(() => (anew ? record : undefined)) : null;
     if (mine !== round) return;
+    if (found === undefined) { fail(); return; }
+    failed = false;
     const grown = !record || !found || found.points.length !== record.points.length || found.pictures.length !== record.pictures.length;
     const last = record && at === record.pictures.length - 1;
     unchanged = grown ? 0 : unchanged + 1;
@@ -34,6 +42,8 @@ function createTraining(element, words) {
     if (grown || !record) { paint(); if (record && record.pictures.length && (at < 0 || last)) pick(record.pictures.length - 1); }
     if (record && unchanged < PATIENCE) timer = setTimeout(again, AGAIN_MS);
   }
+  /** Nobody answered: not the same as no record, and asked again with the next change of Explore or by the button. */
+  function fail() { model = ''; record = null; failed = true; paint(); }
   /** Other records than the model's own: a button each. */
   function offer() {
     const all = [model, ...names.filter((one) => one !== model)], box = $('.um-training-names');
@@ -51,7 +61,8 @@ function createTraining(element, words) {
   const has = (list) => Boolean(record && record[list] && record[list].length);
   function paint() {
     const points = has('points') ? record.points : [], last = points[points.length - 1];
-    $('.um-training-lead').textContent = !has('points') && !has('pictures') ? words('learn.no_record')
+    $('.um-training-again').hidden = !failed;
+    $('.um-training-lead').textContent = failed ? words('learn.training_failed') : !has('points') && !has('pictures') ? words('learn.no_record')
       : last ? words('learn.training_lead', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(last.loss, 2) })
         : words('learn.training_pictures_only');
     $('.um-curve').hidden = points.length < 2;
@@ -148,5 +159,5 @@ function createTraining(element, words) {
     canvas.setAttribute('aria-label', words('learn.curve_alt', { a: number(points[0].loss, 2), b: number(points[points.length - 1].loss, 2), s: number(end) }));
   }
   new ResizeObserver(redraw).observe($('.um-curve-canvas'));
-  return { of, redraw, speak() { if (name) paint(); if (sheet) photos(); } };
+  return { of, redraw, speak() { if (name || failed) paint(); if (sheet) photos(); } };
 }

@@ -27,7 +27,8 @@ const training = createTraining($('.um-training'), words);
 /** One reconstruction of the picture with some fields changed. */
 function reconstruct({ picture, fields }, change, panels, signal) {
   const queue = (line) => { const text = queueWords(words, line); if (text && told[0] === 'learn.working') $('.um-learn-say').textContent = words('status.slow_queue', { line: text }); };
-  return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue });
+  const waiting = (state, s) => status('status.' + state, false, { s });
+  return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue, waiting });
 }
 /** The mask of one pass: covering the picture with several masks is another story (Compare). What is sent is the crop already. */
 function single({ cover, samples, panels, crop, ...fields }) { return fields; }
@@ -59,15 +60,17 @@ async function answerQuestions(request, signal) {
     mine.views = [];
     for (const name of mine.model.views) mine.views.push([name, await reconstruct(request, { view: name }, 'pasted', signal).catch(drop)]);
   }
-  if (!signal.aborted && view === mine) questions();
+  if (!signal.aborted && view === mine) { status(''); questions(); }
 }
-let told = ['', false];
-function status(key, again = false) {
-  told = [key, again];
-  $('.um-learn-say').textContent = key && words(key);
+let told = ['', false, {}];
+function status(key, again = false, values = {}) {
+  $('.um-learn-say').ariaLive = key && key === told[0] ? 'off' : null; // a countdown is spoken once
+  told = [key, again, values];
+  $('.um-learn-say').textContent = key && words(key, values);
   $('.um-learn-again').hidden = !again;
 }
 $('.um-learn-again').addEventListener('click', () => follow(store.state));
+$('.um-training-again').addEventListener('click', () => training.of(store.state.model.name));
 
 const isNormalised = (model) => model.target.startsWith('norm_pixel');
 const mean = (list) => (list.length ? list.reduce((sum, value) => sum + value, 0) / list.length : 0);
@@ -136,7 +139,8 @@ function open(cost, shapes, values) {
 function show(canvas, image) { canvas.width = image.naturalWidth; canvas.height = image.naturalHeight; canvas.getContext('2d').drawImage(image, 0, 0); }
 function loss() {
   const { images, scene, errors } = view, hidden = [...scene.isHidden.keys()].filter((i) => scene.isHidden[i]);
-  const values = { h: percent(mean(hidden.map((i) => errors[i]))), v: percent(mean(scene.visible.map((i) => errors[i]))), title: words.title(view.picture) };
+  const over = (patches) => ofView(words, percent(mean(patches.map((i) => errors[i]))), view.answer);
+  const values = { h: over(hidden), v: over(scene.visible), title: words.title(view.picture) };
   show($('.um-loss-raw'), images.reconstruction);
   words.rich($('.um-loss-raw-fact'), 'learn.loss_raw_fact', values);
   const map = $('.um-loss-map'), cx = map.getContext('2d'), cell = 24;
@@ -159,7 +163,7 @@ function loss() {
 // --- the two questions -------------------------------------------------------------------------------------------------
 function questions() {
   const { positions, answer, images, model } = view, title = words.title(view.picture);
-  const error = (found) => words('learn.off_by', { e: percent(found.answer.metrics.colour_error_percent) });
+  const off = (found) => percent(found.answer.metrics.colour_error_percent), error = (found) => words('learn.off_by', { e: ofView(words, off(found), found.answer) });
   $('.um-pair-of-tiles').hidden = !positions;
   $('.um-positions-fact').textContent = positions ? words('learn.positions_fact') : positions === null ? words('learn.no_picture') : ''; // not asked yet
   if (positions) {
@@ -172,7 +176,7 @@ function questions() {
   $('.um-normalised-answer').textContent = words(normalised ? 'learn.normalised_answer' : 'learn.normalised_answer_pixels');
   const views = { estimated: 'learn.view_estimated', predicted: 'learn.view_predicted', normalised: 'learn.view_normalised', oracle: 'learn.view_oracle' };
   const tiles = normalised
-    ? (view.views || []).filter(([, found]) => found).map(([name, found]) => [found.images.pasted, words(views[name] || 'learn.normalised_other', { name }), error(found)])
+    ? (view.views || []).filter(([, found]) => found).map(([name, found]) => [found.images.pasted, words(views[name] || 'learn.normalised_other', { name }), words('learn.off_by', { e: off(found) })])
     : Object.entries(parts()).map(([key, canvas]) => [canvas, words(key), '']);
   $('.um-normalised-tiles').replaceChildren(...tiles.map(([picture, name, fact]) => {
     const figure = make('figure', 'um-tile'), caption = make('figcaption', ''), canvas = picture instanceof Image ? make('canvas', '') : picture;

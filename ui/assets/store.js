@@ -11,10 +11,11 @@
 //   state.model    {name, grid, image_size, ...}          the model in use, as /v1/model describes it
 //   state.models   [model, ...]                           all that are served
 //   state.samples  [{name, title, ...}, ...]            the pictures that the page offers
-//   state.show     {panel, paste}                         what stands on the right in Explore
+//   state.show     {panel, paste, samples}                what stands on the right in Explore; samples: masks of the uncertainty
 //
 //   store.set({key: value, ...})      replaces keys, tells the watchers
 //   store.watch(run, element)         run(state) now and after changes; while element is not on screen it waits
+//   store.request()                   {fields, panels}: what to ask for a picture of this view, for a file and for code alike
 //   store.link()                      the address of this view; a picture of one's own is not in it
 //   await store.models()              state.models, asked of the server once; loaded ones are described in full
 //   await store.describe(name)        one model in full, as /v1/models/NAME gives it
@@ -22,7 +23,7 @@
 // Values are replaced, never changed in place.
 
 function createStore() {
-  const state = { picture: null, fields: {}, mask: null, result: null, model: {}, models: [], samples: [], show: { panel: 'result', paste: true } };
+  const state = { picture: null, fields: {}, mask: null, result: null, model: {}, models: [], samples: [], show: { panel: 'result', paste: true, samples: 8 } };
   const watchers = new Set();
   let frame = 0, models = null;
   const get = async (path, patience = 30) => {
@@ -56,6 +57,7 @@ function createStore() {
       watcher.eye.observe(element);
       later();
     },
+    request: () => requestOf(state),
     link: () => linkTo(state),
     /** All that are served; where nobody answers, the one that the page came with. */
     models: () => (models ||= get('v1/models').then((answer) => { store.set({ models: answer.models }); return answer.models; }).catch(() => { models = null; return state.models; })),
@@ -71,6 +73,15 @@ function createStore() {
         document.dispatchEvent(new CustomEvent('unmask:model', { detail: model }));
       } catch (error) { document.dispatchEvent(new Event('unmask:unchosen')); throw error; }
     },
+  };
+}
+
+/** Of several masks of one kind; a drawn one has no others like it, so that its view shows the result. */
+function requestOf({ fields, show: { panel, paste, samples } }) {
+  const spread = panel === 'uncertainty' && fields.strategy !== 'indices', result = paste ? 'pasted' : 'reconstruction';
+  return {
+    fields: spread ? { ...fields, cover: 'ensemble', samples: String(samples) } : fields,
+    panels: ['masked', spread || panel === 'error' ? panel : result, 'original'],
   };
 }
 

@@ -1,9 +1,15 @@
 // The Use it tab: the request on screen as code, as a link, and what the model is. Body of a function with `element`, `props`.
 const words = wordsOf(props.words);
 const $ = (selector) => element.querySelector(selector);
-let way = 'curl', report = null, reported = '';
+let way = 'curl', report = null, reported = '', keyed = false;
 
-const code = () => PROGRAMS[way](requestOf(store.state));
+const code = () => PROGRAMS[way](neededFor(store.state, keyed));
+/** The browser sends a visitor's key by itself and tells nobody, so the service is asked without one. */
+async function askForKey() {
+  const response = await fetch(rootUrl('v1/info'), { credentials: 'omit' });
+  keyed = response.status === 401 && String((await response.json()).type).endsWith('unauthorised');
+  if (keyed) paint();
+}
 function paint() {
   const { picture, fields, model, mask } = store.state, drawn = fields.strategy === 'indices';
   words.fill(element);
@@ -15,7 +21,8 @@ function paint() {
   });
   $('.um-use-code').textContent = code();
   $('.um-use-code').setAttribute('aria-label', words('use.code_label'));
-  $('.um-use-hint').textContent = words(picture.sample ? 'use.hint_sample' : 'use.hint_own');
+  const hints = [picture.sample ? 'use.hint_sample' : 'use.hint_own', keyed && 'use.hint_key', way === 'javascript' && 'use.hint_javascript'];
+  $('.um-use-hint').textContent = hints.filter(Boolean).map((key) => words(key)).join(' ');
   $('.um-use-docs').href = rootUrl('docs');
   const link = new URL(store.link());
   link.searchParams.delete('tab'); // a link to the view leads to the pictures
@@ -34,6 +41,11 @@ function fill(list, pairs) {
     return [term, text];
   }));
 }
+/** The model whose weights the training began with; one that went on with its own has its name in the recipe. */
+function begunFrom({ begun_from: first }) {
+  const name = first && (first.name || first.recipe?.name);
+  return name && (first.steps ? words('use.begun_value', { name, s: number(first.steps), n: number(first.samples || 0) }) : name);
+}
 function card(model) {
   const [rows, columns] = model.grid;
   fill($('.um-use-model'), [
@@ -43,15 +55,17 @@ function card(model) {
     ['use.decoder', words('use.blocks', { w: model.decoder_width, d: model.decoder_depth, h: model.decoder_heads })],
     ['use.target', words(model.target.startsWith('norm_pixel') ? 'use.target_normalised' : 'use.target_pixels')],
     ['use.masks', model.strategy, true], ['use.steps', model.steps && words('use.steps_value', { s: number(model.steps), n: number(model.samples || 0) })],
+    ['use.begun', begunFrom(model)],
     ['use.data', model.trained_on, true], ['use.licence', model.licence, true], ['use.digest', model.digest, true],
   ]);
 }
 async function reports(model) {
   if (reported !== model.name) {
     reported = model.name;
-    const found = await fetch(rootUrl('v1/models/' + encodeURIComponent(model.name))).then((r) => (r.ok ? r.json() : {}), () => ({}));
+    const found = await fetch(rootUrl('v1/models/' + encodeURIComponent(model.name))).then((r) => (r.ok ? r.json() : null), () => null);
     if (reported !== model.name) return;
-    report = found.report || null;
+    report = (found && found.report) || null;
+    if (!found) reported = ''; // asked again when the tab is next painted
   }
   $('.um-use-report-section').hidden = !report;
   if (!report) return;
@@ -92,5 +106,6 @@ $('.um-use-address').addEventListener('focus', (event) => event.target.select())
 $('.um-use-ways').addEventListener('change', (event) => { way = event.target.value; paint(); });
 
 document.addEventListener('unmask:language', () => { paint(); paintOpened(); });
+askForKey().catch(() => {}); // nobody answers: the code is that of a service without keys
 paint();
 store.watch(paint, $('.um-use'));

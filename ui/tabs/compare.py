@@ -12,7 +12,7 @@ from server.schemas import DEFAULT_PANELS
 from ui.grid import build_widget
 from ui.strings import Words, choose
 
-SECTIONS = ("compare", "control", "strategy", "sample", "status", "explore", "alt")
+SECTIONS = ("compare", "control", "strategy", "sample", "status", "explore", "figure", "alt")
 
 #: One function body in this order.
 SCRIPTS = ("words", "store", "client", "label", "compare", "compare-rows", "compare-gallery", "compare-walk")

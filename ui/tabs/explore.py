@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from model.images import MAX_PIXELS, MAX_SIDE
 from ui.grid import build_widget
 from ui.strings import Words, choose
 from ui.theme import ASSETS
@@ -25,7 +26,7 @@ SCRIPTS = (
 )  # fmt: skip
 
 SECTIONS = (
-    "explore", "view", "strategy", "control", "pictures", "sample", "grid", "alt", "status", "keys", "try",
+    "explore", "view", "figure", "strategy", "control", "pictures", "sample", "grid", "alt", "status", "keys", "try",
 )  # fmt: skip
 
 
@@ -50,4 +51,5 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
     """
     model = {key: description[key] for key in ("name", "grid", "image_size", "views") if key in description}
     own = choose(words, *SECTIONS)
-    return build_widget("explore", SCRIPTS, words=own, model=model, samples=load_samples())
+    limits = {"pixels": MAX_PIXELS, "side": MAX_SIDE}
+    return build_widget("explore", SCRIPTS, words=own, model=model, samples=load_samples(), limits=limits)

@@ -20,4 +20,4 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         words: All words, by language.
     """
     scripts = ("words", "store", "client", "learn-cost", "learn-drawings", "learn-training", "learn")
-    return build_widget("learn", scripts, words=choose(words, "learn", "sample", "status"))
+    return build_widget("learn", scripts, words=choose(words, "learn", "figure", "sample", "status"))

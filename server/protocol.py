@@ -1,0 +1,134 @@
+"""What a connection may send before there is a request: heads of requests, bounded in bytes and in time.
+
+`httptools` itself bounds neither. What uvicorn refuses in plain text is answered as a problem here.
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from asgi_correlation_id import correlation_id
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server import problems
+
+logger = structlog.stdlib.get_logger("unmask.connection")
+
+MAX_HEAD_BYTES = 64 * 1024  # address and header lines
+HEAD_S = 10.0  # in which a head must have arrived, from the first byte or the connection on
+REST_S = 60.0  # in which the rest of a body must have, whose request is answered
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. Time without a request is uvicorn's to bound, after the first."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._refusal: problems.BadRequestError | None = None
+        self._arrived = 0  # bytes since the parser last came further: of a head, or of what may follow a body
+        self._in_body = False
+        self._until: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first head."""
+        super().connection_made(transport)
+        self._expect(HEAD_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._expect(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; refuse a head that goes on for too long."""
+        if self.timeout_keep_alive_task:  # nothing came since an answer, until now
+            self._expect(REST_S if self._in_body else HEAD_S)
+        self._arrived += len(data)
+        super().data_received(data)
+        if self._arrived > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(_too_large())
+
+    def on_headers_complete(self) -> None:
+        """A request begins."""
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
+            self._refusal = _too_large()
+            raise self._refusal  # the parser stops, and `send_400_response` is asked for
+        self._arrived, self._in_body = 0, True
+        self._expect(None)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """The body goes on."""
+        self._arrived = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request has arrived, maybe after its answer."""
+        self._arrived, self._in_body = 0, False
+        if self._until:
+            self._expect(HEAD_S)
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request."""
+        self._refuse(self._refusal or _no_request())
+
+    def _expect(self, seconds: float | None) -> None:
+        """Close the connection if nothing more is heard in that time; None waits for as long as it takes."""
+        if self._until:
+            self._until.cancel()
+        self._until = self.loop.call_later(seconds, self._too_late) if seconds is not None else None
+
+    def _too_late(self) -> None:
+        if self._arrived and not self._in_body:
+            self._refuse(_slow())
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, refusal: problems.ServiceError) -> None:
+        """Answer, unless an answer is under way, and close."""
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr] # None at first
+            token = correlation_id.set(identity := uuid4().hex)
+            answer = problems.from_error(refusal)
+            logger.info("no request", status=refusal.status, code=refusal.code)
+            answer.headers["Connection"] = "close"
+            answer.headers["X-Request-ID"] = identity
+            head = b"".join(b"%b: %b\r\n" % pair for pair in answer.raw_headers)
+            status = HTTPStatus(refusal.status)
+            line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
+            self.transport.write(line + head + b"\r\n" + answer.body)
+            correlation_id.reset(token)
+        self.transport.close()
+
+
+def _too_large() -> problems.BadRequestError:
+    return problems.BadRequestError(
+        f"The request's head is larger than the allowed {MAX_HEAD_BYTES // 1024} KiB.",
+        status=431,
+        code="head-too-large",
+        hint="Send a shorter address and fewer or shorter header lines; pictures belong into the body.",
+        field="head",
+    )
+
+
+def _slow() -> problems.BadRequestError:
+    return problems.BadRequestError(
+        f"The request's head had not arrived after {HEAD_S:g} s.",
+        status=408,
+        code="slow-head",
+        hint="Send address and header lines at once.",
+        field="head",
+    )
+
+
+def _no_request() -> problems.BadRequestError:
+    return problems.BadRequestError(
+        "What arrived is no request of HTTP/1.1.",
+        status=400,
+        code="no-request",
+        hint="Check the first line, its method and the header lines; https is a proxy's to speak.",
+        field="head",
+    )

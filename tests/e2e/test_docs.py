@@ -1,0 +1,24 @@
+"""The forms at /docs, sent as they are with nothing but a photo chosen."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from server.main import SAMPLES
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("operation", ["reconstruct", "reconstruct_batch", "embed"])
+def test_a_form_needs_nothing_but_a_photo(operation: str, browser: Browser, server_url: str) -> None:
+    page = browser.new_page()
+    page.goto(server_url + "/docs")
+    block = page.locator(f"#operations-default-{operation}")
+    block.locator(".opblock-summary-control").click()
+    block.locator(".try-out__btn").click()
+    block.locator("input[type=file]").first.set_input_files(Path(SAMPLES / "cat.jpg"))
+    with page.expect_response(lambda response: response.request.method == "POST") as sent:
+        block.locator("button.execute").click()
+    assert sent.value.status == 200, sent.value.text()
+    page.close()

@@ -1,0 +1,109 @@
+"""What a connection may send before there is a request, over real ones."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
+
+from server import protocol
+
+END = b"\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: t\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked" + END
+Talk = Callable[..., Any]
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[int]:
+    """The port of an application that answers without reading a body."""
+    config = uvicorn.Config(PlainTextResponse("here"), http=protocol.Protocol, log_config=None, port=0)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    yield server.servers[0].sockets[0].getsockname()[1]
+    await server.shutdown()
+
+
+def told(*parts: bytes, pause_s: float = 0.02) -> bytes:
+    """All that comes back for what is sent, until the connection is closed."""
+
+    async def scene() -> bytes:
+        async with served() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            answer = asyncio.ensure_future(reader.read())
+            try:
+                for part in parts:
+                    writer.write(part)
+                    await asyncio.sleep(pause_s)
+                return await asyncio.wait_for(answer, 5)
+            finally:
+                writer.close()
+
+    return asyncio.run(scene())
+
+
+def refusal(answer: bytes) -> tuple[int, str]:
+    """Status and code of the problem that a connection ends with."""
+    head, _, body = answer.rpartition(END)
+    problem = json.loads(body)
+    assert f"x-request-id: {problem['instance']}".encode() in head
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
+    return int(head.rpartition(b"HTTP/1.1 ")[2][:3]), problem["type"].rpartition(":")[2]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [GET + b"A: " + b"a" * 70_000 + END],
+        [GET + b"A: ", *[b"a" * 10_000] * 8],
+        [GET, *[b"A: " + b"a" * 10_000 + b"\r\n"] * 8],
+        [b"GET /?" + b"a" * 70_000 + b" HTTP/1.1" + END],
+        [b"GET /?", *[b"a" * 10_000] * 8],
+        [GET + END[2:], GET + b"A: ", *[b"a" * 10_000] * 8],
+    ],
+)
+def test_a_head_that_is_too_large_is_refused(parts: list[bytes]) -> None:
+    assert refusal(told(*parts)) == (431, "head-too-large")
+
+
+def test_what_may_follow_a_body_is_bounded_too() -> None:
+    for parts in ([POST, b"1\r\nx\r\n0\r\nA: "], [POST, b"1;a="]):
+        assert refusal(told(*parts, *[b"a" * 10_000] * 8)) == (431, "head-too-large")
+
+
+def test_a_long_head_and_a_long_body_are_no_mistake() -> None:
+    long = GET + b"Connection: close\r\nA: " + b"a" * 60_000 + END
+    assert told(long).endswith(b"here")
+    body = [b"1000\r\n" + b"x" * 4096 + b"\r\n"] * 40
+    assert told(POST, *body, b"0" + END, GET + b"Connection: close" + END, pause_s=0).count(b"here") == 2
+
+
+def test_what_is_no_request_is_a_problem() -> None:
+    for nonsense in (b"FOO / HTTP/1.1" + END, b"\x16\x03\x01", b"GET nowhere" + END):
+        assert refusal(told(nonsense)) == (400, "no-request")
+
+
+def test_a_connection_without_a_whole_head_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    monkeypatch.setattr(protocol, "REST_S", 0.3)
+    assert told() == b"", "one that says nothing"
+    assert refusal(told(GET[:9])) == (408, "slow-head")
+    once = GET + END[2:]
+    assert refusal(told(once, GET[:9])) == (408, "slow-head")
+    drip = told(once, *[END] * 20)
+    assert drip.count(b"here") == 1, "line ends are no request"
+    assert told(POST, b"1\r\nx").count(b"here") == 1, "the rest of a body that nobody waits for"
+    assert told(POST, b"1\r\nx\r\n0" + END).count(b"here") == 1, "and what comes after it"
+
+
+def test_requests_that_keep_a_connection_are_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    answer = told(*[GET + END[2:]] * 8, GET + b"Connection: close" + END, pause_s=0.1)
+    assert answer.count(b"here") == 9
