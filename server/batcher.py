@@ -35,10 +35,12 @@ def stand_back() -> None:
     """Let the event loop go first where both want the processor: refusals and health checks answer at once.
 
     For the calling thread and those that it starts, such as an engine's. Costs no throughput: what the loop leaves
-    is the network's. Only Linux knows a priority of threads.
+    is the network's. A service that was started further back stays there, for only root may come forward. Only
+    Linux knows a priority of threads.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STAND_BACK)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(STAND_BACK, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 @dataclass

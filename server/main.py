@@ -66,8 +66,8 @@ def build(
 
 
 def _begin(models: Models, loading: "Future[None]") -> None:
-    stand_back()
     try:
+        stand_back()
         models.load_default()
     except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
         loading.set_exception(error)

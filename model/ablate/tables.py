@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from model.errors import RecipeError
+from model.pretrain.recipe import Recipe
 
+#: What of the labels a table may ask for.
+MEASURES = ("linear", "finetune")
 #: Figures a row may have, with their words.
 FIGURES = {
     "linear": "linear probe %",
@@ -43,10 +46,10 @@ class Row:
     """
 
     name: str
-    recipe: dict[str, Any]
-    length: float
-    blocks: float | None
-    paper: dict[str, float]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    length: float = 1.0
+    blocks: float | None = None
+    paper: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Table:
     Attributes:
         name: As on the command line.
         title: For people.
-        measure: ``linear`` and ``finetune``, what is measured beside neighbours and reconstruction.
+        measure: Of ``MEASURES``, what is measured beside neighbours and reconstruction.
         rows: In the paper's order.
         claims: What to check.
         note: What a reader of the rows should know.
@@ -142,26 +145,23 @@ def load(name_or_path: str) -> Table:
         )
     try:
         values = tomllib.loads(path.read_text())
-        rows = tuple(
-            Row(
-                str(row["name"]),
-                row.get("recipe", {}),
-                row.get("length", 1.0),
-                row.get("blocks"),
-                row.get("paper", {}),
-            )
-            for row in values["row"]
-        )
-        claims = tuple(_claim(claim) for claim in values.get("claim", ()))
-        note = values.get("note", "")
-        table = Table(path.stem, values["title"], tuple(values["measure"]), rows, claims, note)
+        rows = tuple(Row(**row | {"name": str(row["name"])}) for row in values.pop("row"))
+        claims = tuple(_claim(claim) for claim in values.pop("claim", ()))
+        measure = tuple(values.pop("measure"))
+        table = Table(name=path.stem, measure=measure, rows=rows, claims=claims, **values)
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise _bad("table", f"{path.name} is no table of rows: {error}") from error
+    recipe_keys = [entry.name for entry in fields(Recipe)]
+    for kind, given, known in (
+        ("measure", measure, MEASURES),
+        ("recipe", [key for row in rows for key in row.recipe], recipe_keys),
+        ("paper", [figure for row in rows for figure in row.paper], FIGURES),
+        ("figure", [figure for claim in claims for figure in claim.figures], FIGURES),
+        ("claim's row", [name for claim in claims for name in claim.rows], [row.name for row in rows]),
+    ):
+        if unknown := sorted(set(given) - set(known)):
+            raise _bad(kind, f"{path.name} names the {kind} {unknown[0]!r}; known are {', '.join(known)}")
     for claim in claims:
-        if unknown := sorted(claim.figures - FIGURES.keys()):
-            raise _bad(
-                "claim", f"{path.name} names the figure {unknown[0]!r}; known are {', '.join(FIGURES)}"
-            )
         if claim.at_most and claim.figure not in MARGINS:
             raise _bad("claim", f"{claim.figure} has no margin for at_most; there are {', '.join(MARGINS)}")
     return table
@@ -174,7 +174,7 @@ def _claim(values: dict[str, Any]) -> Claim:
 
 def of_seeds(seed: int, further: int) -> Table:
     """The unchanged recipe with its seed and with others: what the seed alone changes."""
-    rows = [Row(f"seed {seed + n}", {"seed": seed + n}, 1.0, None, {}) for n in range(further + 1)]
+    rows = [Row(f"seed {seed + n}", {"seed": seed + n}) for n in range(further + 1)]
     return Table("seeds", "The seed alone", ("linear", "finetune"), tuple(rows), ())
 
 

@@ -32,6 +32,15 @@ LATEST = "LATEST"
 BEST = "BEST"
 #: Ending of the folder beside a state in which processes keep their shares of the weights.
 PARTS = ".parts"
+#: What of a recipe a resumed run may have otherwise: its length and pace, where and how it computes, what it writes.
+#: All else decides what was learned so far. Whether weights are shared out is checked by itself.
+MAY_CHANGE = {
+    "name",
+    "steps", "epochs", "minutes", "warmup_steps", "warmup_epochs",
+    "schedule", "decay_share", "lr", "muon_lr", "clip_norm", "accumulate",
+    "max_broken_share", "data_path", "precision", "sharding", "compile", "recompute",
+    "log_every", "picture_every", "checkpoint_every", "keep",
+}  # fmt: skip
 
 
 @dataclass
@@ -224,29 +233,7 @@ def restore(folder: Path, training: Training) -> None:
 def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> None:
     """Refuse a state of another network, recipe or photos."""
     saved, wanted = state["recipe"], training.recipe.to_dict()
-    for key in (
-        "size",
-        "network",
-        "target",
-        "optimiser",
-        "batch_size",
-        "seed",
-        "mask_ratio",
-        "masking",
-        "ema",
-        "adversarial",
-        "decoder_depth",
-        "decoder_width",
-        "decoder_heads",
-        "mask_tokens",
-        "loss_on",
-        "augment",
-        "crops",
-        "crop_scale",
-        "source_weights",
-        "weight_decay",
-        "betas",
-    ):
+    for key in sorted(wanted.keys() - MAY_CHANGE):
         if saved.get(key, getattr(Recipe(name="", steps=1), key)) != wanted[key]:
             raise CheckpointError(
                 f"The run in {folder} has {key} = {saved.get(key)!r}, the recipe says {wanted[key]!r}.",

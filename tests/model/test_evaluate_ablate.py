@@ -88,6 +88,28 @@ def test_an_unknown_table_or_row_names_the_known_ones() -> None:
         tables.load("1a").only(["3"])
 
 
+@pytest.mark.parametrize(
+    ("written", "wrong"),
+    [
+        ('name = "a"\nlenght = 2', "lenght"),
+        ('name = "a"\nrecipe = { decoder_dept = 1 }', "decoder_dept"),
+        ('name = "a"\npaper = { linaer = 73.5 }', "linaer"),
+        ('name = "a"\n[[claim]]\nwords = "w"\nfigure = "linear"\nhigher = "a"\nlower = "c"', "'c'"),
+        ('name = "a"\n[[claim]]\nwords = "w"\nfigure = "linaer"\nhigher = "a"', "linaer"),
+    ],
+)
+def test_a_misspelt_key_or_name_in_a_table_is_refused(written: str, wrong: str, tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text(f'title = "t"\nmeasure = ["linear"]\n[[row]]\n{written}\n')
+    with pytest.raises(RecipeError, match=wrong):
+        tables.load(str(tmp_path / "t.toml"))
+
+
+def test_a_measure_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('title = "t"\nmeasure = ["linaer"]\n[[row]]\nname = "a"\n')
+    with pytest.raises(RecipeError, match="linaer"):
+        tables.load(str(tmp_path / "t.toml"))
+
+
 def test_a_claim_is_judged_by_the_difference_and_its_uncertainty() -> None:
     claim = Claim("a is better", "linear", higher="a", lower="b")
 

@@ -4,12 +4,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from server.batcher import STAND_BACK, Batcher
+from server.batcher import STAND_BACK, Batcher, stand_back
 from server.line import Line
 from server.metrics import Metrics
 from server.problems import OverloadedError, ShuttingDownError
@@ -228,3 +229,15 @@ def test_who_computes_stands_back_behind_who_answers() -> None:
         computing = int(asyncio.run(batcher.submit("job", priority, "n")))
     assert computing == STAND_BACK
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < STAND_BACK
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_a_service_started_further_back_does_not_come_forward() -> None:
+    def priority() -> int:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, STAND_BACK + 5)
+        stand_back()
+        return os.getpriority(os.PRIO_PROCESS, thread)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(priority).result() == STAND_BACK + 5
