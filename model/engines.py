@@ -265,6 +265,13 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """Bfloat16 for what stands inside, on a GPU that has arithmetic for it; elsewhere everything stays as it is."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and has_bf16(device))
+
+
 def usable_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
     """CPUs this process may use: its affinity, cut by the container's quota (cgroup v2 or v1), at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -287,6 +287,16 @@ class MAE(nn.Module):
         return (error * weight).sum() / weight.sum()
 
 
+def in_decoder(name: str) -> bool:
+    """Whether the weight of this name is the decoder's, which only whoever reconstructs needs."""
+    return name.startswith("decoder_") or name == "mask_token"
+
+
+def sees_images(name: str) -> bool:
+    """Whether the weight of this name has a part in the features of whole images: the encoder's, but its mask token."""
+    return not in_decoder(name) and name != "encoder_mask_token"
+
+
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:
     """Pick tokens ``[B, N, C]`` by index ``[B, M]`` -> ``[B, M, C]``."""
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

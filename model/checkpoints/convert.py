@@ -18,6 +18,7 @@ from model.checkpoints.files import RawFile, refuse, replacing, write_json
 from model.checkpoints.layouts import Tensors
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
+from model.network import sees_images
 from model.positions import sincos_positions
 
 To = Literal["unmask", "authors", "huggingface", "timm"]
@@ -103,11 +104,7 @@ def _check_common(name: str, config: MAEConfig, to: str) -> None:
 def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
     """The encoder of anything that has one: a file of timm's names, positions included."""
     config = store.encoder_config(raw, house, given, "Convert the pre-trained file that it was made from.")
-    encoder = {
-        key: value.float().contiguous()
-        for key, value in house.items()
-        if not key.startswith("decoder_") and key not in ("mask_token", "encoder_mask_token")
-    }
+    encoder = {key: value.float().contiguous() for key, value in house.items() if sees_images(key)}
     if "pos_embed" not in encoder:
         encoder["pos_embed"] = sincos_positions(*config.grid, config.width)
     if out.suffix != ".safetensors":  # timm chooses its reader by the name

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.files import FORMAT, RawFile, refuse
+from model.network import in_decoder
 from model.positions import unrounded
 
 Tensors = dict[str, Tensor]
@@ -253,7 +254,7 @@ def recognise(raw: RawFile) -> Layout:
 
 def content(house: Tensors) -> Content:
     """Whether the tensors (house names) are a whole MAE, its encoder, or a classifier made of it."""
-    if any(key.startswith("decoder_") or key == "mask_token" for key in house):
+    if any(in_decoder(key) for key in house):
         return "full"
     if "norm.weight" in house and "fc_norm.weight" not in house:  # whatever stands behind it
         return "encoder"

@@ -25,7 +25,7 @@ from model.checkpoints.registry import Entry
 from model.checkpoints.registry import shipped as shipped  # where every other weight file is asked for
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
-from model.network import MAE
+from model.network import MAE, sees_images
 from model.positions import sincos_positions
 
 _LOGGER = logging.getLogger(__name__)
@@ -339,10 +339,9 @@ def misfits(
     network: MAE, tensors: dict[str, Tensor], kind: layouts.Content = "full"
 ) -> tuple[list[str], list[str]]:
     """Names that a network of this kind needs and the file lacks, and names that are left over."""
-    wanted = set(dict(network.named_parameters()))
-    if kind != "full":
-        wanted = {key for key in wanted if not key.startswith("decoder_") and key != "mask_token"}
-    allowed = wanted | set(POSITIONS)
+    own = set(dict(network.named_parameters()))
+    wanted = own if kind == "full" else {key for key in own if sees_images(key)}
+    allowed = own | set(POSITIONS)
     if kind == "classifier":
         # A classifier has its own norm behind the pool, in place of the encoder's.
         allowed |= {f"{part}.{which}" for part in ("fc_norm", "head") for which in ("weight", "bias")}

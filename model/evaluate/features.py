@@ -25,7 +25,7 @@ from model.checkpoints.files import replacing
 from model.checkpoints.shapes import Given
 from model.errors import CheckpointError
 from model.evaluate import state
-from model.network import MAE
+from model.network import MAE, sees_images
 from model.pretrain.data import Photos, places
 
 #: The two features of a photo, in the order of every tensor ``[N, 2, D]`` of them: class token, mean of the patches.
@@ -104,7 +104,7 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
     network = MAE(config)
     own = network.state_dict()
     for key, value in house.items():
-        if not key.startswith("decoder_") and key in own:
+        if sees_images(key) and key in own:
             own[key].copy_(value)
     return Encoder(network.eval(), name, raw.digest)
 

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from model.checkpoints.files import replacing
 from model.config import IMAGE_MEAN, IMAGE_STD
+from model.engines import autocast
 from model.errors import DataError
 from model.evaluate import bounds, classifier, pages, plots, state
 from model.evaluate.accuracy import Accuracy
@@ -164,7 +165,7 @@ class _Run:
             if self._mix is not None:
                 images, target = self._mix(images, target)
             classifier.train_mode(self.vit)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with autocast(self.device):
                 loss = self._loss(self.vit(images).float(), target)
         loss.backward()
         return loss.detach()
@@ -349,7 +350,7 @@ def answers(
     for start in tqdm(range(0, len(test), _JUDGED), desc="judge", unit="batch"):
         numbers = range(start, min(start + _JUDGED, len(test)))
         images = torch.stack([whole(test.photos.decode(number), side) for number in numbers]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(device):
             named.append(vit((images.float() / 255 - mean) / std).argmax(dim=1).cpu())
     return torch.cat(named).numpy()
 

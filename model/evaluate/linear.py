@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 from tqdm import tqdm
 
+from model.engines import autocast
 from model.errors import DataError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.accuracy import Accuracy
@@ -211,7 +212,7 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
                 images = torch.stack([future.result() for future in loaded]).to(task.device)
                 with (
                     torch.no_grad(),
-                    torch.autocast(task.device.type, torch.bfloat16, enabled=task.device.type == "cuda"),
+                    autocast(task.device),
                 ):
                     features = pooled(encoder(images.float() / 255))
                 yield features.float(), torch.from_numpy(task.train.labels[part]).to(task.device)

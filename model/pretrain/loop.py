@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model.checkpoints.files import write_json
 from model.engines import has_bf16
 from model.errors import DataError
-from model.network import MAE
+from model.network import MAE, in_decoder
 from model.pretrain import feed, resume, sharded, targets
 from model.pretrain.adversarial import Adversary
 from model.pretrain.beginning import Beginning
@@ -260,7 +260,7 @@ def _begin(
         adversary = Adversary(recipe.adversarial, network, recipe.seed)
         if recipe.adversarial.trained == "decoder":
             for name, parameter in network.named_parameters():
-                parameter.requires_grad_(name.startswith(("decoder_", "mask_token")))
+                parameter.requires_grad_(in_decoder(name))
     if recipe.sharding == "fsdp2" and world.size > 1:
         sharded.shard(network)
     optimisers = build_optimisers(network, recipe)

@@ -28,8 +28,9 @@ from model.checkpoints.files import FORMAT
 from model.checkpoints.layouts import POSITIONS
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
-from model.config import MAEConfig
+from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError
+from model.evaluate.features import load_encoder
 from model.loading import open_weights
 from model.masking import sample_mask
 from model.network import MAE
@@ -553,6 +554,15 @@ def test_an_encoder_is_converted_from_an_encoder(tmp_path: Path, ours: Path, net
     assert one.keys() == two.keys()
     assert all(value.equal(two[key]) for key, value in one.items())
     assert one["norm.weight"].equal(network.norm.weight)
+
+
+def test_an_encoder_that_knew_hidden_places_leaves_their_token_behind(tmp_path: Path) -> None:
+    network = _network(replace(SIZES["debug"], mask_tokens="encoder"))
+    store.write(tmp_path / "whole.safetensors", network, name="e", card={})
+    alone = convert(tmp_path / "whole.safetensors", tmp_path / "alone.safetensors", to="timm")
+    images = torch.rand(2, 3, network.config.image_size, network.config.image_size)
+    one, two = (load_encoder(path)(images) for path in (tmp_path / "whole.safetensors", alone))
+    assert one.equal(two)
 
 
 # --- files of other programs --------------------------------------------------------------------------------------
