@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import MaskError
-from model.masking import MAX_SEED, Grid, Mask, check_sampling, draws, grid_order, sample_mask
+from model.masking import MAX_SEED, SAMPLERS, Grid, Mask, check_sampling, sample_mask
 
 Floats = NDArray[np.float32]
 
@@ -33,9 +33,8 @@ def complementary(strategy: str, grid: Grid, count: int | None, seed: int) -> tu
     """Masks of one strategy that together hide every patch.
 
     All patches are put in an order once, and each mask hides the next ``count`` of it, beginning anew at the end:
-    no patch is hidden more than once before every one was. The order is by chance for ``random``; one place of
-    the 2x2 cells after the other for ``grid``, so that four masks are the four shifts of the grid; and along a
-    curve that stays near itself (Morton's) for ``block``, so that each mask hides coherent areas.
+    no patch is hidden more than once before every one was. The order is the strategy's: four masks of ``grid`` are
+    the four shifts of the grid, and each mask of ``block`` hides coherent areas.
 
     Args:
         strategy: ``random``, ``block`` or ``grid``.
@@ -62,26 +61,13 @@ def complementary(strategy: str, grid: Grid, count: int | None, seed: int) -> tu
                 field="cover",
             )
         spans = [(start * count, (start + 1) * count) for start in range(number)]
-    order = _order(strategy, grid, seed)
+    order = SAMPLERS[strategy].order(grid, seed)
     masks = []
     for start, stop in spans:
         hidden = np.zeros(patches, dtype=bool)
         hidden[order[np.arange(start, stop) % patches]] = True
         masks.append(Mask(grid, hidden))
     return tuple(masks)
-
-
-def _order(strategy: str, grid: Grid, seed: int) -> NDArray[np.intp]:
-    if strategy == "grid":
-        return grid_order(grid, seed)
-    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    chance = draws(seed, rows.size)
-    if strategy == "random":
-        return np.argsort(chance, kind="stable")
-    # Morton's curve on a square of 64 x 64, begun anywhere; cells of any grid are spread over it.
-    y, x = rows * 64 // grid[0], columns * 64 // grid[1]
-    code = sum(((y >> bit & 1) << (2 * bit + 1)) | ((x >> bit & 1) << (2 * bit)) for bit in range(6))
-    return np.roll(np.argsort(code, kind="stable"), int(chance[0] % np.uint64(rows.size)))
 
 
 def ensemble(strategy: str, grid: Grid, count: int, seed: int, samples: int) -> tuple[Mask, ...]:

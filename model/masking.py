@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +136,11 @@ def random_mask(grid: Grid, count: int, seed: int) -> Bools:
     return random_hidden(np.array([seed], dtype=np.uint64), grid[0] * grid[1], count)[0]
 
 
+def random_order(grid: Grid, seed: int) -> NDArray[np.intp]:
+    """All patches by chance."""
+    return np.argsort(draws(seed, grid[0] * grid[1]), kind="stable")
+
+
 def grid_mask(grid: Grid, count: int, seed: int) -> Bools:
     """A regular grid: the paper keeps one patch of every 2x2 cell, 75 % hidden.
 
@@ -199,11 +205,32 @@ def _grow(hidden: Bools, missing: int, order: NDArray[np.uint64]) -> None:
         hidden[np.unravel_index(int(score.argmax()), hidden.shape)] = True
 
 
-#: Strategies that need a count and a seed. A new one is a function and a line here.
-SAMPLERS: dict[str, Callable[[Grid, int, int], Bools]] = {
-    "random": random_mask,
-    "block": block_mask,
-    "grid": grid_mask,
+def block_order(grid: Grid, seed: int) -> NDArray[np.intp]:
+    """All patches along a curve that stays near itself (Morton's), begun anywhere."""
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    # On a square of 64 x 64; cells of any grid are spread over it.
+    y, x = rows * 64 // grid[0], columns * 64 // grid[1]
+    code = sum(((y >> bit & 1) << (2 * bit + 1)) | ((x >> bit & 1) << (2 * bit)) for bit in range(6))
+    return np.roll(np.argsort(code, kind="stable"), int(draws(seed, 1)[0] % np.uint64(rows.size)))
+
+
+class Sampler(NamedTuple):
+    """A strategy that needs a count and a seed.
+
+    Attributes:
+        mask: Of a grid, a count and a seed: ``[L] bool``, as many true as the count.
+        order: Of a grid and a seed: all patches in the order in which complementary masks hide them (``cover``).
+    """
+
+    mask: Callable[[Grid, int, int], Bools]
+    order: Callable[[Grid, int], NDArray[np.intp]]
+
+
+#: Strategies by their names.
+SAMPLERS = {
+    "random": Sampler(random_mask, random_order),
+    "block": Sampler(block_mask, block_order),
+    "grid": Sampler(grid_mask, grid_order),
 }
 
 #: Every strategy a request may name.
@@ -223,7 +250,7 @@ def sample_mask(strategy: str, grid: Grid, count: int, seed: int) -> Mask:
         MaskError: As ``check_sampling``.
     """
     check_sampling(strategy, grid, count, seed)
-    return Mask(grid, SAMPLERS[strategy](grid, count, seed))
+    return Mask(grid, SAMPLERS[strategy].mask(grid, count, seed))
 
 
 def check_sampling(strategy: str, grid: Grid, count: int, seed: int) -> None:

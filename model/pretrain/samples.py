@@ -178,5 +178,5 @@ def masks(samples: Sequence[Sample], recipe: Recipe, step: int) -> Bools:
     for row, place in enumerate(chosen.tolist()):
         if names[place] != "random":
             seed = int(keys[row]) & MAX_SEED
-            hidden[row] = SAMPLERS[names[place]](recipe.config.grid, hidden_number, seed)
+            hidden[row] = SAMPLERS[names[place]].mask(recipe.config.grid, hidden_number, seed)
     return hidden

@@ -30,7 +30,7 @@ def _strategy(row: np.ndarray, sample: Sample, recipe: Recipe) -> str:
     """Which strategy drew this mask; a mask of two strategies is counted for the first."""
     seed = int(sample.key ^ np.uint64(0x5DEECE66D)) & MAX_SEED
     for name in ("block", "grid"):
-        if (SAMPLERS[name](recipe.config.grid, int(row.sum()), seed) == row).all():
+        if (SAMPLERS[name].mask(recipe.config.grid, int(row.sum()), seed) == row).all():
             return name
     return "random"
 
