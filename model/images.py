@@ -26,6 +26,8 @@ Box = tuple[int, int, int, int]
 
 #: Formats opened at all, by Pillow's name; the file's bytes decide, never its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+#: What files of them end in, to tell pictures from others in a folder or an archive.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 #: Of text in a PNG's header, unpacked: a chunk may have 1 MB, and 63 of them fit into 64 KB. ``notes`` needs little.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
 MAX_PIXELS = 40_000_000  # width x height; about 8 bytes each while decoding

@@ -22,7 +22,6 @@ from model.network import MAE
 
 #: Photos that a target is measured on: four masks settle what differs by a factor of several.
 _PHOTOS = 4
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 #: A target is only named when the prediction explains a tenth of it.
 _CONVINCING = 0.9
 _HEAD_ONLY = "Only names and shapes were looked at, none of the numbers."
@@ -145,11 +144,15 @@ def _chosen(folder: Path) -> tuple[Path, ...]:
     """The first photos of a folder, by name."""
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     photos = [
-        file for file in inside if file.suffix.lower() in _SUFFIXES and file.is_file() and file.name[0] != "."
+        file
+        for file in inside
+        if file.suffix.lower() in images.SUFFIXES and file.is_file() and file.name[0] != "."
     ]
     if not photos:
         raise refuse(
-            f"{folder} is no folder with photos", f"Give one that holds {', '.join(_SUFFIXES)}.", "photos"
+            f"{folder} is no folder with photos",
+            f"Give one that holds {', '.join(images.SUFFIXES)}.",
+            "photos",
         )
     return tuple(photos[:_PHOTOS])
 

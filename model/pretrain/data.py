@@ -24,11 +24,9 @@ from torchvision.io import ImageReadMode, decode_image
 
 from model.checkpoints import files
 from model.errors import DataError, ImageError
-from model.images import Picture
+from model.images import SUFFIXES, Picture
 from model.pretrain.remote import fetch, is_address
 
-#: What is taken for a picture: the formats that are served too.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 #: How files of the programs begin that people compress tars with: gzip, bzip2, xz, Zstandard.
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 

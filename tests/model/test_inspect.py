@@ -172,7 +172,7 @@ def test_a_folder_without_photos_is_refused(
 def test_a_model_of_other_channels_is_measured_where_photos_have_them(
     tmp_path: Path, channels: int, says: str
 ) -> None:
-    (tmp_path / "a.png").write_bytes(encoded(np.full((64, 64, 3), 90, np.uint8)))
+    (tmp_path / "a.webp").write_bytes(encoded(np.full((64, 64, 3), 90, np.uint8), "WEBP"))
     torch.save({"model": MAE(replace(SIZES["debug"], channels=channels)).state_dict()}, tmp_path / "a.pth")
     report = inspect(tmp_path / "a.pth", Given(heads=2, decoder_heads=2), photos=tmp_path)
     assert says in " ".join((*report.notes, str(report.target_source)))
