@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from model import Options, Reconstructor, labels
 from server import openapi
 from server.answers import JSON, dump
-from server.inputs import Shape, read
+from server.inputs import Shape, check_encoding, read
 from server.limits import unless_gone
 from server.problems import BadRequestError
 from server.schemas import EmbedFields, NoFields
@@ -145,6 +145,7 @@ def _add_inspect(router: APIRouter, service: Service) -> None:
         The body is the beginning of a safetensors file: eight bytes that tell the length of its head, and the
         head. The weights stay where they are. Other files are looked at with `python -m model inspect FILE`.
         """
+        check_encoding(request)
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != OCTETS:
             raise BadRequestError(

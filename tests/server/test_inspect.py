@@ -68,6 +68,9 @@ def test_a_head_too_large_for_any_model_is_not_read(client: TestClient) -> None:
 
 def test_other_bodies_and_wrong_queries_are_refused(client: TestClient, head: bytes) -> None:
     assert "octet-stream" in problem_of(client.post("/v1/inspect", json={}), 415)["detail"]
+    packed = {"content-type": "application/octet-stream", "content-encoding": "gzip"}
+    refused = client.post("/v1/inspect", content=head, headers=packed)
+    assert problem_of(refused, 415)["errors"][0]["field"] == "Content-Encoding"
     assert problem_of(send(client, head, name="x" * 201), 422)["errors"][0]["field"] == "name"
     assert problem_of(send(client, head, size="-1"), 422)["errors"][0]["field"] == "size"
 
