@@ -36,7 +36,7 @@ from model.pretrain.muon import Muon, orthogonalise
 from model.pretrain.pace import Pace
 from model.pretrain.recipe import Adversarial, Recipe, load_recipe
 from model.pretrain.resume import MAY_CHANGE, Training
-from model.pretrain.samples import Sample, Sampler
+from model.pretrain.samples import Sample, Sampler, stand_ins
 from model.pretrain.watch import Progress
 from model.pretrain.world import ALONE
 from model.reconstruct import load
@@ -150,6 +150,18 @@ def test_a_crop_is_the_same_alone_and_in_a_batch() -> None:
 def test_crops_are_for_ever_the_same() -> None:
     boxes = crop_boxes(np.array([1, 2**63], dtype=np.uint64), [213, 213], [221, 221], (0.2, 1.0))
     assert np.stack(boxes).T.tolist() == [[5, 33, 201, 187, 1], [13, 30, 138, 180, 0]]
+
+
+def test_samples_and_their_stand_ins_are_for_ever_the_same(folder: Path) -> None:
+    """Golden: a change here makes a resumed run another one."""
+    sampler = Sampler(Photos.open([folder]), toy(seed=3, crops=2))
+    first = sampler.epoch(1)[:3]
+    assert [(sample.number, int(sample.key)) for sample in first] == [
+        (10, 286526029346534613),
+        (10, 4931557590743174690),
+        (6, 2947389400710306305),
+    ]
+    assert stand_ins(first[1], 12)[:4] == [10, 3, 0, 6]
 
 
 def test_a_crop_that_fits_nowhere_falls_back_to_the_centre_square() -> None:
@@ -474,6 +486,34 @@ def test_a_run_in_a_thread_listens_to_no_signal(folder: Path, tmp_path: Path) ->
         left = thread.submit(pretrain, toy(steps=1), [folder], tmp_path, device="cpu").result()
     assert left is not None
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_leaves_the_running_average_of_its_weights_which_follows_quickly_at_first(
+    folder: Path, tmp_path: Path
+) -> None:
+    after: list[torch.Tensor] = []
+
+    def remember(_: Progress, network: MAE) -> None:
+        after.append(network.cls_token.detach().clone())
+
+    photos, cpu, first = Photos.open([folder]), torch.device("cpu"), tmp_path / "first.safetensors"
+    store.write(first, MAE(toy().config), name="first", card={})
+    init = beginning.read(first, toy())
+    run(toy(steps=4), photos, tmp_path / "plain", device=cpu, init=init, report=remember)
+    averaged = run(toy(steps=4, ema=0.25), photos, tmp_path / "averaged", device=cpu, init=init)
+    expected = weights(first)["cls_token"]
+    for kept, learned in zip((1 / 10, 2 / 11, 0.25, 0.25), after, strict=True):
+        expected = kept * expected + (1 - kept) * learned
+    torch.testing.assert_close(averaged.result.cls_token.detach(), expected)
+    assert not torch.equal(expected, after[-1])
+
+
+def test_each_optimiser_follows_the_schedule_from_its_own_rate(folder: Path, tmp_path: Path) -> None:
+    recipe = toy(steps=3, lr=1e-3, muon_lr=2e-2)
+    training = run(recipe, Photos.open([folder]), tmp_path, device=torch.device("cpu"))
+    scale = learning_rate(training.recipe, 2)
+    adamw, muon = (optimiser.param_groups[0]["lr"] for optimiser in training.optimisers)
+    assert (adamw, muon) == pytest.approx((1e-3 * scale, 2e-2 * scale))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
