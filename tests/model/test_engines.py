@@ -57,7 +57,7 @@ def test_openvino_predicts_what_torch_predicts_on_any_grid(
     fast = OpenVINOEngine(debug_network.config, arrays(debug_network))
     given = inputs(grid, 3, ratio)
     expected = TorchEngine(debug_network, "cpu").run(*given, positions)
-    assert np.abs(fast.run(*given, positions) - expected).max() < LIMITS["float32"] * np.abs(expected).max()
+    assert np.abs(fast.run(*given, positions) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_openvino_encodes_what_torch_encodes(debug_network: MAE) -> None:
@@ -167,7 +167,7 @@ def test_a_signal_is_heard_after_engines_came_and_went(debug_file: Path, tmp_pat
 def test_a_proof_beside_the_weights_is_found(debug_file: Path, tmp_path: Path) -> None:
     place, error = prove(debug_file)
     assert place == debug_file.with_name("debug.proof.npz")
-    assert 0 < error < LIMITS["float32"]
+    assert 0 < error < 1e-5
     open_weights(debug_file, "cpu", proofs=tmp_path / "empty")
     assert not (tmp_path / "empty").exists(), "nothing had to be made"
 
@@ -235,7 +235,7 @@ def test_torch_computes_in_the_precision_it_states(debug_network: MAE, has: HasB
         for precision in ("auto", "float32", "bfloat16")
     )
     assert np.array_equal(exact, same)
-    assert 1e-4 < np.abs(rounded - exact).max() / np.abs(exact).max() < LIMITS["bfloat16"]
+    assert 1e-4 < np.abs(rounded - exact).max() / np.abs(exact).max() < 2e-2
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu", "mps"])

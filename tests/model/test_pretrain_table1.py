@@ -116,6 +116,14 @@ def test_the_loss_can_be_taken_on_all_patches() -> None:
     assert float(on_hidden.detach()) == pytest.approx(float(error[hidden].mean().detach()), rel=1e-5)
 
 
+def test_a_recipe_says_on_which_patches_the_loss_is_taken(folder: Path, tmp_path: Path) -> None:
+    hidden, everywhere = (tmp_path / name for name in ("hidden", "all"))
+    pretrain(toy(steps=1), [folder], hidden, device="cpu")
+    pretrain(toy(steps=1, loss_on="all"), [folder], everywhere, device="cpu")
+    # The same weights, photos and masks: the loss of the first step tells what was counted.
+    assert log(hidden)[0]["loss"] != log(everywhere)[0]["loss"]
+
+
 def test_principal_components_explain_most_of_a_patch(folder: Path) -> None:
     recipe, photos = toy(target="pca"), Photos.open([folder])
     network = MAE(recipe.config)

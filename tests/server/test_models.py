@@ -53,10 +53,12 @@ class Folder:
         engine.gate.set()
         return cast(Reconstructor, engine)
 
-    def app(self, *names: str, **settings: Any) -> FastAPI:
+    def app(self, *names: str, room: int = 2, **settings: Any) -> FastAPI:
         for name in names:
             (self.path / name).write_bytes(b"x")
-        models = Models([Source(name, self.path / name) for name in names], self.load, max_bytes=9 * MIB)
+        models = Models(
+            [Source(name, self.path / name) for name in names], self.load, max_bytes=(4 * room + 1) * MIB
+        )
         self.gate.set()
         models.load_default()
         self.entered.clear()
@@ -138,12 +140,18 @@ def test_who_waits_too_long_for_a_model_is_told_to_come_back(folder: Folder) -> 
 
 
 def test_the_least_recently_used_model_goes_and_the_default_stays(folder: Folder) -> None:
-    with running(folder.app("small", "large", "medium")) as client:  # room for two
-        for name in ("large", "medium", "small", "medium", "large"):
+    with running(folder.app("small", "large", "medium", "other", room=3)) as client:
+        for name in (
+            "large",
+            "medium",
+            "large",
+            "other",
+            "large",
+        ):  # large came first, medium was used before it
             assert model_of(post(client, model=name)) == name[0]
         loaded = [each["name"] for each in client.get("/v1/models").json()["models"] if each["loaded"]]
-    assert folder.read == ["small", "large", "medium", "large"]
-    assert loaded == ["small", "large"]
+    assert folder.read == ["small", "large", "medium", "other"]
+    assert loaded == ["small", "large", "other"]
 
 
 def test_a_model_that_cannot_be_used_is_refused_and_not_read_again_and_again(folder: Folder) -> None:
