@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from itertools import islice, pairwise
@@ -458,6 +459,15 @@ def test_a_run_goes_on_with_its_own_photos_wherever_they_lie(folder: Path, tmp_p
         pretrain(toy(steps=4), [moved], tmp_path / "run", resumed=True, device="cpu")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: what a shell starts behind its back ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_stops_the_run_and_afterwards_does_what_it_did_before(folder: Path, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
