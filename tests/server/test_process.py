@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,22 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 120  # seconds on a quiet machine, many on a loaded one
 
 
-def start(tmp_path: Path, **settings: Any) -> subprocess.Popen[str]:
-    """Start the service without its page, which is what takes long."""
+@contextmanager
+def start(tmp_path: Path, **settings: Any) -> Iterator["subprocess.Popen[str]"]:
+    """Start the service without its page, which is what takes long; at the end it is killed, if it still runs."""
     chosen = {"UNMASK_PAGE": "false", "UNMASK_PORT": "0", "TMPDIR": str(tmp_path)} | settings
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "server"],
         cwd=ROOT,
         env={**os.environ, **{name: str(value) for name, value in chosen.items()}},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def failure(tmp_path: Path, **settings: Any) -> str:
@@ -74,24 +81,22 @@ def test_it_says_when_it_is_ready_and_finishes_what_runs_when_asked_to_stop(
 @pytest.mark.skipif(
     not Path("/proc/self/maps").exists(), reason="reads what a process has loaded as Linux tells it"
 )
-def test_a_weight_file_s_head_is_read_by_another_process_which_ends_with_the_service(
-    tmp_path: Path, debug_weights: Path
-) -> None:
-    data = debug_weights.read_bytes()
+def test_a_weight_file_s_head_is_read_by_another_process_which_ends_with_the_service(tmp_path: Path) -> None:
+    weights = ROOT / "weights" / "mini.safetensors"  # whose proof lies beside it: the service needs no torch
+    data = weights.read_bytes()
     head = data[: 8 + int.from_bytes(data[:8], "little")]
-    with start(tmp_path, UNMASK_MODELS=debug_weights) as process:
+    kind = {"Content-Type": "application/octet-stream"}
+    with start(tmp_path, UNMASK_MODELS=weights) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip().rpartition(" ")[2] + "/v1/inspect"
-        kind = {"Content-Type": "application/octet-stream"}
         assert httpx.post(url, content=head, headers=kind, timeout=START_S).status_code == 200
-        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        assert "libtorch" not in maps(process.pid)
         [reader] = [child for child in children(process.pid) if "libtorch" in maps(child)]
         os.kill(reader, signal.SIGKILL)  # as the system does where memory ends
         refused = httpx.post(url, content=head, headers=kind, timeout=START_S)
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         assert httpx.post(url, content=head, headers=kind, timeout=START_S).status_code == 200
         [reader] = [child for child in children(process.pid) if "libtorch" in maps(child)]
-        process.kill()
     until = time.monotonic() + 10
     while maps(reader):
         assert time.monotonic() < until, "the reader outlives its service"
