@@ -7,10 +7,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Playwright, ViewportSize, sync_playwright
 
 from tests.conftest import started_server
 from tests.e2e.explore_page import ExplorePage
@@ -26,23 +27,36 @@ OpenPage = Callable[..., ExplorePage]
 
 # One a file, not one for the session: Playwright keeps a loop running, and other tests want to start their own.
 @pytest.fixture(scope="module")
-def browser(browser_path: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser_path, args=list(ARGUMENTS))
-        yield chromium
-        chromium.close()
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
-def warm(browser: Browser) -> Iterator[BrowserContext]:
-    """A context whose cache is filled by the first page: loading Gradio anew takes most of a test's time."""
-    context = browser.new_context(locale="en-GB", accept_downloads=True)
+def browser(playwright: Playwright, browser_path: str) -> Iterator[Browser]:
+    """For contexts of its own, whose caches are empty."""
+    chromium = playwright.chromium.launch(executable_path=browser_path, args=list(ARGUMENTS))
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("profile")
+
+
+@pytest.fixture(scope="module")
+def warm(playwright: Playwright, browser_path: str, profile: Path) -> Iterator[BrowserContext]:
+    """A visitor who was here before: on disk lies Gradio, compiled, and loading it takes most of a test's time."""
+    context = playwright.chromium.launch_persistent_context(
+        profile, executable_path=browser_path, args=list(ARGUMENTS), locale="en-GB", accept_downloads=True
+    )
     yield context
     context.close()
 
 
 @pytest.fixture
-def new_page(browser: Browser, warm: BrowserContext, server_url: str) -> Iterator[OpenPage]:
+def new_page(request: pytest.FixtureRequest, server_url: str) -> Iterator[OpenPage]:
     """Makes a page that is not opened yet: new_page(size=..., scheme=..., touch=..., locale=..., url=..., cold=...)."""
     pages: list[ExplorePage] = []
     with ExitStack() as stack:
@@ -57,12 +71,14 @@ def new_page(browser: Browser, warm: BrowserContext, server_url: str) -> Iterato
             url: str = server_url,
         ) -> ExplorePage:
             viewport: ViewportSize = {"width": size[0], "height": size[1]}
-            context = warm
             if touch or cold or locale:
-                context = browser.new_context(
+                browser: Browser = request.getfixturevalue("browser")
+                context: BrowserContext = browser.new_context(
                     viewport=viewport, has_touch=touch, is_mobile=touch, locale=locale or "en-GB"
                 )
                 stack.callback(context.close)
+            else:
+                context = request.getfixturevalue("warm")
             page = context.new_page()
             page.set_viewport_size(viewport)
             page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
