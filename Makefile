@@ -14,7 +14,8 @@ WEIGHTS = weights/mini.safetensors
 IMAGE = unmask
 TEST = data/imagenette-val-00000.tar
 MINUTES = 10
-# Tests of one file stay together: they share a server and a browser.
+# Tests of one file stay together: they share a server and a browser. Threads of several that wait for each other by
+# spinning made one of 18 s take 105.
 SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile
 
 UV_VERSION := 0.13.9
@@ -37,7 +38,7 @@ serve-cluster: .venv-cluster/.installed ## the same on Ray Serve, two model repl
 	@exec env UNMASK_HOST='$(HOST)' UNMASK_PORT='$(PORT)' .venv-cluster/bin/python -m server cluster
 
 test: $(ENV) browser check ## everything that guards a change: check, then all tests, the page in a browser included
-	$(PY) -m pytest $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(ENV) ## the tests to run while working: no browser, nothing slow
 	$(PY) -m pytest -m 'not slow and not e2e'
