@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -131,8 +132,9 @@ def others(environment: Path, weights: Path | None) -> list[Peer]:
     """The peers, installed now."""
     python = environment / "bin" / "python"
     if not python.exists():
-        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(environment)], check=True)
-        install = ["uv", "pip", "install", "--quiet", "--python", str(python), *PEERS]
+        uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")  # where `make setup` puts it
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(environment)], check=True)
+        install = [uv, "pip", "install", "--quiet", "--python", str(python), *PEERS]
         subprocess.run(install, check=True)
         here = sysconfig.get_paths(vars={"base": str(environment), "platbase": str(environment)})["purelib"]
         # Behind its own packages, so that each server gets the versions it asks for, and all get our model.
