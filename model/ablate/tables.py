@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from model.errors import RecipeError
-from model.pretrain.recipe import Recipe
+from model.pretrain.recipe import KEYS
 
 #: What of the labels a table may ask for.
 MEASURES = ("linear", "finetune")
@@ -151,10 +151,9 @@ def load(name_or_path: str) -> Table:
         table = Table(name=path.stem, measure=measure, rows=rows, claims=claims, **values)
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise _bad("table", f"{path.name} is no table of rows: {error}") from error
-    recipe_keys = [entry.name for entry in fields(Recipe)]
     for kind, given, known in (
         ("measure", measure, MEASURES),
-        ("recipe", [key for row in rows for key in row.recipe], recipe_keys),
+        ("recipe", [key for row in rows for key in row.recipe], sorted(KEYS)),
         ("paper", [figure for row in rows for figure in row.paper], FIGURES),
         ("figure", [figure for claim in claims for figure in claim.figures], FIGURES),
         ("claim's row", [name for claim in claims for name in claim.rows], [row.name for row in rows]),

@@ -274,6 +274,10 @@ class Recipe:
         return asdict(self)
 
 
+#: What a recipe's file may hold.
+KEYS = frozenset(entry.name for entry in fields(Recipe)) | {"base_lr"}
+
+
 def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     """Read a recipe by file or by name, with command-line changes on top.
 
@@ -293,9 +297,8 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     if "size" in changes:  # with all that belongs to it
         values.pop("network", None)
     values |= changes
-    known_keys = {entry.name for entry in fields(Recipe)} | {"base_lr"}
-    if unknown := sorted(set(values) - known_keys):
-        raise _bad(unknown[0], f"unknown key in {name_or_path}; known are {', '.join(sorted(known_keys))}")
+    if unknown := sorted(set(values) - KEYS):
+        raise _bad(unknown[0], f"unknown key in {name_or_path}; known are {', '.join(sorted(KEYS))}")
     for key in ("crop_scale", "betas", "mask_ratio"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])

@@ -104,6 +104,13 @@ def test_a_misspelt_key_or_name_in_a_table_is_refused(written: str, wrong: str, 
         tables.load(str(tmp_path / "t.toml"))
 
 
+def test_a_row_may_change_all_that_a_recipes_file_may_hold(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text(
+        'title = "t"\nmeasure = []\n[[row]]\nname = "a"\nrecipe = { base_lr = 1e-3, crops = 2 }\n'
+    )
+    assert tables.load(str(tmp_path / "t.toml")).rows[0].recipe == {"base_lr": 1e-3, "crops": 2}
+
+
 def test_a_measure_that_is_not_known_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text('title = "t"\nmeasure = ["linaer"]\n[[row]]\nname = "a"\n')
     with pytest.raises(RecipeError, match="linaer"):
