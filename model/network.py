@@ -293,7 +293,7 @@ def in_decoder(name: str) -> bool:
 
 
 def sees_images(name: str) -> bool:
-    """Whether the weight of this name has a part in the features of whole images: the encoder's, but its mask token."""
+    """Whether a weight or part of this name serves features of whole images: the encoder's but its mask token."""
     return not in_decoder(name) and name != "encoder_mask_token"
 
 

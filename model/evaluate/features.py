@@ -38,8 +38,6 @@ PART = 1024
 _BATCH = 32
 #: Shares of red, green and blue in a grey, as Pillow takes them.
 _BRIGHTNESS = (0.299, 0.587, 0.114)
-#: What an encoder is made of; all else of an MAE is decoder, target or mask token.
-_ENCODER = {"patch_embed", "cls_token", "pos_embed", "blocks", "norm", "image_mean", "image_std"}
 
 
 class Encoder(nn.Module):
@@ -54,8 +52,8 @@ class Encoder(nn.Module):
     def __init__(self, network: MAE, name: str = "", digest: str = "") -> None:
         super().__init__()
         for kind in (network._modules, network._parameters, network._buffers):
-            for name_of_part in set(kind) - _ENCODER:
-                delattr(network, name_of_part)
+            for part in [name for name in kind if not sees_images(name)]:
+                delattr(network, part)
         self.network = network
         self.config = network.config
         self.name = name

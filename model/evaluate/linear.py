@@ -210,10 +210,7 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
                     [pool.submit(load, int(n)) for n in parts[place + 1]] if place + 1 < len(parts) else []
                 )
                 images = torch.stack([future.result() for future in loaded]).to(task.device)
-                with (
-                    torch.no_grad(),
-                    autocast(task.device),
-                ):
+                with torch.no_grad(), autocast(task.device):
                     features = pooled(encoder(images.float() / 255))
                 yield features.float(), torch.from_numpy(task.train.labels[part]).to(task.device)
 

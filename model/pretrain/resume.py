@@ -233,10 +233,11 @@ def restore(folder: Path, training: Training) -> None:
 def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> None:
     """Refuse a state of another network, recipe or photos."""
     saved, wanted = state["recipe"], training.recipe.to_dict()
+    before = Recipe(name="", steps=1).to_dict() | saved  # a state is older than some settings
     for key in sorted(wanted.keys() - MAY_CHANGE):
-        if saved.get(key, getattr(Recipe(name="", steps=1), key)) != wanted[key]:
+        if before[key] != wanted[key]:
             raise CheckpointError(
-                f"The run in {folder} has {key} = {saved.get(key)!r}, the recipe says {wanted[key]!r}.",
+                f"The run in {folder} has {key} = {before[key]!r}, the recipe says {wanted[key]!r}.",
                 code="resume-recipe",
                 hint="Resume with the recipe it was started with, or start anew in another folder.",
             )
