@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -91,7 +92,7 @@ def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
     os.chdir(empty)
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=partial(Protocol, refused=service.metrics.count_refused),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from starlette.types import Scope
 
 from server.logs import Seen
-from server.problems import SCOPE_KEY
+from server.problems import SCOPE_KEY, ServiceError
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -59,6 +59,11 @@ class Metrics:
         self.request.labels(route, seen.surface).observe(seen.seconds)
         if reason := seen.scope.get(SCOPE_KEY):
             self.rejects.labels(reason, route, seen.surface).inc()
+
+    def count_refused(self, refusal: ServiceError) -> None:
+        """Count what was refused before it was a request: it has no method, no route and no time of its own."""
+        self.requests.labels("none", str(refusal.status), "none", "api").inc()
+        self.rejects.labels(refusal.code, "none", "api").inc()
 
     def _seconds(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
         return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)

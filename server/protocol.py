@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
@@ -22,10 +23,18 @@ REST_S = 60.0  # in which the rest of a body must have, whose request is answere
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. Time without a request is uvicorn's to bound, after the first."""
+    """One connection. Time without a request is uvicorn's to bound, after the first.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    Args:
+        arguments: uvicorn's, as are `options`.
+        refused: Told of every refusal, which no middleware sees.
+    """
+
+    def __init__(
+        self, *arguments: Any, refused: Callable[[problems.ServiceError], None], **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
+        self._refused = refused
         self._refusal: problems.BadRequestError | None = None
         self._arrived = 0  # bytes since the parser last came further: of a head, or of what may follow a body
         self._in_body = False
@@ -94,6 +103,7 @@ class Protocol(HttpToolsProtocol):
             token = correlation_id.set(identity := uuid4().hex)
             answer = problems.from_error(refusal)
             logger.info("no request", status=refusal.status, code=refusal.code)
+            self._refused(refusal)
             answer.headers["Connection"] = "close"
             answer.headers["X-Request-ID"] = identity
             head = b"".join(b"%b: %b\r\n" % pair for pair in answer.raw_headers)

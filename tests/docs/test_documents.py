@@ -57,14 +57,17 @@ class Block:
 
 
 def blocks(*kinds: str) -> list[object]:
-    """Return the blocks of these kinds as test parameters, named by place."""
+    """Return the blocks of these kinds as test parameters, named by place; of those that do the same, the first."""
     found: list[object] = []
+    known: list[object] = []
     for path in DOCUMENTS:
         text = path.read_text()
         for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
             line = text.count("\n", 0, match.start()) + 1
             block = Block(str(path.relative_to(ROOT)), line, match[1], match[2])
-            if block.kind in kinds:
+            does = block.commands if block.kind != "python" else block.text
+            if block.kind in kinds and does not in known:
+                known.append(does)
                 found.append(pytest.param(block, id=f"{block.document}:{line}"))
     return found
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Playwright, ViewportSize, sync_playwright
 
 from tests.conftest import started_server
-from tests.e2e.explore_page import ExplorePage
+from tests.e2e.explore_page import RECORD_FORMS, ExplorePage
 
 ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -47,10 +47,14 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def warm(playwright: Playwright, browser_path: str, profile: Path) -> Iterator[BrowserContext]:
-    """A visitor who was here before: on disk lies Gradio, compiled, and loading it takes most of a test's time."""
+    """A visitor who was here before: loading Gradio takes most of a test's time, and here it lies compiled.
+
+    On disk; and in the memory of the one tab that a file's tests use one after the other.
+    """
     context = playwright.chromium.launch_persistent_context(
         profile, executable_path=browser_path, args=list(ARGUMENTS), locale="en-GB", accept_downloads=True
     )
+    context.add_init_script(RECORD_FORMS)
     yield context
     context.close()
 
@@ -76,15 +80,21 @@ def new_page(request: pytest.FixtureRequest, server_url: str) -> Iterator[OpenPa
                 context: BrowserContext = browser.new_context(
                     viewport=viewport, has_touch=touch, is_mobile=touch, locale=locale or "en-GB"
                 )
+                context.add_init_script(RECORD_FORMS)
                 stack.callback(context.close)
+                page = context.new_page()
             else:
                 context = request.getfixturevalue("warm")
-            page = context.new_page()
+                used = [explore.page for explore in pages]
+                page = next((page for page in context.pages if page not in used), None) or context.new_page()
             page.set_viewport_size(viewport)
-            page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-            stack.callback(page.close)
-            stack.callback(page.evaluate, "localStorage.clear()")
+            page.emulate_media(
+                color_scheme="dark" if scheme == "dark" else "light",
+                reduced_motion="null",
+                forced_colors="null",
+            )
             pages.append(ExplorePage(page, url + "/"))
+            stack.callback(pages[-1].leave)
             return pages[-1]
 
         yield make

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Locator, Page, Request
+from playwright.sync_api import ConsoleMessage, Error, Locator, Page, Request
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 
@@ -38,10 +38,20 @@ class ExplorePage:
         self.problems: list[str] = []
         self.expected: tuple[str, ...] = ()
         self.requests: list[Request] = []
-        page.add_init_script(RECORD_FORMS)
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
-        page.on("request", self._request)
+        self.watched = {"console": self._console, "pageerror": self._script_error, "request": self._request}
+        for event, note in self.watched.items():
+            page.on(event, note)  # type: ignore[call-overload]
+
+    def leave(self) -> None:
+        """Leave the tab as it was found, for the next test."""
+        for event, note in self.watched.items():
+            self.page.remove_listener(event, note)
+        self.page.unroute_all(behavior="ignoreErrors")
+        self.page.evaluate("localStorage.clear()")
+        self.page.goto("about:blank")
+
+    def _script_error(self, error: Error) -> None:
+        self.problems.append(f"script error: {error}")
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error" and not any(part in message.text for part in self.expected):

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 
 from server import protocol
+from server.metrics import Metrics
 
 END = b"\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n"
@@ -19,9 +21,10 @@ Talk = Callable[..., Any]
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[int]:
+async def served(metrics: Metrics | None = None) -> AsyncIterator[int]:
     """The port of an application that answers without reading a body."""
-    config = uvicorn.Config(PlainTextResponse("here"), http=protocol.Protocol, log_config=None, port=0)
+    connection = partial(protocol.Protocol, refused=(metrics or Metrics()).count_refused)
+    config = uvicorn.Config(PlainTextResponse("here"), http=connection, log_config=None, port=0)  # type: ignore[arg-type]
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -30,11 +33,11 @@ async def served() -> AsyncIterator[int]:
     await server.shutdown()
 
 
-def told(*parts: bytes, pause_s: float = 0.02) -> bytes:
+def told(*parts: bytes, pause_s: float = 0.02, metrics: Metrics | None = None) -> bytes:
     """All that comes back for what is sent, until the connection is closed."""
 
     async def scene() -> bytes:
-        async with served() as port:
+        async with served(metrics) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             answer = asyncio.ensure_future(reader.read())
             try:
@@ -71,6 +74,14 @@ def refusal(answer: bytes) -> tuple[int, str]:
 )
 def test_a_head_that_is_too_large_is_refused(parts: list[bytes]) -> None:
     assert refusal(told(*parts)) == (431, "head-too-large")
+
+
+def test_a_refusal_before_there_is_a_request_is_counted() -> None:
+    metrics = Metrics()
+    told(b"nonsense" + END, metrics=metrics)
+    exposed = metrics.expose().decode()
+    assert 'unmask_requests_total{method="none",route="none",status="400",surface="api"} 1.0' in exposed
+    assert 'unmask_rejects_total{reason="no-request",route="none",surface="api"} 1.0' in exposed
 
 
 def test_what_may_follow_a_body_is_bounded_too() -> None:
