@@ -18,7 +18,8 @@ from model import scores, views
 from model.checkpoints.store import Checkpoint
 from model.config import MAEConfig
 from model.cover import Merged
-from model.errors import ImageError, MaskError
+from model.errors import ImageError, MaskError, first_line
+from model.export import normalised
 from model.masking import Grid, Mask
 from model.options import Options
 from model.placement import MAX_CELLS, MIN_CELLS
@@ -57,10 +58,10 @@ def read(path: Path) -> Array:
         ImageError: It cannot be read, or holds Python objects, which would have to be run.
     """
     try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array: Array = np.lib.format.open_memmap(path, mode="r")  # refuses objects and archives
+    except (OSError, ValueError) as error:
         raise ImageError(
-            f"{path} is no readable array ({str(error).splitlines()[0][:120] if str(error) else 'empty'}).",
+            f"{path} is no readable array ({first_line(error)}).",
             code="array-unreadable",
             hint="Write it with numpy.save, numbers only.",
         ) from error
@@ -169,12 +170,9 @@ def _check(array: Array, config: MAEConfig) -> Grid:
 
 def _in_units(array: Array, config: MAEConfig) -> Floats:
     """In the network's units."""
-    values = array.astype(np.float32)
     if array.dtype != np.uint8:
-        return values
-    mean, std = (np.array(of, dtype=np.float32) for of in (config.image_mean, config.image_std))
-    result: Floats = (values / np.float32(255) - mean) / std
-    return result
+        return array.astype(np.float32)
+    return normalised(array.view(np.uint8), config.image_mean, config.image_std)
 
 
 def _as_given(values: Floats, array: Array, config: MAEConfig) -> Array:

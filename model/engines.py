@@ -21,6 +21,7 @@ from model.config import MAEConfig
 from model.errors import CheckpointError
 from model.export import normalised
 from model.positions import Grid, sincos_table
+from model.recent import Recent
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +178,9 @@ class OpenVINOEngine:
             core.compile_model(build(config, weights), "CPU", settings).create_infer_request()
             for build in (graph.encoder, graph.decoder)
         ]
-        self._tables, self._formula = _tables(config, weights)
+        self._own, self._formula = _tables(config, weights)
+        # For pictures of one shape come in rows.
+        self._others: Recent[Floats] = Recent(8)
         self._lock = threading.Lock()  # a request is one set of buffers
 
     def handles(self, grid: Grid) -> bool:
@@ -222,27 +225,21 @@ class OpenVINOEngine:
         return pixels.shape[1] // side, pixels.shape[2] // side
 
     def _table(self, name: str, grid: Grid) -> Floats:
-        """``[1, 1 + L, width]``; the last few other grids are kept, for pictures of one shape come in rows."""
-        if (name, grid) not in self._tables:
-            if len(self._tables) > 8:
-                self._tables = {
-                    key: table for key, table in self._tables.items() if key[1] == self._config.grid
-                }
-            width = getattr(self._config, _TABLES[name])
-            self._tables[name, grid] = sincos_table(*grid, width, self._config.grid)
-        return self._tables[name, grid]
+        """``[1, 1 + L, width]``."""
+        if grid == self._config.grid:
+            return self._own[name]
+        width = getattr(self._config, _TABLES[name])
+        return self._others.get((name, grid), lambda: sincos_table(*grid, width, self._config.grid))
 
 
-def _tables(
-    config: MAEConfig, weights: Mapping[str, NDArray[Any]]
-) -> tuple[dict[tuple[str, Grid], Floats], bool]:
+def _tables(config: MAEConfig, weights: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Floats], bool]:
     """Position tables of the model's own grid, and whether they are those of the formula."""
     tables, formula = {}, True
     for name, width in _TABLES.items():
         own = sincos_table(*config.grid, getattr(config, width))
         stored = weights.get(name, own).astype(np.float32)
         formula = formula and bool(np.allclose(stored, own, rtol=0, atol=1e-5))
-        tables[name, config.grid] = stored
+        tables[name] = stored
     return tables, formula
 
 

@@ -2,9 +2,9 @@
 
     UnmaskError
     |- ImageError       the picture cannot be used (unreadable, too large, wrong shape)
-    |- MaskError        the mask cannot be made (strategy, ratio, count, seed, indices, drawing)
-    |- CheckpointError  the weight file cannot be trusted or used
-    |- RecipeError      a training recipe is wrong
+    |- MaskError        the mask cannot be made or shown (strategy, ratio, count, seed, indices, drawing, view)
+    |- CheckpointError  the weights cannot be trusted or used, or not on this device
+    |- RecipeError      a recipe is wrong
     `- DataError        training or evaluation photos are missing or broken
 
 Everything else that is raised is our own mistake and flies to the top.
@@ -19,9 +19,9 @@ class UnmaskError(Exception):
     """A mistake the caller can correct.
 
     Args:
-        message: What is wrong, naming the value and the limit.
+        message: What is wrong, naming the value and the limit; all of ``str(error)``.
         code: Stable slug for programs, e.g. ``mask-ratio``.
-        hint: What to do about it, one sentence.
+        hint: What to do about it, one sentence; whoever reports shows it beside the message.
         field: The option or request field at fault, if there is one.
     """
 
@@ -30,10 +30,6 @@ class UnmaskError(Exception):
         self.code = code
         self.hint = hint
         self.field = field
-
-    def __str__(self) -> str:
-        """The message alone; ``hint`` is shown beside it by whoever reports."""
-        return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled without its constructor, whose arguments differ: errors cross from process to process."""
@@ -45,20 +41,25 @@ def _restored(kind: type[UnmaskError], arguments: tuple[Any, ...]) -> UnmaskErro
 
 
 class ImageError(UnmaskError):
-    """Raised by ``model.images`` for a picture that cannot be read or used."""
+    """The picture cannot be used: unreadable, too large, of a wrong shape."""
 
 
 class MaskError(UnmaskError):
-    """Raised by ``model.masking`` for options that give no valid mask."""
+    """The options give no valid mask, or nothing that can be shown of it."""
 
 
 class CheckpointError(UnmaskError):
-    """Raised by ``model.checkpoints`` for a weight file that cannot be used."""
+    """The weights cannot be trusted, read or written, or not run on this device."""
 
 
 class RecipeError(UnmaskError):
-    """Raised by ``model.pretrain.recipe`` for a recipe that cannot be run."""
+    """A recipe, of training, evaluation or an ablation, cannot be run."""
 
 
 class DataError(UnmaskError):
-    """Raised where photos for training or evaluation are missing or broken."""
+    """Photos for training or evaluation are missing or broken."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's code says, in one line of at most 160 signs; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__

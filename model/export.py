@@ -134,7 +134,7 @@ def write_onnx(checkpoint: Checkpoint, out: Path) -> Path:
     network = checkpoint.network
     batch, visible = torch.export.Dim("batch"), torch.export.Dim("visible")
     case = _case(network, 2, "0.75")
-    image = normalise(case.pixels, network.config.image_mean, network.config.image_std)
+    image = as_input(case.pixels, network.config.image_mean, network.config.image_std)
     example = tuple(torch.from_numpy(array) for array in (image, case.ids_keep, case.ids_restore))
     program = torch.onnx.export(
         network,
@@ -156,8 +156,8 @@ def write_onnx(checkpoint: Checkpoint, out: Path) -> Path:
     return out
 
 
-def normalise(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
-    """``[B, H, W, C] uint8`` to ``[B, C, H, W]`` in a model's normalised units."""
+def as_input(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
+    """``[B, H, W, C] uint8`` to what the network takes: ``[B, C, H, W]`` in its normalised units."""
     return np.ascontiguousarray(normalised(pixels, mean, std).transpose(0, 3, 1, 2))
 
 
@@ -176,7 +176,7 @@ def _check_onnx(path: Path, checkpoint: Checkpoint) -> None:
     compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(pixels: NDArray[np.uint8], ids_keep: Ints, ids_restore: Ints) -> Floats:
-        image = normalise(pixels, config.image_mean, config.image_std)
+        image = as_input(pixels, config.image_mean, config.image_std)
         return np.array(compiled([image, ids_keep, ids_restore])[0])
 
     if (error := make_proof(checkpoint).error(run)) > LIMITS["float32"]:
@@ -204,7 +204,7 @@ def _case(network: MAE, batch: int, ratio: str) -> Case:
     order = np.argsort(hidden, axis=1, kind="stable").astype(np.int64)
     ids_keep = np.ascontiguousarray(order[:, : int((~hidden[0]).sum())])
     ids_restore = np.argsort(order, axis=1, kind="stable").astype(np.int64)
-    image = normalise(pixels, config.image_mean, config.image_std)
+    image = as_input(pixels, config.image_mean, config.image_std)
     with torch.inference_mode():
         pred = network(*(torch.from_numpy(array) for array in (image, ids_keep, ids_restore)))
     return Case(pixels, ids_keep, ids_restore, _kept(pred.float().numpy()))

@@ -26,7 +26,7 @@ from model.checkpoints import files, registry
 from model.checkpoints.files import FORMAT
 from model.config import MAEConfig
 from model.engines import ENGINES, PRECISIONS, Engine, OpenVINOEngine, TorchEngine
-from model.errors import CheckpointError
+from model.errors import CheckpointError, first_line
 from model.export import LIMITS, Proof, make_proof
 from model.positions import Grid
 
@@ -255,14 +255,14 @@ def _proved(
     try:
         engine = OpenVINOEngine(facts.config, weights, threads=threads, precision=precision)
     except (ImportError, RuntimeError) as error:  # openvino raises RuntimeError for whatever it cannot do
-        raise _Unproved(f"OpenVINO cannot be used ({str(error).splitlines()[0][:200]}).") from error
-    error_ = proof.error(engine.run)
-    if error_ > LIMITS[precision]:
+        raise _Unproved(f"OpenVINO cannot be used ({first_line(error)}).") from error
+    off = proof.error(engine.run)
+    if off > LIMITS[precision]:
         raise _Unproved(
-            f"OpenVINO is off torch by {error_:.1e} of the largest value with {facts.name}, more than the "
+            f"OpenVINO is off torch by {off:.1e} of the largest value with {facts.name}, more than the "
             f"{LIMITS[precision]:.0e} allowed in {precision}."
         )
-    return Loaded(facts, engine, error=error_, again=again)
+    return Loaded(facts, engine, error=off, again=again)
 
 
 def _ready(path: Path, proofs: Path | None) -> tuple[Facts, Weights, Proof] | None:

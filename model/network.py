@@ -61,7 +61,6 @@ class MAE(nn.Module):
     def __init__(self, config: MAEConfig) -> None:
         super().__init__()
         self.config = config
-        rows, columns = config.grid
         width, decoder_width = config.width, config.decoder_width
 
         decoder_norm = partial(nn.LayerNorm, eps=1e-5) if config.decoder == "patches" else _LayerNorm
@@ -103,15 +102,19 @@ class MAE(nn.Module):
         #: Forget what blocks computed and compute it again for the gradients: less memory, a third more time.
         self.recompute = False
 
-        # Fixed, but stored in public files: buffers, so that they are saved and never trained.
-        self.register_buffer("pos_embed", sincos_positions(rows, columns, width))
-        self.register_buffer("decoder_pos_embed", sincos_positions(rows, columns, decoder_width))
-        # Colours travel with the network but are no weights: kept out of the file.
-        self.register_buffer(
-            "image_mean", torch.tensor(config.image_mean).view(1, -1, 1, 1), persistent=False
-        )
-        self.register_buffer("image_std", torch.tensor(config.image_std).view(1, -1, 1, 1), persistent=False)
+        self.set_constants()
         self.init_weights()
+
+    def set_constants(self) -> None:
+        """Compute what the config decides and no training changes: positions and the colours' scale."""
+        config, grid = self.config, self.config.grid
+        # Fixed, but stored in public files: buffers, so that they are saved and never trained.
+        self.register_buffer("pos_embed", sincos_positions(*grid, config.width))
+        self.register_buffer("decoder_pos_embed", sincos_positions(*grid, config.decoder_width))
+        # Colours travel with the network but are no weights: kept out of the file.
+        for name in ("image_mean", "image_std"):
+            values = torch.tensor(getattr(config, name)).view(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights as the public code does: Xavier for every linear map, 0.02 for the tokens.

@@ -210,28 +210,30 @@ class Options:
     def _check_mask(self) -> None:
         for name in _LISTED:
             given = getattr(self, name) is not None
-            if given != (self.strategy == name):
-                what = (
-                    f"strategy {name!r} needs {name}"
-                    if not given
-                    else f"{name} is only read with strategy {name!r}"
-                )
+            if self.strategy == name and not given:
                 raise MaskError(
-                    f"{what}, and strategy is {self.strategy!r:.60}.",
+                    f"strategy {name!r} needs {name}, which is missing.",
                     code=f"mask-{name}",
-                    hint=f"Give {name} together with strategy={name}, or leave it out.",
+                    hint=f"Give {name}, or take a strategy that chooses by itself.",
+                    field=name,
+                )
+            if given and self.strategy != name:
+                raise MaskError(
+                    f"{name} is only read with strategy {name!r}, and strategy is {self.strategy!r:.60}.",
+                    code=f"mask-{name}",
+                    hint=f"Give strategy={name} too, or leave out {name}.",
                     field=name,
                 )
         listed = self.strategy in _LISTED
         for name in ("ratio", "hidden_count"):
-            if getattr(self, name) is not None and (
-                listed or (name == "ratio" and self.hidden_count is not None)
-            ):
-                why = (
-                    f"strategy {self.strategy!r} says itself what is hidden"
-                    if listed
-                    else "hidden_count is given too"
-                )
+            if getattr(self, name) is None:
+                continue
+            why = ""
+            if listed:
+                why = f"strategy {self.strategy!r} says itself what is hidden"
+            elif name == "ratio" and self.hidden_count is not None:
+                why = "hidden_count is given too"
+            if why:
                 raise MaskError(
                     f"{name} cannot be used here: {why}.",
                     code="mask-ratio" if name == "ratio" else "mask-count",

@@ -110,9 +110,9 @@ class Reconstructor:
         view = self.views[0] if options.view is None else options.view
         if view not in self.views:
             raise MaskError(
-                f"view is {view!r:.60}, and {self.name} has {', '.join(self.views)}.",
+                f"view is {view!r:.60}; {self.name} offers {', '.join(self.views)}.",
                 code="view",
-                hint="Leave out view, or choose one of these.",
+                hint="Leave out view, or give one of these.",
                 field="view",
             )
         options.check()

@@ -125,10 +125,9 @@ def interpolate(original: Floats, hidden: Bools) -> Floats:
     Only visible pixels that touch a hidden one, or the picture's edge, can be corners of a triangle over a hidden
     pixel; leaving out the rest makes it seven times faster.
     """
-    from scipy.interpolate import (
-        LinearNDInterpolator,
-        NearestNDInterpolator,
-    )  # a second of every start, if above
+    # A second of every start, if above.
+    from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+    from scipy.spatial import QhullError
 
     filled = original.copy()
     touching = cv2.dilate(np.pad(hidden, 1, constant_values=True).astype(np.uint8), np.ones((3, 3), np.uint8))
@@ -137,7 +136,7 @@ def interpolate(original: Floats, hidden: Bools) -> Floats:
     values = original[corners]
     try:
         linear = LinearNDInterpolator(seen, values)(wanted)
-    except Exception:  # noqa: BLE001 (qhull's own error type: points on one line have no triangles)
+    except QhullError:  # points on one line have no triangles
         linear = np.full((len(wanted), original.shape[-1]), np.nan)
     outside = np.isnan(linear[:, 0])
     if outside.any():

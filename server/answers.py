@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import Response
 
 from model import Reconstruction, labels
@@ -105,10 +106,9 @@ def mask_hash(hidden: Sequence[int], grid: Sequence[int]) -> str:
         hidden: Hidden patches, row by row from 0.
         grid: Rows, columns.
     """
-    bits = bytearray((grid[0] * grid[1] + 7) // 8)
-    for index in hidden:
-        bits[index >> 3] |= 0x80 >> (index & 7)
-    return hashlib.sha256(bits).hexdigest()[:16]
+    bits = np.zeros(grid[0] * grid[1], dtype=bool)
+    bits[list(hidden)] = True
+    return hashlib.sha256(np.packbits(bits).tobytes()).hexdigest()[:16]
 
 
 def etag(parts: Sequence[bytes], parameters: dict[str, Any]) -> str:

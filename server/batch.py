@@ -135,7 +135,11 @@ async def _collect(
 
 def _heads(fields: BatchFields, images: int) -> list[Head]:
     asked = [
-        {"strategy": variant.strategy, "ratio": variant.ratio, "seed": variant.seed}
+        {
+            "strategy": variant.strategy,
+            "ratio": None if variant.ratio is None else float(variant.ratio),
+            "seed": variant.seed,
+        }
         for variant in fields.variants()
     ]
     pairs = [(number, each) for number in range(images) for each in asked]
@@ -197,7 +201,8 @@ def _render(result: Reconstruction, *, head: Head, panels: tuple[str, ...], dige
 def _check_count(fields: BatchFields, images: int, limit: int) -> None:
     if (asked := fields.count * images) > limit:
         message = (
-            f"{images} pictures in {fields.count} ways are {asked} reconstructions; at most {limit} are made."
+            f"Pictures times ways to hide patches, {images} x {fields.count}, are {asked} reconstructions; at most "
+            f"{limit} are made."
         )
         hint = "Ask for fewer strategies, ratios, seeds or pictures, or send several requests."
         raise InvalidFieldsError([{"field": "images", "message": message, "hint": hint}])

@@ -46,12 +46,20 @@ class ReconstructAnswer(BaseModel):
     request_id: str | None = None
 
 
+class Asked(BaseModel):
+    """One of the combinations that a batch asks for."""
+
+    strategy: str
+    ratio: float | None
+    seed: int | None
+
+
 class BatchItem(BaseModel):
     """One reconstruction of a batch: the result, or the problem that stood in its way."""
 
     index: int = Field(description="Place in the batch, from 0: by picture, strategy, ratio, seed.")
     image: int = Field(description="Which picture of the request, from 0.")
-    asked: dict[str, Any] = Field(description="strategy, ratio and seed as asked.")
+    asked: Asked = Field(description="How its patches were to be hidden; null for what was not said.")
     result: "ReconstructAnswer | None" = None
     problem: "Problem | None" = None
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from model import EVERY_PANEL, STRATEGIES, Options
 from model.result import TRIPTYCH, check_panels
@@ -15,6 +23,7 @@ PICTURES = ("sheet", *EVERY_PANEL)
 
 # Whole numbers are bounded before they are parsed: nobody needs a seed of a thousand digits.
 MAX_DIGITS = 12
+_FLAG = TypeAdapter(bool)
 DECIMAL = "must be a decimal number such as 0.75"
 
 
@@ -24,6 +33,13 @@ def _text_to_int(value: object) -> object:
     if not digits.isascii() or not digits.isdigit() or len(text) > MAX_DIGITS:
         raise ValueError("must be a whole number")
     return int(text)
+
+
+def _text_to_flag(value: object) -> object:
+    try:
+        return _FLAG.validate_python(value)
+    except ValidationError:
+        raise ValueError("must be true or false") from None
 
 
 def _text_to_list(value: object) -> object:
@@ -63,6 +79,7 @@ def _known_picture(value: object) -> object:
 # Text whose meaning the model owns; only its length is bounded here.
 Word = Annotated[str, Field(max_length=64)]
 WholeNumber = Annotated[int, BeforeValidator(_text_to_int)]
+Flag = Annotated[bool, BeforeValidator(_text_to_flag)]
 Ratio = Annotated[
     str,
     BeforeValidator(_number_to_text),
@@ -120,11 +137,11 @@ class CommonFields(BaseModel):
         description="'both' as trained, or 'hidden_only': without decoder positions on visible patches. Both when "
         "omitted.",
     )
-    interpolation: bool = Field(
+    interpolation: Flag = Field(
         default=False,
         description="Also score linear interpolation of the visible pixels; false when omitted.",
     )
-    ssim: bool = Field(
+    ssim: Flag = Field(
         default=True,
         description="Also score structural similarity; false answers a live page 10 ms sooner. True when omitted.",
     )

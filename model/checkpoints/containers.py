@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,11 +18,18 @@ from safetensors import SafetensorError, safe_open
 
 from model.checkpoints import files
 from model.checkpoints.files import RawFile, refuse
-from model.errors import CheckpointError
+from model.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
     from torch import Tensor
 
+#: What ``torch.load`` raises on a file that is cut, damaged or something else.
+DAMAGED = (
+    pickle.UnpicklingError, struct.error, OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
+    TypeError,
+)  # fmt: skip
+#: Dicts inside dicts that are opened in search of weights; a pickle may hold itself.
+_DEEPEST = 8
 #: Where training programs put the weights inside what they save.
 _NESTED = ("model", "state_dict", "model_state_dict", "network", "module")
 #: And their running average: taken where nothing else is there.
@@ -135,6 +143,29 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+    from torch import Tensor
+
+    content = _unpickled(path)
+    if not isinstance(content, Mapping):
+        raise _without_tensors(path, content)
+    if "recipe" in content and "network" in content:
+        return _read_state(path, content)
+    weights, nested, averages = _weights_in(path, content, key)
+    tensors = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise _without_tensors(path, content)
+    arguments = content.get("args", {})
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    kept = {
+        "args": arguments if isinstance(arguments, dict) else {},
+        "unmask": content.get("unmask", {}),
+        "averages": averages,
+    }
+    return tensors, kept, nested
+
+
+def _unpickled(path: Path) -> object:
     import torch
 
     try:
@@ -148,25 +179,26 @@ def _read_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[s
                 *((_LeftOutDict, name) for name in _LEFT_OUT_DICTS),
             ]
         ):
-            content = torch.load(  # noqa: TID251 (the one reader of weight files; weights_only runs no code)
+            content: object = torch.load(  # noqa: TID251 (the one reader of weight files; weights_only runs no code)
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except (pickle.UnpicklingError, AttributeError, TypeError) as error:
         raise _pickled_object(path, str(error)) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+    except DAMAGED as error:
         raise refuse(
-            f"{path.name} is no readable weight file ({str(error).splitlines()[0][:160] if str(error) else 'empty'})",
+            f"{path.name} is no readable weight file ({first_line(error)})",
             "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
             "unreadable",
         ) from error
-    if isinstance(content, Mapping) and "recipe" in content and "network" in content:
-        return _read_state(path, content)
-    arguments = content.get("args", {}) if isinstance(content, Mapping) else {}
-    if isinstance(arguments, argparse.Namespace):
-        arguments = vars(arguments)
-    own = content.get("unmask", {}) if isinstance(content, Mapping) else {}
+    return content
+
+
+def _weights_in(
+    path: Path, content: Mapping[str, Any], key: str | None
+) -> tuple[Mapping[str, Any], bool, list[str]]:
+    """The innermost dict of weights, whether it lay inside another, and averages that were passed over."""
     weights, nested, averages = content, False, list[str]()
-    while isinstance(weights, Mapping):
+    for _ in range(_DEEPEST):
         inside = [at for at in (*_NESTED, *_AVERAGES) if isinstance(weights.get(at), Mapping)]
         if key and not nested:
             inside = [key] if isinstance(weights.get(key), Mapping) else []
@@ -175,29 +207,21 @@ def _read_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[s
         averages += [at for at in inside[1:] if at in _AVERAGES]
         weights, nested = weights[inside[0]], True
     if key and not nested:
-        held = (
-            ", ".join(str(at) for at, value in content.items() if isinstance(value, Mapping))
-            if isinstance(content, Mapping)
-            else ""
-        )
+        held = ", ".join(str(at) for at, value in content.items() if isinstance(value, Mapping))
         raise refuse(
             f"{path.name} holds no weights under {key!r}",
             f"It holds {held or 'nothing'} to choose from.",
             "layout",
         )
-    tensors = (
-        {str(key): value for key, value in weights.items() if isinstance(value, torch.Tensor)}
-        if isinstance(weights, Mapping)
-        else {}
+    return weights, nested, averages
+
+
+def _without_tensors(path: Path, content: object) -> CheckpointError:
+    return refuse(
+        f"{path.name} holds a {type(content).__name__} without named tensors",
+        "Give a file whose state dict lies bare or under 'model' or 'state_dict'.",
+        "layout",
     )
-    if not tensors:
-        raise refuse(
-            f"{path.name} holds a {type(content).__name__} without named tensors",
-            "Give a file whose state dict lies bare or under 'model' or 'state_dict'.",
-            "layout",
-        )
-    kept = {"args": arguments if isinstance(arguments, dict) else {}, "unmask": own, "averages": averages}
-    return tensors, kept, nested
 
 
 def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], bool]:

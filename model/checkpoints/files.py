@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
     from torch import Tensor
@@ -105,7 +105,7 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch wraps a failed write in a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__
-        why = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        why = cause.strerror if isinstance(cause, OSError) else first_line(error)
         raise refuse(
             f"{path} cannot be written ({why})", "Make room, or name another place.", "write"
         ) from error

@@ -18,7 +18,6 @@ from model.checkpoints.shapes import Given
 from model.config import PICTURE_TARGETS, SIZES, MAEConfig, Target
 from model.errors import CheckpointError
 from model.masking import hidden_count, sample_mask
-from model.network import MAE
 
 #: Photos that a target is measured on: four masks settle what differs by a factor of several.
 _PHOTOS = 4
@@ -265,7 +264,7 @@ def _measure(
     """Guess the target, of which a prediction explains more than predicting zero does; and say how it came out."""
     if config.channels not in (1, 3):
         return None, f"for photos do not have its {config.channels} channels"
-    network = MAE(config).eval()
+    network = store.unfilled(config).eval()
     store.fill(network, house, name)
     mask = sample_mask("random", config.grid, hidden_count("0.75", config.patches), 0)
     hidden = torch.from_numpy(mask.hidden)[None]

@@ -116,7 +116,7 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
             "target-unknown",
         )
     config, assumed = shapes.infer_config(raw, house, given, target)
-    network = MAE(config)
+    network = unfilled(config)
     grave = assumed + alarms(raw, house)
     notes = grave + doubts(layout) + check_config(raw, config) + fill(network, house, path.name)
     _warn(path, grave)
@@ -353,6 +353,13 @@ def skeleton(config: MAEConfig) -> MAE:
     """A network with names and shapes and no memory."""
     with torch.device("meta"):
         return MAE(config)
+
+
+def unfilled(config: MAEConfig) -> MAE:
+    """A network whose weights are yet to come, whatever they are until then: to draw them takes longer than to read."""
+    network = skeleton(config).to_empty(device="cpu")
+    network.set_constants()
+    return network
 
 
 def _some(names: list[str]) -> str:

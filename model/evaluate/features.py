@@ -99,7 +99,7 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
             code="channels",
             hint="Take an encoder of colours or of grey.",
         )
-    network = MAE(config)
+    network = store.unfilled(config)  # and its decoder stays so
     own = network.state_dict()
     for key, value in house.items():
         if sees_images(key) and key in own:

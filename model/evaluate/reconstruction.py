@@ -17,6 +17,7 @@ from model import views
 from model.errors import DataError, ImageError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
+from model.export import normalised
 from model.images import encode_png
 from model.options import Options
 from model.pretrain.data import Photos, places
@@ -149,7 +150,8 @@ def _chosen(photos: Photos, limit: int | None) -> list[int]:
 
 
 def _options(setting: Setting, view: str | None, number: int) -> Options:
-    return Options(strategy=setting.strategy, ratio=setting.ratio, seed=number, view=view)
+    # Similarity is scored once, here, beside that of the other sources.
+    return Options(strategy=setting.strategy, ratio=setting.ratio, seed=number, view=view, ssim=False)
 
 
 def _measure(
@@ -192,8 +194,7 @@ def _loss(reconstructor: Reconstructor, job: Job) -> float:
     pred = reconstructor.loaded.engine_for(mask.grid).run(
         pixels[None], mask.ids_keep[None], mask.ids_restore[None], job.options.positions
     )[0, :, : config.patch_values]
-    mean, std = (np.array(of, dtype=np.float32) for of in (config.image_mean, config.image_std))
-    image = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    image = normalised(pixels, config.image_mean, config.image_std)
     return norm_pixel_loss(image, pred, mask.hidden, config.patch_size)
 
 

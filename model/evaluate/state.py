@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from model.checkpoints.containers import DAMAGED
 from model.checkpoints.files import replacing
-from model.errors import CheckpointError, DataError
+from model.errors import CheckpointError, DataError, first_line
 
 
 def digest(*facts: Any) -> str:
@@ -82,9 +83,9 @@ class Keeper:
             # Our own file, but read as a stranger's: tensors and plain values only.
             read = torch.load(self.path, map_location="cpu", weights_only=True)  # noqa: TID251
             run, content = read["run"], read["content"]
-        except (OSError, RuntimeError, EOFError, KeyError) as error:
+        except DAMAGED as error:
             raise CheckpointError(
-                f"{self.path} cannot be read: {str(error).splitlines()[0]}",
+                f"{self.path} cannot be read: {first_line(error)}",
                 code="resume-damaged",
                 hint="Delete it to begin anew.",
             ) from error

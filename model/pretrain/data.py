@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from model.checkpoints import files
-from model.errors import DataError, ImageError
+from model.errors import DataError, ImageError, first_line
 from model.images import SUFFIXES, Picture
 from model.pretrain.remote import fetch, is_address
 
@@ -145,7 +145,7 @@ class Photos:
             return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
         except (RuntimeError, ValueError, ImageError) as error:
             raise DataError(
-                f"{entry.name} in {entry.path} cannot be decoded: {str(error).splitlines()[0]}",
+                f"{entry.name} in {entry.path} cannot be decoded: {first_line(error)}",
                 code="data-broken",
                 hint="Remove or replace this picture.",
                 field="data",

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import store
-from model.checkpoints.containers import lost_positions
+from model.checkpoints.containers import DAMAGED, lost_positions
 from model.checkpoints.files import replacing
-from model.errors import CheckpointError
+from model.errors import CheckpointError, first_line
 from model.network import MAE
 from model.pretrain import sharded
 from model.pretrain.adversarial import Adversary
@@ -262,9 +262,9 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         # Our own file, but read as a stranger's: tensors and plain values only.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except (OSError, RuntimeError, EOFError) as error:
+    except DAMAGED as error:
         raise CheckpointError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}",
+            f"{path} cannot be read: {first_line(error)}",
             code="resume-damaged",
             hint=f"Write the name of an older state of that folder into {pointer}.",
         ) from error

@@ -28,7 +28,7 @@ from model.checkpoints.convert import convert
 from model.config import SIZES, MAEConfig
 from model.engines import OpenVINOEngine, TorchEngine, usable_cpus
 from model.errors import CheckpointError
-from model.export import normalise
+from model.export import as_input
 from model.graph import core
 from model.masking import hidden_count, random_hidden
 from model.network import MAE
@@ -152,7 +152,7 @@ def _transformers(network: MAE, pixels: np.ndarray, ids_keep: np.ndarray) -> Cal
         convert(own, theirs, to="huggingface")
         other = ViTMAEForPreTraining.from_pretrained(theirs, attn_implementation="eager")
         other.train(False)
-    image = torch.from_numpy(normalise(pixels, config.image_mean, config.image_std))
+    image = torch.from_numpy(as_input(pixels, config.image_mean, config.image_std))
     noise = torch.ones(len(pixels), config.patches)  # the least noise stays visible
     noise.scatter_(
         1, torch.from_numpy(ids_keep), torch.linspace(0, 0.5, ids_keep.shape[1]).expand(len(pixels), -1)

@@ -778,6 +778,23 @@ def test_a_pickled_object_is_refused_and_never_run(
     assert not Trap.ran
 
 
+def test_an_old_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for keep in range(len(whole)):
+        (tmp_path / "a.pth").write_bytes(whole[:keep])
+        with pytest.raises(CheckpointError):
+            store.read(tmp_path / "a.pth")
+
+
+def test_a_pickle_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    endless: dict[str, Any] = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="without named tensors"):
+        store.read(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 20_000])
 def test_a_cut_pickle_is_refused(tmp_path: Path, network: MAE, keep: int) -> None:
     torch.save({"model": network.state_dict()}, tmp_path / "whole.pth")

@@ -116,7 +116,7 @@ def test_jobs_of_several_views_run_together_as_alone(normalised: Reconstructor) 
 
 @pytest.mark.parametrize("view", ["estimated", "oracle", "sideways"])
 def test_a_pixel_model_has_its_pixels_alone(reconstructor: Reconstructor, view: str) -> None:
-    with pytest.raises(MaskError, match="debug has pixels") as caught:
+    with pytest.raises(MaskError, match="debug offers pixels") as caught:
         reconstructor(PICTURE, Options(view=view))
     assert (caught.value.code, caught.value.field) == ("view", "view")
     assert reconstructor(PICTURE, Options(view="pixels")).to_dict()["view"] == "pixels"

@@ -48,7 +48,7 @@ def test_every_combination_is_answered_in_order_as_alone(
     answer = as_json(client, strategies=["random", "block"], ratios=[0.5, 0.75], seeds=[1, 2, 3])
     items = items_of(answer)
     asked = [tuple(item["asked"].values()) for item in items]
-    assert asked == [(s, r, n) for s in ("random", "block") for r in ("0.5", "0.75") for n in (1, 2, 3)]
+    assert asked == [(s, r, n) for s in ("random", "block") for r in (0.5, 0.75) for n in (1, 2, 3)]
     assert answer.json()["model_digest"] == reconstructor.digest
     for item in items:
         fields = {key: str(value) for key, value in item["asked"].items()}
