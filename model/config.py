@@ -11,13 +11,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from model.errors import CheckpointError
 
-Target = Literal["pixel", "norm_pixel", "norm_pixel_stats", "pca", "tokens"]
-
 #: What ``decoder_pred`` may predict for each patch: ImageNet-normalised pixels, per-patch z-scores, the largest
 #: principal components of the pixels, or which word of a discrete VAE's vocabulary the patch is (table 1d).
-#: ``norm_pixel_stats`` tells with the z-scores the mean and the logarithm of the
-#: deviation that a picture needs and the paper's target leaves out.
-TARGETS: tuple[Target, ...] = get_args(Target)
+#: ``norm_pixel_stats`` tells with the z-scores the mean and the logarithm of the deviation that a picture needs and the
+#: paper's target leaves out.
+Target = Literal["pixel", "norm_pixel", "norm_pixel_stats", "pca", "tokens"]
 #: Those that can be shown as pictures.
 PICTURE_TARGETS: tuple[Target, ...] = ("pixel", "norm_pixel", "norm_pixel_stats")
 PCA_VALUES = 96  # coefficients a patch, as in the paper
@@ -54,7 +52,7 @@ class MAEConfig:
     decoder_depth: int = 8  # decoder blocks
     decoder_heads: int = 16  # decoder attention heads
     mlp_ratio: float = 4.0  # hidden width of every MLP / token width
-    target: Target = "pixel"  # what decoder_pred predicts, see TARGETS
+    target: Target = "pixel"  # what decoder_pred predicts
     mask_tokens: Literal["decoder", "encoder"] = (
         "decoder"  # where they join; encoder: it sees every place (table 1c)
     )

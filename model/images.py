@@ -182,11 +182,6 @@ def lay_over(
     return np.asarray(whole)
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """``[H, W, 3] uint8`` to a PNG file without a label."""
-    return encode(pixels, "PNG")
-
-
 def encode(
     pixels: Pixels, kind: str, *, xmp: str | None = None, text: dict[str, str] | None = None, **saving: Any
 ) -> bytes:

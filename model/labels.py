@@ -48,22 +48,18 @@ _XMP = (
 )
 
 
-def source_type(panels: tuple[str, ...]) -> str | None:
-    """The IPTC term for a picture of these panels; None where no model painted in it."""
-    painted = [_PAINTED[name] for name in panels if name in _PAINTED]
-    if not painted:
-        return None
-    return _VOCABULARY + (painted[0] if len(panels) == 1 else "compositeWithTrainedAlgorithmicMedia")
-
-
 def packet(panels: tuple[str, ...]) -> str:
     """The XMP of a picture that is put together of panels elsewhere: where it comes from, no settings."""
     return _XMP.format(_term(panels))
 
 
 def _term(panels: tuple[str, ...]) -> str:
-    term = source_type(panels)
-    return "" if term is None else f' Iptc4xmpExt:DigitalSourceType="{escape(term)}"'
+    """The IPTC's term for a picture of these panels; nothing where no model painted in it."""
+    painted = [_PAINTED[name] for name in panels if name in _PAINTED]
+    if not painted:
+        return ""
+    term = _VOCABULARY + (painted[0] if len(panels) == 1 else "compositeWithTrainedAlgorithmicMedia")
+    return f' Iptc4xmpExt:DigitalSourceType="{escape(term)}"'
 
 
 def write(pixels: images.Pixels, settings: Mapping[str, Any], *, format: str = "PNG", **saving: Any) -> bytes:

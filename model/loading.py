@@ -171,10 +171,10 @@ def open_weights(
         if ready is None:
             checkpoint = _read(path)
             facts, weights = Facts.of(checkpoint), _arrays(checkpoint)
-            proof = _prove(checkpoint, proofs)
-            return _proved(facts, weights, proof, lambda: checkpoint, threads, precision)
+            proof = _kept_proof(checkpoint, proofs)
+            return _openvino(facts, weights, proof, lambda: checkpoint, threads, precision)
         facts, weights, proof = ready
-        return _proved(facts, weights, proof, lambda: _read(path), threads, precision)
+        return _openvino(facts, weights, proof, lambda: _read(path), threads, precision)
     except _Unproved as failure:
         if engine != "auto":
             raise CheckpointError(str(failure), code="engine", hint="Take engine=torch.") from failure
@@ -195,7 +195,7 @@ def prove(path: Path) -> tuple[Path, float]:
     path = registry.locate(path).path
     proof = make_proof(checkpoint)
     try:
-        loaded = _proved(
+        loaded = _openvino(
             Facts.of(checkpoint), _arrays(checkpoint), proof, lambda: checkpoint, None, "float32"
         )
     except _Unproved as failure:
@@ -244,7 +244,7 @@ def said_of(path: Path) -> dict[str, Any]:
     return {"strategy": found.entry.trained_with} if found.entry and found.entry.trained_with else {}
 
 
-def _proved(
+def _openvino(
     facts: Facts,
     weights: Weights,
     proof: Proof,
@@ -290,7 +290,7 @@ def _ready(path: Path, proofs: Path | None) -> tuple[Facts, Weights, Proof] | No
     return Facts(header["name"], digest, config, json.loads(header["card"]), parameters), weights, proof
 
 
-def _prove(checkpoint: Checkpoint, proofs: Path | None) -> Proof:
+def _kept_proof(checkpoint: Checkpoint, proofs: Path | None) -> Proof:
     """The proof, from the cache or made now and kept there."""
     key = checkpoint.digest
     if checkpoint.layout != "unmask":  # its config lies beside the weights, and may change without them

@@ -30,7 +30,7 @@ _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 #: The attribute under which a trainer holds its network, in front of every name.
 _PREFIXES = ("model.", "mae.")
 #: Pointers in the folder of a run of ``model.pretrain``: text files with the name of a state.
-_LATEST, _BEST = "LATEST", "BEST"
+LATEST, BEST = "LATEST", "BEST"
 #: What the name of a list of parts ends with.
 INDEX = ".index.json"
 #: What a Hugging Face folder says of the network, and of the pictures that it was trained on.
@@ -135,15 +135,15 @@ def parts(path: Path) -> list[Path]:
             "Check the path; `python -m model weights list` tells the names that are known.",
             "missing",
         )
-    if path.is_dir() and (path / _LATEST).is_file():
-        path /= _LATEST
-    if path.name in (_LATEST, _BEST) and path.is_file():
+    if path.is_dir() and (path / LATEST).is_file():
+        path /= LATEST
+    if path.name in (LATEST, BEST) and path.is_file():
         return _pointed(path)
     if path.is_dir():
         inside = next((path / name for name in IN_FOLDER if (path / name).exists()), None)
         if inside is None:
             raise refuse(
-                f"{path} holds none of {', '.join((*IN_FOLDER, _LATEST))}",
+                f"{path} holds none of {', '.join((*IN_FOLDER, LATEST))}",
                 "Give the weight file itself, a folder as written by save_pretrained, or that of a training run.",
                 "missing",
             )

@@ -46,11 +46,6 @@ class Accuracy:
         bounds = binomtest(right, photos).proportion_ci(method="wilson")
         return 100 * float(bounds.low), 100 * float(bounds.high)
 
-    def words(self) -> str:
-        """One line for people: share and interval."""
-        low, high = self.interval
-        return f"{self.percent:.1f} % (95 %: {low:.1f} to {high:.1f})"
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         rows = self.counts.sum(axis=1)

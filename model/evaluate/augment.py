@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +23,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from model.config import IMAGE_MEAN, IMAGE_STD
 from model.evaluate.labelled import Labelled
-from model.masking import noise
+from model.masking import Ints, noise
 
 #: How keys become draws. Another number: runs and answers from before are not taken for those of today.
 DRAWS = 2
@@ -95,9 +96,14 @@ class Samples:
         return [self._epoch(epoch)[place] for epoch, place in places]
 
     def _draw(self, epoch: int) -> list[tuple[int, int]]:
-        keys = noise(np.array([(self._seed << 20) + epoch], dtype=np.uint64), self._photos)[0]
-        order = np.argsort(keys, kind="stable")
+        keys, order = shuffled(self._seed, epoch, self._photos)
         return [(int(number), int(keys[number] >> np.uint64(1))) for number in order]
+
+
+def shuffled(seed: int, epoch: int, photos: int) -> tuple[NDArray[np.uint64], Ints]:
+    """A key for each photo in this epoch, and the photos in the order of their keys; both ``[N]``."""
+    keys = noise(np.array([(seed << 20) + epoch], dtype=np.uint64), photos)[0]
+    return keys, np.argsort(keys, kind="stable")
 
 
 def batches(data: Augmented, samples: Samples, first: int, last: int, workers: int) -> Iterator[Any]:

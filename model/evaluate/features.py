@@ -26,7 +26,7 @@ from model.checkpoints.shapes import Given
 from model.errors import CheckpointError
 from model.evaluate import state
 from model.network import MAE, sees_images
-from model.pretrain.data import Photos, places
+from model.pretrain.data import Photos, in_order, places
 
 #: The two features of a photo, in the order of every tensor ``[N, 2, D]`` of them: class token, mean of the patches.
 POOLS = ("cls", "mean")
@@ -160,7 +160,7 @@ def extract(
 
 def _batches(photos: Photos, numbers: range, side: int, pool: ThreadPoolExecutor) -> Iterator[Tensor]:
     """Photos as judged, ``[B, 3, S, S] uint8``, decoded ahead by the pool."""
-    loaded = pool.map(lambda number: whole(photos.decode(number), side), numbers)
+    loaded = in_order(lambda number: whole(photos.decode(number), side), numbers, pool, 2 * _BATCH)
     waiting: list[Tensor] = []
     for image in loaded:
         waiting.append(image)

@@ -26,10 +26,10 @@ from model.engines import autocast
 from model.errors import DataError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.accuracy import Accuracy
+from model.evaluate.augment import shuffled
 from model.evaluate.features import POOLS, pooled
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
-from model.masking import noise
 from model.pretrain.augment import crop_boxes
 
 #: Learning rates tried on held-out photos, and the one taken where there are too few to hold any out.
@@ -174,8 +174,7 @@ def cached(features: Tensor, labels: Tensor, batch_size: int, seed: int) -> Batc
     """Batches of kept features in an order of their own for every epoch; what would be a batch of 1 is left out."""
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        key = np.array([(seed << 20) + epoch], dtype=np.uint64)
-        order = torch.from_numpy(np.argsort(noise(key, len(labels))[0], kind="stable")).to(labels.device)
+        order = torch.from_numpy(shuffled(seed, epoch, len(labels))[1]).to(labels.device)
         for start in range(0, len(order) - 1, batch_size):
             part = order[start : start + batch_size]
             yield features[part], labels[part]
@@ -189,8 +188,7 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
     side = encoder.config.image_size
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        keys = noise(np.array([(seed << 20) + epoch], dtype=np.uint64), len(task.train))[0]
-        order = np.argsort(keys, kind="stable")
+        keys, order = shuffled(seed, epoch, len(task.train))
 
         def load(number: int) -> Tensor:
             photo = task.train.photos.decode(number)

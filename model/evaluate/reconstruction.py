@@ -18,7 +18,7 @@ from model.errors import DataError, ImageError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
 from model.export import normalised
-from model.images import encode_png
+from model.images import encode
 from model.options import Options
 from model.pretrain.data import Photos, places
 from model.reconstruct import Reconstructor
@@ -264,7 +264,7 @@ def _contact_sheet(
         sheet.append(np.concatenate(rows, axis=0))
     whole = views.side_by_side(sheet, gap=24)
     half = cv2.resize(whole, (whole.shape[1] // 2, whole.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return encode_png(np.asarray(half, dtype=np.uint8))
+    return encode(np.asarray(half, dtype=np.uint8), "PNG")
 
 
 def _blocks(

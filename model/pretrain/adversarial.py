@@ -80,8 +80,8 @@ class Discriminator(nn.Module):
         """Features by scale, then by layer."""
         seen = []
         for number, judge in enumerate(self.scales):
-            seen.append(judge(avg_pool2d(image, 2) if number else image))
             image = avg_pool2d(image, 2) if number else image
+            seen.append(judge(image))
         return seen
 
 

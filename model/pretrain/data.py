@@ -12,11 +12,12 @@ import json
 import os
 import re
 import tarfile
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from model.checkpoints import files
 from model.errors import DataError, ImageError, first_line
 from model.images import SUFFIXES, Picture
 from model.pretrain.remote import fetch, is_address
+
+T = TypeVar("T")
 
 #: How files of the programs begin that people compress tars with: gzip, bzip2, xz, Zstandard.
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -150,6 +153,28 @@ class Photos:
                 hint="Remove or replace this picture.",
                 field="data",
             ) from error
+
+    def decode_or_none(self, number: int) -> Tensor | None:
+        """The same; None where the photo cannot be decoded.
+
+        Raises:
+            DataError: The file can no longer be read at all.
+        """
+        try:
+            return self.decode(number)
+        except DataError as error:
+            if error.code != "data-broken":
+                raise
+            return None
+
+
+def in_order(make: Callable[[int], T], numbers: Sequence[int], threads: Executor, ahead: int) -> Iterator[T]:
+    """What threads make of each number, one after the other; so many are made before they are asked for."""
+    left = iter(numbers)
+    made = deque(threads.submit(make, number) for number in itertools.islice(left, ahead))
+    while made:
+        yield made.popleft().result()
+        made.extend(threads.submit(make, number) for number in itertools.islice(left, 1))
 
 
 def places(entries: Iterable[Entry]) -> list[Any]:

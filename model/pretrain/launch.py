@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from model.checkpoints import store
+from model.checkpoints import files, store
 from model.errors import CheckpointError, RecipeError
 from model.loading import check_device
 from model.pretrain import beginning, resume, sharded
@@ -60,7 +60,7 @@ def pretrain(
         RecipeError: The batch cannot be shared out, it or the photos do not fit the device's memory, or the warm-up is
             longer than the run.
     """
-    begun = (out / resume.LATEST).is_file()
+    begun = (out / files.LATEST).is_file()
     # torchrun starts everyone anew when one dies: then the same command goes on.
     resumed = begun if resumed is None else resumed
     resumed = resumed or (begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)  # noqa: TID251

@@ -69,7 +69,7 @@ class Recipe:
     network: dict[str, Any] = field(
         default_factory=dict
     )  # instead of the size's: image_size, patch_size, width, depth, heads, and the colours pixel_mean, pixel_std
-    target: Target = "pixel"  # what is predicted of a hidden patch, see model.config.TARGETS
+    target: Target = "pixel"  # what is predicted of a hidden patch
     decoder_depth: int | None = None  # blocks, instead of the size's
     decoder_width: int | None = None  # instead of the size's; a multiple of 4 and of the decoder's heads
     decoder_heads: int | None = None  # instead of the size's

@@ -8,8 +8,7 @@ The same samples, boxes, flips and masks as ``host``; pixels differ by rounding.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from model.errors import DataError
 from model.masking import Bools, Ints
 from model.pretrain.augment import Boxes, Keys, boxes, jitter
-from model.pretrain.data import Photos
+from model.pretrain.data import Photos, in_order
 from model.pretrain.recipe import Recipe
 from model.pretrain.samples import Batch, Sample, Sampler, masks, stand_ins
 from model.pretrain.world import ALONE, World
@@ -67,41 +66,30 @@ class Pool:
         """
 
         def decode(number: int) -> Tensor:
-            try:
-                return photos.decode(number).permute(1, 2, 0).contiguous()
-            except DataError as error:
-                if error.code != "data-broken":
-                    raise
+            photo = photos.decode_or_none(number)
+            if photo is None:
                 return torch.zeros(0, 0, 3, dtype=torch.uint8)
+            return photo.permute(1, 2, 0).contiguous()
 
         height, width = np.zeros((2, len(photos)), dtype=np.int64)
         pixels = torch.empty(round(ROOM * _expected(photos) / 3), 3, dtype=torch.uint8, device=device)
         end = 0
-        decoded = _in_order(decode, len(photos), workers)
-        for number, photo in enumerate(tqdm(decoded, total=len(photos), desc="decode", disable=quiet)):
-            height[number], width[number], _ = photo.shape
-            first, end = end, end + height[number] * width[number]
-            if end > len(pixels):
-                larger = pixels.new_empty(round(ROOM * end * len(photos) / (number + 1)), 3)
-                larger[:first] = pixels[:first]
-                pixels = larger
-            pixels[first:end] = photo.reshape(-1, 3)
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
+            decoded = in_order(decode, range(len(photos)), threads, AHEAD * workers)
+            for number, photo in enumerate(tqdm(decoded, total=len(photos), desc="decode", disable=quiet)):
+                height[number], width[number], _ = photo.shape
+                first, end = end, end + height[number] * width[number]
+                if end > len(pixels):
+                    larger = pixels.new_empty(round(ROOM * end * len(photos) / (number + 1)), 3)
+                    larger[:first] = pixels[:first]
+                    pixels = larger
+                pixels[first:end] = photo.reshape(-1, 3)
         return cls(pixels[:end], np.cumsum(height * width) - height * width, height, width)
 
     @property
     def broken(self) -> Bools:
         """``[N] bool``: which photos cannot be decoded."""
         return self.height == 0
-
-
-def _in_order(make: Callable[[int], Tensor], count: int, workers: int) -> Iterator[Tensor]:
-    """What threads make of 0, 1, ..., one after the other; few are made before they are asked for."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:
-        made = deque(threads.submit(make, number) for number in range(min(AHEAD * workers, count)))
-        for number in range(len(made), count + len(made)):
-            yield made.popleft().result()
-            if number < count:
-                made.append(threads.submit(make, number))
 
 
 def fits(photos: Photos, device: torch.device) -> bool:
@@ -113,12 +101,7 @@ def fits(photos: Photos, device: torch.device) -> bool:
 def _expected(photos: Photos) -> float:
     """Bytes of the decoded set, judged by some photos of it; 0 where none of these can be decoded."""
     numbers = np.linspace(0, len(photos) - 1, min(SAMPLED, len(photos))).astype(int).tolist()
-    sizes = []
-    for number in numbers:
-        try:
-            sizes.append(photos.decode(number).numel())
-        except DataError:
-            continue
+    sizes = [photo.numel() for number in numbers if (photo := photos.decode_or_none(number)) is not None]
     return float(np.mean(sizes)) * len(photos) if sizes else 0.0
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.checkpoints import store
 from model.checkpoints.containers import DAMAGED, lost_positions
-from model.checkpoints.files import replacing
+from model.checkpoints.files import BEST, LATEST, replacing
 from model.errors import CheckpointError, first_line
 from model.network import MAE
 from model.pretrain import sharded
@@ -28,8 +28,6 @@ from model.pretrain.world import ALONE, World
 
 _LOGGER = logging.getLogger(__name__)
 
-LATEST = "LATEST"
-BEST = "BEST"
 #: Ending of the folder beside a state in which processes keep their shares of the weights.
 PARTS = ".parts"
 #: What of a recipe a resumed run may have otherwise: its length and pace, where and how it computes, what it writes.
@@ -162,17 +160,22 @@ def _atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def _prune(folder: Path, keep: int) -> None:
     """Delete old states, but never one that a pointer names."""
-    named = {(folder / pointer).read_text() for pointer in (LATEST, BEST) if (folder / pointer).is_file()}
+    named = {_pointed(folder / pointer) for pointer in (LATEST, BEST)}
     for old in sorted(folder.glob("state-*.pt"))[:-keep]:
-        if old.name not in named:
+        if old not in named:
             old.unlink()
             shutil.rmtree(old.with_suffix(PARTS), ignore_errors=True)
 
 
 def latest_step(folder: Path) -> int:
     """Steps made by the run in this folder, 0 if it has left no state yet."""
-    pointer = folder / LATEST
-    return int(pointer.read_text().removeprefix("state-").removesuffix(".pt")) if pointer.is_file() else 0
+    state = _pointed(folder / LATEST)
+    return int(state.stem.removeprefix("state-")) if state else 0
+
+
+def _pointed(pointer: Path) -> Path | None:
+    """The state that a pointer names, or None without a pointer; whoever writes one by hand may end its line."""
+    return pointer.parent / pointer.read_text().strip() if pointer.is_file() else None
 
 
 def colours(folder: Path) -> dict[str, list[float]]:
@@ -181,7 +184,8 @@ def colours(folder: Path) -> dict[str, list[float]]:
     Raises:
         CheckpointError: There is no state, or it is damaged.
     """
-    network = _read(folder)["recipe"].get("network", {})
+    _, state = _read(folder)
+    network = state["recipe"].get("network", {})
     return {name: network[name] for name in COLOURS if name in network}
 
 
@@ -191,12 +195,10 @@ def restore(folder: Path, training: Training) -> None:
     Raises:
         CheckpointError: There is none, it is damaged, or it was written for another network, recipe or photos.
     """
-    state = _read(folder)
+    path, state = _read(folder)
     _refuse_another(folder, state, training)
     if state["network"] is None:
-        sharded.load(
-            (folder / (folder / LATEST).read_text()).with_suffix(PARTS), training.network, training.optimisers
-        )
+        sharded.load(path.with_suffix(PARTS), training.network, training.optimisers)
     elif sharded.is_sharded(training.network):
         raise CheckpointError(
             f"The run in {folder} was not shared out among processes.",
@@ -250,15 +252,16 @@ def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> 
         )
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that ``LATEST`` names, and what it holds."""
     pointer = folder / LATEST
-    if not pointer.is_file():
+    path = _pointed(pointer)
+    if path is None:
         raise CheckpointError(
             f"There is nothing to resume in {folder}.",
             code="resume-missing",
             hint="Leave out --resume to start a new run, or give the run's folder with --out.",
         )
-    path = folder / pointer.read_text()
     try:
         # Our own file, but read as a stranger's: tensors and plain values only.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
@@ -268,7 +271,7 @@ def _read(folder: Path) -> dict[str, Any]:
             code="resume-damaged",
             hint=f"Write the name of an older state of that folder into {pointer}.",
         ) from error
-    return state
+    return path, state
 
 
 def _fill(network: MAE, weights: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import itertools
 import json
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from model.checkpoints.files import replacing
 from model.errors import DataError
-from model.pretrain.data import Photos
+from model.pretrain.data import Photos, in_order
 
 QUALITY = 90
 #: Pictures in the making; bounds the memory.
@@ -89,22 +89,16 @@ def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iter
     """Names and JPEG bytes in order; names of what cannot be decoded go to ``broken``."""
 
     def encode(number: int) -> bytes | None:
-        try:
-            picture = photos.decode(number)
-        except DataError as error:
-            if error.code != "data-broken":
-                raise
+        picture = photos.decode_or_none(number)
+        if picture is None:
             return None
         if min(picture.shape[1:]) > side:
             picture = resize(picture, [side], InterpolationMode.BICUBIC, antialias=True)
         return bytes(encode_jpeg(picture, QUALITY).numpy())
 
     with ThreadPoolExecutor(workers, thread_name_prefix="pack") as threads:
-        waiting: list[Future[bytes | None]] = []
-        submitted = iter(range(len(photos)))
-        for number in tqdm(range(len(photos)), desc="shards", unit="photo"):
-            waiting += [threads.submit(encode, n) for n in itertools.islice(submitted, AHEAD - len(waiting))]
-            data = waiting.pop(0).result()
+        encoded = in_order(encode, range(len(photos)), threads, AHEAD)
+        for number, data in enumerate(tqdm(encoded, total=len(photos), desc="shards", unit="photo")):
             if data is None:
                 broken.append(photos.entries[number].name)
             else:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from model.errors import ImageError
-from model.images import MAX_PIXELS, encode_png, load_grey, load_square
+from model.images import MAX_PIXELS, encode, load_grey, load_square
 from tests.pictures import encoded, photo
 
 
@@ -33,7 +33,7 @@ def test_a_picture_of_the_right_size_comes_back_bit_by_bit() -> None:
 
 def test_what_we_encode_we_read_back() -> None:
     pixels = photo(64, 64)
-    assert np.array_equal(load_square(encode_png(pixels), 64), pixels)
+    assert np.array_equal(load_square(encode(pixels, "PNG"), 64), pixels)
 
 
 def test_the_centre_square_is_cut_and_never_squashed() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from model.__main__ import main
 from model.errors import DataError, RecipeError
 from model.pretrain import feed, host, resident
 from model.pretrain.augment import Box, Boxes, crop_boxes
-from model.pretrain.data import Photos, expand
+from model.pretrain.data import Photos, expand, in_order
 from model.pretrain.launch import pretrain
 from model.pretrain.samples import Sampler, stand_ins
 from model.pretrain.shards import pack
@@ -281,9 +282,10 @@ def test_the_host_holds_few_decoded_photos_at_a_time() -> None:
         begun.append(number)
         return torch.tensor(number)
 
-    for taken, made in enumerate(resident._in_order(make, 100, workers=2)):
-        assert int(made) == taken
-        assert len(begun) <= taken + 1 + 2 * resident.AHEAD
+    with ThreadPoolExecutor(2) as threads:
+        for taken, made in enumerate(in_order(make, range(100), threads, ahead=8)):
+            assert int(made) == taken
+            assert len(begun) <= taken + 1 + 8
     assert len(begun) == 100
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,13 +58,18 @@ def test_a_full_disk_is_said_and_leaves_the_state_before(folder: Path, tmp_path:
     assert equal(resumed, pretrain(toy(), [folder], tmp_path / "whole", device="cpu"))
 
 
-def test_a_damaged_state_names_the_way_back(folder: Path, tmp_path: Path) -> None:
-    pretrain(toy(), [folder], tmp_path / "run", device="cpu")
+@pytest.mark.parametrize("damage", [lambda whole: whole[:5000], lambda whole: b"", lambda whole: b"garbage"])
+def test_a_damaged_state_names_the_way_back(
+    folder: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = pretrain(toy(), [folder], tmp_path / "run", device="cpu")
     state = tmp_path / "run/state-0000006.pt"
-    state.write_bytes(state.read_bytes()[:5000])
+    state.write_bytes(damage(state.read_bytes()))
     with pytest.raises(CheckpointError, match="cannot be read") as caught:
         pretrain(toy(), [folder], tmp_path / "run", resumed=True, device="cpu")
     assert "LATEST" in caught.value.hint
+    (tmp_path / "run/LATEST").write_text("state-0000004.pt\n")  # as an editor would
+    assert equal(whole, pretrain(toy(), [folder], tmp_path / "run", resumed=True, device="cpu"))
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
