@@ -64,6 +64,8 @@ class MAEConfig:
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot exist, before a tensor is made."""
+        if low := [name for name, value in vars(self).items() if type(value) is int and value < 1]:
+            raise _bad(f"{low[0]} {getattr(self, low[0])} must be at least 1")
         if not 1 <= self.channels <= MAX_CHANNELS:
             raise _bad(f"channels {self.channels} must lie between 1 and {MAX_CHANNELS}")
         if self.image_size % self.patch_size:

@@ -60,6 +60,6 @@ class DataError(UnmaskError):
     """Photos for training or evaluation are missing or broken."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of somebody else's code says, in one line of at most 160 signs; its kind where it says nothing."""
     return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__

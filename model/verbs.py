@@ -68,6 +68,7 @@ def reconstruct(given: argparse.Namespace) -> str:
     """Make the picture; returns what to print."""
     if given.photo.suffix == ".npy":
         return _array(given)
+    from model.checkpoints.files import replacing
     from model.reconstruct import load
     from model.result import check_panels
 
@@ -80,7 +81,8 @@ def reconstruct(given: argparse.Namespace) -> str:
     if given.json:
         return json.dumps(result.to_dict(panels))
     out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.png")
-    out.write_bytes(_full_size(result, photo, panels) if given.full_size else result.sheet(panels))
+    with replacing(out) as part:
+        part.write_bytes(_full_size(result, photo, panels) if given.full_size else result.sheet(panels))
     return f"{out}: {_told(result)}" + _other_model(result, like)
 
 

@@ -254,13 +254,21 @@ def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> tuple[int, str
         *map(options.get, _SIZE_OPTIONS),
     )
     size: Any = next((size for size in told if size), None)
-    size = size[0] if isinstance(size, list | tuple) else size
+    size = size[0] if isinstance(size, list | tuple) and size else size
     if size is None:
         note = f"Pictures of {_ASSUMED_SIZE} pixels are assumed: no positions are stored, nor a size."
         return _ASSUMED_SIZE, note
-    if not 0 < int(size) <= _MOST_CELLS * patch_size:
-        raise _too_many_cells(raw, int(size))
-    return int(size), ""
+    try:
+        side = int(size)
+    except (TypeError, ValueError, OverflowError):
+        raise refuse(
+            f"{raw.path.name} says that its pictures have {size!r:.60} pixels a side",
+            "Correct its config or training options: a whole number is needed.",
+            "shape",
+        ) from None
+    if not 0 < side <= _MOST_CELLS * patch_size:
+        raise _too_many_cells(raw, side)
+    return side, ""
 
 
 def _too_many_cells(raw: RawFile, size: int) -> CheckpointError:

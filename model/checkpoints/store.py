@@ -302,7 +302,7 @@ def check(
         Notes: stored positions that are not the formula's are used, and said.
 
     Raises:
-        CheckpointError: A tensor is missing, left over, misshapen or not finite.
+        CheckpointError: A tensor is missing, left over, misshapen, quantised or not finite.
     """
     missing, extra = misfits(network, tensors, kind)
     if missing or extra:
@@ -322,6 +322,13 @@ def check(
             )
         if value.is_meta:  # from a file's head, which holds no numbers
             continue
+        if not value.is_floating_point():
+            raise refuse(
+                f"{file_name}: {key} holds whole numbers ({str(value.dtype).removeprefix('torch.')}), as quantised "
+                "weights do",
+                "Take the file of before it was quantised; nothing was loaded.",
+                "tensors",
+            )
         if not bool(torch.isfinite(value).all()):
             raise refuse(
                 f"{file_name}: {key} holds numbers that are not finite",

@@ -53,7 +53,8 @@ def batches(
             loaded.append((crop, broken))
         return loaded
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
 
         def submit() -> tuple[list[Future[list[tuple[Tensor, list[int]]]]], Tensor]:
             step, samples = next(parts)
@@ -73,6 +74,8 @@ def batches(
             if pinned:
                 images, hidden = images.pin_memory(), hidden.pin_memory()
             yield Batch(images, hidden, broken)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # batches made ahead would keep a stopped run waiting
 
 
 def scaled(photo: Tensor, box: Box, side: int) -> Tensor:

@@ -78,6 +78,7 @@ def pretrain(
             recipe = shortened(recipe, world) if short else recipe
             recipe.check_warmup()
         given = beginning.read(init, recipe) if init and not resumed else None
+        _make(out)
         recipe = recipe.with_colours(resume.colours(out) if resumed else given.colours if given else {})
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 
@@ -105,6 +106,18 @@ def pretrain(
     return weights
 
 
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out} cannot be made ({error.strerror}).",
+            code="run-folder",
+            hint="Give a folder that may be written to with --out.",
+            field="out",
+        ) from error
+
+
 def _fresh_store(size: int) -> Any:
     """Where the processes of one machine tell each other their addresses; None: torch's own way.
 
@@ -124,7 +137,14 @@ def _fresh_store(size: int) -> Any:
 def _world(device: str | None) -> Iterator[tuple[World, torch.device]]:
     """The processes ``torchrun`` started, connected for as long as the block runs, and this one's device."""
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    alone = "WORLD_SIZE" not in os.environ  # noqa: TID251 (torchrun's way to tell)
+    told = {name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ}  # noqa: TID251 (torchrun's way)
+    alone = len(told) < 3
+    if alone and os.environ.get("WORLD_SIZE", "1") != "1":  # noqa: TID251
+        raise RecipeError(
+            f"Of what torchrun tells each process only {', '.join(sorted(told))} is there.",
+            code="world",
+            hint="Start it with torchrun, which sets RANK, LOCAL_RANK and WORLD_SIZE.",
+        )
     if kind == "cuda" and not alone:
         kind = f"cuda:{os.environ['LOCAL_RANK']}"  # noqa: TID251
     check_device(kind)

@@ -38,9 +38,6 @@ from model.pretrain.samples import Batch, batch_record, refuse_too_many_broken
 from model.pretrain.watch import Progress
 from model.pretrain.world import ALONE, World
 
-#: Steps after which several processes ask each other whether to stop: torchrun kills those that take 30 seconds.
-ASK_EVERY = 10
-
 
 class Objective(nn.Module):
     """What is minimised, as one module: compiled as a whole, and its gradients shared between processes."""
@@ -215,9 +212,9 @@ def run(
             if training.recipe.steps == 0:
                 training.recipe = pace.plan(training, device, world)
             due = training.step % recipe.log_every == 0 or training.finished
-            # Several processes must stop after the same step: they ask each other now and then.
-            asked = world.size == 1 or training.step % ASK_EVERY == 0
-            stopped = asked and world.any(bool(stop) or pace.over)
+            # Several processes must stop after the same step. They ask each other after every one, which is a number on
+            # the host's side: torchrun kills those that take 30 seconds, and a step may take some.
+            stopped = world.any(bool(stop) or pace.over)
             saving = training.step % recipe.checkpoint_every == 0 or stopped or training.finished
             if due or saving:
                 _share(training, world)

@@ -154,6 +154,10 @@ class Recipe:
         )
         lengths = (self.steps != 0) + (self.epochs is not None) + (self.minutes is not None)
         _require(lengths == 1, "steps", "give one of steps, epochs and minutes")
+        for name in ("mask_ratio", "crop_scale"):
+            value = getattr(self, name)
+            pair = not isinstance(value, tuple) or len(value) == 2
+            _require(pair, name, f"{value} must hold two numbers, the lowest and the highest")
         low, high = self.ratio_range
         given = self.network.keys()
         for name, inside, bounds in (
@@ -197,7 +201,7 @@ class Recipe:
                 f"whole numbers, at least 1, called {', '.join(NETWORK)}; or {' and '.join(COLOURS)}, lists of one "
                 "number a channel",
             ),
-            ("name", Path(self.name).name == self.name, "a file's name, without folders"),
+            ("name", bool(self.name) and Path(self.name).name == self.name, "a file's name, without folders"),
         ):
             _require(inside, name, f"{getattr(self, name)} must be {bounds}")
         try:
@@ -328,7 +332,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
         )
     try:
         return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # no TOML, or no UTF-8
         raise _bad("recipe", f"{path.name} is no valid TOML: {error}") from error
 
 
@@ -339,6 +343,7 @@ def _require_types(settings: Recipe | Adversarial) -> None:
         value = getattr(settings, name)
         if plain in _PLAIN and type(value) not in {get_origin(other) or other for other in others}:
             _require(_is(value, plain), name, f"{value!r} must be {_PLAIN[plain]}")
+        _require(not isinstance(value, float) or math.isfinite(value), name, f"{value} must be finite")
 
 
 def _is(value: object, kind: type) -> bool:

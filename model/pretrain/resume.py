@@ -235,7 +235,7 @@ def restore(folder: Path, training: Training) -> None:
 def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> None:
     """Refuse a state of another network, recipe or photos."""
     saved, wanted = state["recipe"], training.recipe.to_dict()
-    before = Recipe(name="", steps=1).to_dict() | saved  # a state is older than some settings
+    before = Recipe(name="x", steps=1).to_dict() | saved  # a state is older than some settings
     for key in sorted(wanted.keys() - MAY_CHANGE):
         if before[key] != wanted[key]:
             raise CheckpointError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.errors import DataError
-from model.masking import MAX_SEED, SAMPLERS, Bools, draws, hidden_count, noise, random_hidden
+from model.masking import MAX_SEED, SAMPLERS, Bools, Ints, draws, hidden_count, noise, random_hidden
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
 
@@ -73,8 +73,8 @@ class Sampler:
             order = np.argsort(noise(_key(self._seed, 0), members.size)[0], kind="stable")
             self._phase[members[order]] = (np.arange(members.size) + 0.5) / max(members.size, 1)
 
-    def epoch(self, number: int) -> list[Sample]:
-        """All samples of one epoch in their order."""
+    def epoch(self, number: int) -> tuple[Ints, Keys]:
+        """All samples of one epoch in their order: which photos, and the keys; both ``[S]``."""
         members = np.flatnonzero(self._due(number))
         keys = noise(_key(self._seed, number + 1), self._weight.size)[0]
         members = members[np.argsort(keys[members], kind="stable")]
@@ -82,7 +82,7 @@ class Sampler:
         if self._crops > 1:
             further = noise(keys[members] ^ np.uint64(0x7FEB352D), self._crops - 1)
             each = np.concatenate([each, further], axis=1)
-        return [Sample(int(n), key) for n, row in zip(members, each, strict=True) for key in row]
+        return members.repeat(self._crops), each.reshape(-1)
 
     def length(self, number: int) -> int:
         """Samples of one epoch, counted without making them."""
@@ -94,21 +94,24 @@ class Sampler:
         before, behind = (np.floor(n * self._weight + self._phase) for n in (number, number + 1))
         return behind - before > 0.5
 
-    def stream(self, start: int) -> Iterator[Sample]:
-        """Samples from position ``start`` on, across epochs; those before are counted and not made."""
-        epoch = 0
+    def batches(self, size: int, start_step: int, part: slice) -> Iterator[tuple[int, list[Sample]]]:
+        """Step by step from ``start_step`` on: its number, and the ``part`` of its batch this process computes.
+
+        Batches run on across epochs; samples before the first step are counted and not made.
+        """
+        epoch, start = 0, start_step * size
         while start >= (length := self.length(epoch)):
             start -= length
             epoch += 1
-        while True:
-            yield from self.epoch(epoch)[start:]
-            start, epoch = 0, epoch + 1
-
-    def batches(self, size: int, start_step: int, part: slice) -> Iterator[tuple[int, list[Sample]]]:
-        """Step by step from ``start_step`` on: its number, and the ``part`` of its batch this process computes."""
-        stream = self.stream(start_step * size)
+        numbers, keys = (of[start:] for of in self.epoch(epoch))
         for step in count(start_step):
-            yield step, [next(stream) for _ in range(size)][part]
+            while numbers.size < size:
+                epoch += 1
+                further = self.epoch(epoch)
+                numbers, keys = (np.concatenate(pair) for pair in zip((numbers, keys), further, strict=True))
+            batch = zip(numbers[:size][part].tolist(), keys[:size][part], strict=True)
+            yield step, [Sample(number, key) for number, key in batch]
+            numbers, keys = numbers[size:], keys[size:]
 
 
 def _key(seed: int, number: int) -> Keys:

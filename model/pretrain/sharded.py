@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -24,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from model.errors import CheckpointError, first_line
 from model.network import MAE
 
 Optimisers = list[torch.optim.Optimizer]
@@ -60,8 +62,20 @@ def whole(network: MAE) -> MAE:
 
 
 def save(folder: Path, network: MAE, optimisers: Optimisers) -> None:
-    """Write this process's part of weights and optimisers; every process calls this."""
-    save_parts(_state(network, optimisers), checkpoint_id=str(folder))
+    """Write this process's part of weights and optimisers; every process calls this.
+
+    Raises:
+        CheckpointError: One of them cannot write.
+    """
+    try:
+        save_parts(_state(network, optimisers), checkpoint_id=str(folder))
+    except CheckpointException as error:  # of every process, where one could not write
+        causes = {first_line(cause) for cause, _ in error.failures.values()}
+        raise CheckpointError(
+            f"{folder} cannot be written ({', '.join(sorted(causes))}). The state before it is intact.",
+            code="state-write",
+            hint="Make room, then go on with --resume.",
+        ) from error
 
 
 def load(folder: Path, network: MAE, optimisers: Optimisers) -> None:

@@ -43,16 +43,25 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         choices=("auto", "host", "device"),
         help="decode as it goes, or all into the GPU's memory",
     )
-    verb.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
+    verb.add_argument("--workers", type=_at_least_one, default=1, help="decoding threads (default 1)")
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
     verb = verbs.add_parser("shards", help="pack a folder of pictures into tar shards for training")
     verb.set_defaults(verb=_shards)
     verb.add_argument("folder", type=Path)
     verb.add_argument("out", type=Path, help="folder for the shards")
-    verb.add_argument("--side", type=int, default=256, help="short side at most, pixels (default 256)")
-    verb.add_argument("--per-shard", type=int, default=2000, help="photos a shard (default 2000)")
-    verb.add_argument("--workers", type=int, default=1, help="threads (default 1)")
+    verb.add_argument(
+        "--side", type=_at_least_one, default=256, help="short side at most, pixels (default 256)"
+    )
+    verb.add_argument("--per-shard", type=_at_least_one, default=2000, help="photos a shard (default 2000)")
+    verb.add_argument("--workers", type=_at_least_one, default=1, help="threads (default 1)")
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
+    return number
 
 
 def _pretrain(given: argparse.Namespace) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoints.files import replacing
+from model.errors import CheckpointError
 from model.network import MAE
 from model.pretrain.board import Board
 from model.pretrain.data import Photos
@@ -53,6 +54,13 @@ class Watch:
         self._photos = photos
         self._device = device
         tqdm.write(f"{photos.told}.", file=sys.stderr)
+        sources = {entry.source for entry in photos.entries}
+        if strange := sorted(recipe.source_weights.keys() - sources):
+            named = ", ".join(sorted(sources)[:10])
+            tqdm.write(
+                f"source_weights of {', '.join(strange)} weigh nothing: the photos are of {named}.",
+                file=sys.stderr,
+            )
         self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
         self._named: frozenset[int] = frozenset()
         out.mkdir(parents=True, exist_ok=True)
@@ -98,8 +106,15 @@ class Watch:
             "broken": len(progress.broken),
             **progress.extra,
         }
-        with self._log.open("a") as log:
-            log.write(json.dumps({"step": step, "samples": samples, **values}) + "\n")
+        try:
+            with self._log.open("a") as log:
+                log.write(json.dumps({"step": step, "samples": samples, **values}) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._log} cannot be written ({error.strerror}). The last state is intact.",
+                code="state-write",
+                hint="Make room, then go on with --resume.",
+            ) from error
         self._board.scalars(step, values)
         self._draw(step, network)
 

@@ -732,6 +732,11 @@ def _classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (lambda s: {**s, "blocks.0.wings": torch.ones(2)}, "tensors", "left over blocks.0.wings"),
         (lambda s: {k: v for k, v in s.items() if "blocks.1." not in k}, "tensors", r"blocks\.1"),
         (lambda s: {**s, "norm.bias": torch.full((48,), float("inf"))}, "finite", "norm.bias"),
+        (
+            lambda s: {**s, "norm.bias": torch.ones(48, dtype=torch.int8)},
+            "tensors",
+            r"whole numbers \(int8\)",
+        ),
         (lambda s: {**s, "pos_embed": torch.zeros(1, 8, 48)}, "shape", "no square grid"),
         (
             lambda s: {**s, "patch_embed.proj.weight": torch.zeros(48, 3, 8, 4)},

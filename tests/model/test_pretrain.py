@@ -26,6 +26,7 @@ from model.checkpoints import store
 from model.checkpoints.layouts import POSITIONS
 from model.config import SIZES
 from model.errors import CheckpointError, DataError, RecipeError
+from model.masking import Ints
 from model.network import MAE
 from model.pretrain import beginning
 from model.pretrain.augment import crop_boxes
@@ -37,7 +38,7 @@ from model.pretrain.muon import Muon, orthogonalise
 from model.pretrain.pace import Pace
 from model.pretrain.recipe import Adversarial, Recipe, load_recipe
 from model.pretrain.resume import MAY_CHANGE, Training
-from model.pretrain.samples import Sample, Sampler, stand_ins
+from model.pretrain.samples import Keys, Sample, Sampler, stand_ins
 from model.pretrain.watch import Progress
 from model.pretrain.world import ALONE
 from model.reconstruct import load
@@ -71,14 +72,14 @@ def test_a_broken_photo_is_named(folder: Path) -> None:
 
 def test_an_epoch_holds_every_photo_once_in_another_order(folder: Path) -> None:
     sampler = Sampler(Photos.open([folder]), toy())
-    first, second = ([sample.number for sample in sampler.epoch(number)] for number in (0, 1))
+    first, second = (sampler.epoch(number)[0].tolist() for number in (0, 1))
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
 
 
 def test_a_source_of_weight_one_half_gives_each_photo_every_other_epoch(shard: Path) -> None:
     sampler = Sampler(Photos.open([shard]), toy(source_weights={"odd": 0.5}))
-    epochs = [[sample.number for sample in sampler.epoch(number)] for number in range(4)]
+    epochs = [sampler.epoch(number)[0] for number in range(4)]
     counts = np.bincount(np.concatenate(epochs), minlength=12)
     assert counts[::2].tolist() == [4] * 6
     assert counts[1::2].tolist() == [2] * 6
@@ -87,16 +88,25 @@ def test_a_source_of_weight_one_half_gives_each_photo_every_other_epoch(shard: P
 
 def test_the_sequence_of_samples_goes_on_from_any_place(folder: Path) -> None:
     sampler = Sampler(Photos.open([folder]), toy())
-    whole = sampler.stream(0)
-    expected = [next(whole) for _ in range(40)]
-    later = sampler.stream(17)
-    assert [next(later) for _ in range(23)] == expected[17:]
+    whole = [sample for epoch in range(4) for sample in samples_of(sampler, epoch)]
+    assert from_step(sampler, 0, 5, size=9) == whole[:45]
+    assert from_step(sampler, 2, 3, size=9) == whole[18:45]
+
+
+def samples_of(sampler: Sampler, epoch: int) -> list[Sample]:
+    return [Sample(int(number), key) for number, key in zip(*sampler.epoch(epoch), strict=True)]
+
+
+def from_step(sampler: Sampler, start: int, steps: int, size: int = 1) -> list[Sample]:
+    """The samples of so many batches, one after the other."""
+    batches = sampler.batches(size, start, slice(None))
+    return [sample for _, batch in islice(batches, steps) for sample in batch]
 
 
 class _Counting(Sampler):
     """Remembers which epochs were made."""
 
-    def epoch(self, number: int) -> list[Sample]:
+    def epoch(self, number: int) -> tuple[Ints, Keys]:
         self.made = [*getattr(self, "made", []), number]
         return super().epoch(number)
 
@@ -107,12 +117,12 @@ def test_epochs_before_the_one_reached_are_counted_and_not_made(
     shard: Path, crops: int, source_weights: dict[str, float]
 ) -> None:
     sampler = _Counting(Photos.open([shard]), toy(crops=crops, source_weights=source_weights))
-    epochs = [Sampler.epoch(sampler, number) for number in range(60)]
+    epochs = [samples_of(sampler, number) for number in range(60)]
     first = [sum(map(len, epochs[:number])) for number in range(60)]
     plain = [sample for epoch in epochs for sample in epoch]
     for start in [0, 1, 5, 17, 40, *first[1:50:7], *(number - 1 for number in first[2:50:7])]:
         sampler.made = []
-        assert list(islice(sampler.stream(start), 3)) == plain[start : start + 3]
+        assert from_step(sampler, start, 3) == plain[start : start + 3]
         reached = max(number for number in range(60) if first[number] <= start)
         assert min(sampler.made) >= reached, start
 
@@ -156,7 +166,7 @@ def test_crops_are_for_ever_the_same() -> None:
 def test_samples_and_their_stand_ins_are_for_ever_the_same(folder: Path) -> None:
     """Golden: a change here makes a resumed run another one."""
     sampler = Sampler(Photos.open([folder]), toy(seed=3, crops=2))
-    first = sampler.epoch(1)[:3]
+    first = samples_of(sampler, 1)[:3]
     assert [(sample.number, int(sample.key)) for sample in first] == [
         (10, 286526029346534613),
         (10, 4931557590743174690),
@@ -228,6 +238,14 @@ def test_a_run_is_as_long_as_its_epochs(folder: Path, tmp_path: Path) -> None:
         ("name = 'x'\nsteps = 1\ncompile = 1", "compile"),
         ("name = 'x'\nsteps = 1\ndecoder_heads = 0", "decoder_heads"),
         ("name = '../x'\nsteps = 1", "name"),
+        ("name = ''\nsteps = 1", "name"),
+        ("name = 'x'\nsteps = 1\nmask_ratio = [0.75]", "mask_ratio"),
+        ("name = 'x'\nsteps = 1\nmask_ratio = [0.5, 0.6, 0.9]", "mask_ratio"),
+        ("name = 'x'\nsteps = 1\ncrop_scale = [0.5]", "crop_scale"),
+        ("name = 'x'\nepochs = inf", "epochs"),
+        ("name = 'x'\nminutes = inf", "minutes"),
+        ("name = 'x'\nsteps = 1\nlr = nan", "lr"),
+        ("name = 'caf\xe9'", "recipe"),
         ("name = 'x'\nsteps = 1\n[network]\nheads = 0", "network"),
         ("name = 'x'\nsteps = 1\n[network]\nlayers = 2", "network"),
         ("name = 'x'\nsteps = 1\n[network]\nimage_size = 100", "network"),
@@ -241,7 +259,7 @@ def test_a_run_is_as_long_as_its_epochs(folder: Path, tmp_path: Path) -> None:
 )
 def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, field: str) -> None:
     path = tmp_path / "wrong.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(RecipeError) as caught:
         load_recipe(str(path))
     assert caught.value.field == field
@@ -527,7 +545,7 @@ def test_each_optimiser_follows_the_schedule_from_its_own_rate(folder: Path, tmp
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
-    recipe = toy(steps=200, lr=float("inf"), optimiser="adamw")
+    recipe = toy(steps=200, lr=1e38, optimiser="adamw")
     with pytest.raises(DataError, match="loss"):
         pretrain(recipe, [folder], tmp_path / "run", device="cpu")
 

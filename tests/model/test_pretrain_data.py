@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,11 @@ from model.pretrain import feed, host, resident
 from model.pretrain.augment import Box, Boxes, crop_boxes
 from model.pretrain.data import Photos, expand, in_order
 from model.pretrain.launch import pretrain
-from model.pretrain.samples import Sampler, stand_ins
+from model.pretrain.samples import Sample, Sampler, stand_ins
 from model.pretrain.shards import pack
 from model.pretrain.world import World
 from tests.pictures import encoded, photo
-from tests.training import BROKEN, toy
+from tests.training import BROKEN, PHOTOS, toy
 
 CPU = torch.device("cpu")
 _recipe = partial(toy, steps=4, batch_size=8, log_every=2, optimiser="adamw")
@@ -68,7 +69,8 @@ def test_a_broken_photo_is_replaced_by_the_same_photo_every_time(damaged_folder:
     resumed = next(again)
     assert torch.equal(second.images, resumed.images)
     assert second.broken == resumed.broken
-    sample = next(s for s in Sampler(photos, recipe).epoch(0) if s.number == 3)
+    numbers, keys = Sampler(photos, recipe).epoch(0)
+    sample = Sample(3, keys[numbers == 3][0])
     picture, broken = host.decode_or_stand_in(photos, sample)
     tried = [3, *stand_ins(sample, 12)]
     chosen = next(number for number in tried if number not in BROKEN)
@@ -123,6 +125,65 @@ def test_what_is_no_picture_is_counted_and_stops_nothing(
     assert told in capsys.readouterr().err
     assert main(["shards", str(folder), str(tmp_path / "out")]) == 0
     assert told in capsys.readouterr().out
+
+
+def test_linked_folders_are_searched_and_loops_are_not(folder: Path, tmp_path: Path) -> None:
+    (linked := tmp_path / "linked").mkdir()
+    (linked / "b").symlink_to(folder, target_is_directory=True)
+    (linked / "a").mkdir()
+    (linked / "a/one.png").write_bytes(PHOTOS[0])
+    (linked / "a/above").symlink_to(linked, target_is_directory=True)
+    (linked / "a/itself").symlink_to(linked / "a/itself")
+    names = [entry.name for entry in Photos.open([linked]).entries]
+    assert names == ["a/one.png", *(f"b/{entry.name}" for entry in Photos.open([folder]).entries)]
+
+
+def test_photos_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.png", "a.png", "a/b/c.png", "B/a.png", "a-b/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PHOTOS[0])
+    found = [entry.path for entry in Photos.open([tmp_path]).entries]
+    assert found == sorted(tmp_path.rglob("*.png"))
+
+
+def test_many_kinds_of_other_files_are_said_in_a_line(folder: Path) -> None:
+    for number in range(40):
+        (folder / f"{number:x}").write_bytes(b"x")
+        (folder / f"a.{number}").write_bytes(b"x")
+    assert Photos.open([folder]).told.startswith("12 photos of 1 source; left out: 40 without a suffix, 1 .")
+    assert Photos.open([folder]).told.endswith(", 32 others")
+
+
+def test_a_weight_of_a_source_that_is_not_there_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = _recipe(steps=1, source_weights={folder.name: 0.5, "reel": 0.5})
+    pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+    assert (
+        f"source_weights of reel weigh nothing: the photos are of {folder.name}." in capsys.readouterr().err
+    )
+
+
+def test_a_run_that_stops_waits_for_no_photo_that_nobody_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, decoded = Photos.open([folder]), list[int]()
+    decode = Photos.decode
+
+    def counted(self: Photos, number: int) -> torch.Tensor:
+        decoded.append(number)
+        if len(decoded) > 4:
+            time.sleep(0.2)
+        return decode(self, number)
+
+    monkeypatch.setattr(Photos, "decode", counted)
+    stream = host.batches(photos, _recipe(), 0, 1)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    made = len(decoded)
+    assert made < 12  # two batches had been asked for ahead
+    time.sleep(0.5)
+    assert len(decoded) <= made + 1
 
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
