@@ -205,4 +205,4 @@ def _check_count(fields: BatchFields, images: int, limit: int) -> None:
             f"{limit} are made."
         )
         hint = "Ask for fewer strategies, ratios, seeds or pictures, or send several requests."
-        raise InvalidFieldsError([{"field": "images", "message": message, "hint": hint}])
+        raise InvalidFieldsError.one("images", message, hint)

@@ -292,7 +292,7 @@ def _decode(name: str, text: object, max_bytes: int) -> bytes:
     """A file out of base64; its length is checked before it is decoded."""
     hint = "Send the file's bytes in base64 without line breaks; a data: address is read too."
     if not isinstance(text, str):
-        raise InvalidFieldsError([_named(name, f"'{name}' must be text in base64.", hint)])
+        raise InvalidFieldsError.one(name, f"'{name}' must be text in base64.", hint)
     head, comma, _ = text[:200].partition(",")
     if comma and head.startswith("data:"):
         text = text[len(head) + 1 :]
@@ -300,7 +300,7 @@ def _decode(name: str, text: object, max_bytes: int) -> bytes:
     try:
         content = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # characters that are not ASCII raise it as well
-        raise InvalidFieldsError([_named(name, f"'{name}' is no base64.", hint)]) from None
+        raise InvalidFieldsError.one(name, f"'{name}' is no base64.", hint) from None
     return content
 
 
@@ -332,7 +332,7 @@ def _check_files(files: Files, shape: Shape[Any]) -> None:
     pictures = files.get(shape.picture)
     if not pictures:
         hint = f"Send the photo as a file, for example curl -F {shape.picture}=@photo.jpg."
-        raise InvalidFieldsError([_named(shape.picture, f"'{shape.picture}' is missing.", hint)])
+        raise InvalidFieldsError.one(shape.picture, f"'{shape.picture}' is missing.", hint)
     if len(pictures) > shape.max_pictures:
         raise _too_many(shape)
 
@@ -344,7 +344,7 @@ def _check_size(name: str, size: int, max_bytes: int) -> None:
 
 def _too_many(shape: Shape[Any]) -> InvalidFieldsError:
     message = f"There are more than {shape.max_pictures} '{shape.picture}'."
-    return InvalidFieldsError([_named(shape.picture, message, "Send them in several requests.")])
+    return InvalidFieldsError.one(shape.picture, message, "Send them in several requests.")
 
 
 def _text(value: object) -> str:

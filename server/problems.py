@@ -94,6 +94,11 @@ class InvalidFieldsError(ServiceError):
         super().__init__(" ".join(messages), code="invalid-fields", hint=hint)
         self.errors = named
 
+    @classmethod
+    def one(cls, field: str, message: str, hint: str) -> "InvalidFieldsError":
+        """The same for a single field."""
+        return cls([{"field": field, "message": message, "hint": hint}])
+
 
 class TooLargeError(ServiceError):
     """More bytes than allowed."""
@@ -400,7 +405,10 @@ def _from_validation(error: RequestValidationError) -> JSONResponse:
 
 
 def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Refused"
 
 
 def _size(count: int) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from model import EVERY_PANEL, STRATEGIES
 from model.views import VIEWS
@@ -14,7 +15,6 @@ from server.batch import add_batch
 from server.catalogue import add_models, add_queue, add_samples
 from server.inputs import ACCEPTED, Files, Shape, read
 from server.limits import unless_gone
-from server.metrics import MEDIA_TYPE
 from server.openapi import problem_responses
 from server.problems import InvalidFieldsError
 from server.reading import add_reading
@@ -113,7 +113,7 @@ def _check_forms(fields: ReconstructFields, media_type: str) -> None:
         field, message = "picture_format", f"'picture_format' is for JSON, and the answer is {media_type}."
         hint = "Leave it out, or send 'Accept: application/json'."
     if message:
-        raise InvalidFieldsError([{"field": field, "message": message, "hint": hint}])
+        raise InvalidFieldsError.one(field, message, hint)
 
 
 def _add_facts(
@@ -147,7 +147,7 @@ def _add_facts(
         @router.get("/metrics", operation_id="metrics", response_class=PlainTextResponse)
         def metrics() -> Response:
             """Counters in the text format of Prometheus."""
-            return Response(service.metrics.expose(), media_type=MEDIA_TYPE)
+            return Response(service.metrics.expose(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @router.get("/healthz", operation_id="healthz")
     async def healthz() -> responses.Health:
