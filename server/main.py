@@ -25,8 +25,12 @@ from server.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
     import gradio
+    import jinja2
 
-SAMPLES = Path(__file__).parent.parent / "ui" / "assets" / "samples"
+ASSETS = Path(__file__).parent.parent / "ui" / "assets"
+SAMPLES, ICON = ASSETS / "samples", ASSETS / "icon.svg"
+
+PREVIEWS = re.compile(r"""<meta\s+(?:property="og:|name="twitter:)[^>]*>\s*""")
 
 # Gradio's own queue stands behind the service's; this only bounds what it keeps itself.
 PAGE_QUEUE = 32
@@ -58,10 +62,10 @@ def build(
     service = Service(models, settings, connect)
     app = create_app(service, settings, read_samples(SAMPLES))
     if settings.page:
-        from ui.page import build_page
-        from ui.theme import build_theme, head
+        from ui.page import build_head, build_page
+        from ui.theme import build_theme
 
-        mount_page(app, build_page(service.describe()), settings, theme=build_theme(), head=head())
+        mount_page(app, build_page(service.describe()), settings, theme=build_theme(), head=build_head())
     return app, service
 
 
@@ -102,6 +106,7 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
     """
     import gradio
 
+    _drop_previews(gradio.routes.templates.env)
     page.queue(max_size=PAGE_QUEUE, default_concurrency_limit=1, api_open=False)
     gradio.mount_gradio_app(
         app,
@@ -109,6 +114,7 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
         path="/",
         root_path=settings.root_path or None,
         max_file_size=settings.max_bytes,
+        favicon_path=str(ICON),
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -125,6 +131,21 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
     problems.install(inside)
     check_closed(page, inside)
     return inside
+
+
+def _drop_previews(templates: "jinja2.Environment") -> None:
+    """Take out what the page's library tells social networks of a page: its own name, picture and address.
+
+    Whoever makes a preview believes the first of several, so ours (``ui.page.build_head``) would not be read.
+    """
+    import jinja2
+
+    name, loader = "frontend/index.html", templates.loader
+    if loader is None:
+        return
+    source = loader.get_source(templates, name)[0]
+    own = jinja2.DictLoader({name: PREVIEWS.sub("", source)})
+    templates.loader = jinja2.ChoiceLoader([own, loader])
 
 
 def check_closed(page: "gradio.Blocks", inside: FastAPI) -> None:

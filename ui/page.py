@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from html import escape
 from types import ModuleType
 from typing import Final
 
 import gradio as gr
 
 from ui.grid import build_widget
-from ui.strings import choose, load_languages
+from ui.strings import choose, load_languages, load_words
 from ui.tabs import compare, explore, learn, use
+from ui.theme import head
 
 #: In the order of the page; the name is the tab's id, its key in the words and its value of ``?tab=``.
 TABS: Final[dict[str, ModuleType]] = {"explore": explore, "compare": compare, "learn": learn, "use": use}
@@ -22,7 +24,7 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
         description: What the model says of itself (``Reconstructor.describe()``).
 
     Returns:
-        Blocks to mount at ``/`` together with ``ui.theme.build_theme()`` and ``ui.theme.head()``.
+        Blocks to mount at ``/`` together with ``ui.theme.build_theme()`` and ``build_head()``.
     """
     words = load_languages()
     # delete_cache is a fence only: the page never uploads through Gradio.
@@ -37,3 +39,16 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
                 with gr.Tab(words["en"]["tabs"][name], id=name, render_children=name == "explore"):
                     tab.build(description, words)
     return page
+
+
+def build_head() -> str:
+    """What the mount puts into the document's head: the styles, and what a link to the page shows of it elsewhere."""
+    words = load_words("en")
+    said = {
+        'name="description"': words["explore"]["headline"],
+        'property="og:title"': words["head"]["brand"],
+        'property="og:type"': "website",
+        'property="og:description"': words["explore"]["headline"],
+        'name="twitter:card"': "summary",
+    }
+    return head() + "".join(f'<meta {name} content="{escape(text)}">' for name, text in said.items())
