@@ -62,10 +62,11 @@ def build(
     service = Service(models, settings, connect)
     app = create_app(service, settings, read_samples(SAMPLES))
     if settings.page:
-        from ui.page import build_head, build_page
-        from ui.theme import build_theme
+        from ui.page import build_page, preview
+        from ui.theme import build_theme, head
 
-        mount_page(app, build_page(service.describe()), settings, theme=build_theme(), head=build_head())
+        page, look = build_page(service.describe()), {"theme": build_theme(), "head": head()}
+        mount_page(app, page, settings, preview(), **look)
     return app, service
 
 
@@ -92,13 +93,16 @@ def load_model(settings: Settings, path: Path) -> Reconstructor:
     return reconstructor
 
 
-def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: Any) -> FastAPI:
+def mount_page(
+    app: FastAPI, page: "gradio.Blocks", settings: Settings, preview: str = "", **look: Any
+) -> FastAPI:
     """Mount the page at `/` with everything closed that it does not need.
 
     Args:
         app: The API.
         page: The page.
         settings: For limits and the proxy's path.
+        preview: Tags of what other places show of a link to the page.
         look: Passed on to gradio: theme, css, head.
 
     Returns:
@@ -106,7 +110,7 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
     """
     import gradio
 
-    _drop_previews(gradio.routes.templates.env)
+    _put_preview(gradio.routes.templates.env, preview)
     page.queue(max_size=PAGE_QUEUE, default_concurrency_limit=1, api_open=False)
     gradio.mount_gradio_app(
         app,
@@ -133,10 +137,10 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
     return inside
 
 
-def _drop_previews(templates: "jinja2.Environment") -> None:
-    """Take out what the page's library tells social networks of a page: its own name, picture and address.
+def _put_preview(templates: "jinja2.Environment", preview: str) -> None:
+    """Put tags in place of what the page's library tells social networks: its own name, picture and address.
 
-    Whoever makes a preview believes the first of several, so ours (``ui.page.build_head``) would not be read.
+    In its template, for what is given as ``head`` is added by a script, which those who make previews do not run.
     """
     import jinja2
 
@@ -144,7 +148,7 @@ def _drop_previews(templates: "jinja2.Environment") -> None:
     if loader is None:
         return
     source = loader.get_source(templates, name)[0]
-    own = jinja2.DictLoader({name: PREVIEWS.sub("", source)})
+    own = jinja2.DictLoader({name: PREVIEWS.sub("", source).replace("<head>", f"<head>{preview}", 1)})
     templates.loader = jinja2.ChoiceLoader([own, loader])
 
 

@@ -11,7 +11,6 @@ import gradio as gr
 from ui.grid import build_widget
 from ui.strings import choose, load_languages, load_words
 from ui.tabs import compare, explore, learn, use
-from ui.theme import head
 
 #: In the order of the page; the name is the tab's id, its key in the words and its value of ``?tab=``.
 TABS: Final[dict[str, ModuleType]] = {"explore": explore, "compare": compare, "learn": learn, "use": use}
@@ -24,7 +23,7 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
         description: What the model says of itself (``Reconstructor.describe()``).
 
     Returns:
-        Blocks to mount at ``/`` together with ``ui.theme.build_theme()`` and ``build_head()``.
+        Blocks to mount at ``/`` together with ``ui.theme.build_theme()`` and ``ui.theme.head()``.
     """
     words = load_languages()
     # delete_cache is a fence only: the page never uploads through Gradio.
@@ -41,8 +40,8 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
     return page
 
 
-def build_head() -> str:
-    """What the mount puts into the document's head: the styles, and what a link to the page shows of it elsewhere."""
+def preview() -> str:
+    """Tags that say what is shown elsewhere of a link to the page."""
     words = load_words("en")
     said = {
         'name="description"': words["explore"]["headline"],
@@ -51,4 +50,4 @@ def build_head() -> str:
         'property="og:description"': words["explore"]["headline"],
         'name="twitter:card"': "summary",
     }
-    return head() + "".join(f'<meta {name} content="{escape(text)}">' for name, text in said.items())
+    return "".join(f'<meta {name} content="{escape(text)}">' for name, text in said.items())

@@ -82,8 +82,10 @@ Object.assign(window.unmask, { state, grid, client, shown: () => shown, mask: ()
 on('.um-leave', 'click', () => {
   document.body.classList.remove('um-present');
   putAddress({ present: '' });
+  element.querySelector('.um-explore').style.removeProperty('--side'); // the room beside each other is measured by it
   fit();
-  $('.um-strategy input:checked').focus();
+  scrollTo(0, 0);
+  $('#um-grid').focus();
 });
 function nameGrid() { $('.um-grid').setAttribute('aria-label', words('grid.label', { r: rows, c: columns })); }
 /** Everything that is said, said in the language that is on. */

@@ -28,9 +28,10 @@ function nameTabs() {
   for (const [key, button] of Object.entries(buttons)) {
     button.tabIndex = !open || key === open ? 0 : -1;
     button.id ||= 'um-tab-' + key;
-    document.getElementById(button.getAttribute('aria-controls'))?.setAttribute('aria-labelledby', button.id);
     button.closest('[role=tablist]')?.setAttribute('aria-label', words('head.tabs'));
   }
+  // A panel is made when its tab is first opened.
+  if (open) document.querySelector('[role=tabpanel]:not([aria-labelledby])')?.setAttribute('aria-labelledby', buttons[open].id);
 }
 /** The arrows move between tabs; what they come to is opened by Enter, for a tab may begin to work when it is opened. */
 function moveAmongTabs(event) {
@@ -82,6 +83,7 @@ function findTabs() {
     if (asked !== tabInAddress()) putAddress({ tab: asked });
     openTab(asked);
   }
+  new MutationObserver(nameTabs).observe(tabs.parentElement, { childList: true });
   tabs.addEventListener('keydown', moveAmongTabs);
   addEventListener('popstate', () => openTab(tabInAddress()));
   document.addEventListener('unmask:open', (event) => openTab(event.detail));
