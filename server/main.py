@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent.parent / "ui" / "assets"
 SAMPLES, ICON = ASSETS / "samples", ASSETS / "icon.svg"
 
-PREVIEWS = re.compile(r"""<meta\s+(?:property="og:|name="twitter:)[^>]*>\s*""")
+# What the page's library tells others of its pages. Its manifest is of no use: this page is no app to install.
+PREVIEWS = re.compile(r"""<(?:meta\s+(?:property="og:|name="twitter:)|link rel="manifest")[^>]*>\s*""")
 
 # Gradio's own queue stands behind the service's; this only bounds what it keeps itself.
 PAGE_QUEUE = 32

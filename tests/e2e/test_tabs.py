@@ -175,9 +175,11 @@ def test_the_address_of_a_row_leads_to_it(new_page: OpenPage) -> None:
     explore.url += "?tab=compare#um-compare-models"
     explore.page.goto(explore.url, wait_until="commit")
     explore.page.wait_for_function(
-        "Math.abs(document.querySelector('#um-compare-models')?.getBoundingClientRect().top) < 120",
-        timeout=60_000,
+        "document.activeElement.closest('#um-compare-models') && scrollY > 0", timeout=60_000
     )
+    explore.one(".um-row-ratios .um-figure img").first.wait_for(timeout=60_000)
+    top = explore.evaluate("document.activeElement.getBoundingClientRect().top")
+    assert 0 <= top < 900, "still there when the rows above it have grown"
 
 
 def test_a_picture_dropped_on_another_tab_opens_on_explore(explore: ExplorePage) -> None:
