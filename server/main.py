@@ -25,8 +25,13 @@ from server.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
     import gradio
+    import jinja2
 
-SAMPLES = Path(__file__).parent.parent / "ui" / "assets" / "samples"
+ASSETS = Path(__file__).parent.parent / "ui" / "assets"
+SAMPLES, ICON = ASSETS / "samples", ASSETS / "icon.svg"
+
+# What the page's library tells others of its pages. Its manifest is of no use: this page is no app to install.
+PREVIEWS = re.compile(r"""<(?:meta\s+(?:property="og:|name="twitter:)|link rel="manifest")[^>]*>\s*""")
 
 # Gradio's own queue stands behind the service's; this only bounds what it keeps itself.
 PAGE_QUEUE = 32
@@ -58,10 +63,11 @@ def build(
     service = Service(models, settings, connect)
     app = create_app(service, settings, read_samples(SAMPLES))
     if settings.page:
-        from ui.page import build_page
+        from ui.page import build_page, preview
         from ui.theme import build_theme, head
 
-        mount_page(app, build_page(service.describe()), settings, theme=build_theme(), head=head())
+        page, look = build_page(service.describe()), {"theme": build_theme(), "head": head()}
+        mount_page(app, page, settings, preview(), **look)
     return app, service
 
 
@@ -88,13 +94,16 @@ def load_model(settings: Settings, path: Path) -> Reconstructor:
     return reconstructor
 
 
-def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: Any) -> FastAPI:
+def mount_page(
+    app: FastAPI, page: "gradio.Blocks", settings: Settings, preview: str = "", **look: Any
+) -> FastAPI:
     """Mount the page at `/` with everything closed that it does not need.
 
     Args:
         app: The API.
         page: The page.
         settings: For limits and the proxy's path.
+        preview: Tags of what other places show of a link to the page.
         look: Passed on to gradio: theme, css, head.
 
     Returns:
@@ -102,6 +111,7 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
     """
     import gradio
 
+    _put_preview(gradio.routes.templates.env, preview)
     page.queue(max_size=PAGE_QUEUE, default_concurrency_limit=1, api_open=False)
     gradio.mount_gradio_app(
         app,
@@ -109,6 +119,7 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
         path="/",
         root_path=settings.root_path or None,
         max_file_size=settings.max_bytes,
+        favicon_path=str(ICON),
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -125,6 +136,21 @@ def mount_page(app: FastAPI, page: "gradio.Blocks", settings: Settings, **look: 
     problems.install(inside)
     check_closed(page, inside)
     return inside
+
+
+def _put_preview(templates: "jinja2.Environment", preview: str) -> None:
+    """Put tags in place of what the page's library tells social networks: its own name, picture and address.
+
+    In its template, for what is given as ``head`` is added by a script, which those who make previews do not run.
+    """
+    import jinja2
+
+    name, loader = "frontend/index.html", templates.loader
+    if loader is None:
+        return
+    source = loader.get_source(templates, name)[0]
+    own = jinja2.DictLoader({name: PREVIEWS.sub("", source).replace("<head>", f"<head>{preview}", 1)})
+    templates.loader = jinja2.ChoiceLoader([own, loader])
 
 
 def check_closed(page: "gradio.Blocks", inside: FastAPI) -> None:

@@ -6,12 +6,16 @@ script through ``props`` and the document through text nodes and canvases (see `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from ui.theme import ASSETS
+
+# Whole lines of comment, which a visitor need not load.
+COMMENTS = re.compile(r"^ *(?://.*|/\*\*(?:(?!\*/).)*\*/ *)\n|^ */\*\*[^/]*?\*/ *\n", re.MULTILINE)
 
 
 def build_widget(name: str, scripts: Sequence[str], **props: Any) -> gr.HTML:
@@ -23,6 +27,7 @@ def build_widget(name: str, scripts: Sequence[str], **props: Any) -> gr.HTML:
         **props: JSON-ready values the script finds in ``props``.
     """
     script = "\n".join((ASSETS / f"{stem}.js").read_text(encoding="utf-8") for stem in scripts)
+    script = COMMENTS.sub("", script)
     return gr.HTML(
         value="",
         html_template=(ASSETS / f"{name}.html").read_text(encoding="utf-8"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from html import escape
 from types import ModuleType
 from typing import Final
 
 import gradio as gr
 
 from ui.grid import build_widget
-from ui.strings import choose, load_languages
+from ui.strings import choose, load_languages, load_words
 from ui.tabs import compare, explore, learn, use
 
 #: In the order of the page; the name is the tab's id, its key in the words and its value of ``?tab=``.
@@ -37,3 +38,16 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
                 with gr.Tab(words["en"]["tabs"][name], id=name, render_children=name == "explore"):
                     tab.build(description, words)
     return page
+
+
+def preview() -> str:
+    """Tags that say what is shown elsewhere of a link to the page."""
+    words = load_words("en")
+    said = {
+        'name="description"': words["explore"]["headline"],
+        'property="og:title"': words["head"]["brand"],
+        'property="og:type"': "website",
+        'property="og:description"': words["explore"]["headline"],
+        'name="twitter:card"': "summary",
+    }
+    return "".join(f'<meta {name} content="{escape(text)}">' for name, text in said.items())

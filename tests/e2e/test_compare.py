@@ -49,7 +49,7 @@ def test_the_ratios_run_by_themselves_and_agree_with_explore(compare: ExplorePag
     ]
     assert [caption.split(" ")[0] for caption in captions] == ["50%", "60%", "75%", "85%", "90%", "95%"]
     error = compare.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
-    assert captions[2] == f"75% hidden · error {error:.1f}%".replace(".0%", "%")
+    assert captions[2] == f"75% hidden · error {error:.1f}%"
     alts = row(compare, "ratios").locator("img").evaluate_all("(all) => all.map((image) => image.alt)")
     assert alts[4] == "Coffee, 147 of 196 patches hidden, Random"
     assert alts[5].startswith("Reconstruction of Coffee by mini")
@@ -300,3 +300,27 @@ def test_what_the_lesson_says_of_its_third_step_is_so(server_url: str) -> None:
         found[rule] = json.load(urllib.request.urlopen(request, timeout=120))["metrics"]["ssim"]
     assert found["random&ratio=0.5"] > found["block&ratio=0.5"]
     assert found["random&ratio=0.75"] < found["grid&ratio=0.75"], "as much hidden, and sharper"
+
+
+def test_shares_that_cannot_be_read_stay_as_typed_with_the_limits(compare: ExplorePage) -> None:
+    field, told = compare.one(".um-ratios-text"), compare.one(".um-ratios-bad")
+    for wrong in ("abc", "0, 100", ", ".join(str(share) for share in range(20, 40))):
+        field.fill(wrong)
+        field.blur()
+        assert field.input_value() == wrong
+        assert field.get_attribute("aria-invalid") == "true"
+        assert told.inner_text() == "Up to 12 shares from 1 to 99%, with commas between them."
+    field.fill("0.5,0.75")
+    field.blur()
+    assert (field.input_value(), told.inner_text()) == ("50, 75", "")
+    assert "2 reconstructions" in row(compare, "ratios").locator(".um-go").inner_text()
+
+
+def test_an_example_that_cannot_be_fetched_leaves_its_place_empty(compare: ExplorePage) -> None:
+    compare.expected = ("Failed to load resource",)
+    compare.page.route("**/v1/samples/cat", lambda route: route.fulfill(status=404, json={"status": 404}))
+    row(compare, "gallery").locator(".um-go").click()
+    pictures(compare, "gallery", 21)
+    captions = row(compare, "gallery").locator(".um-triptych > figcaption").all_inner_texts()
+    assert captions[1] == "Cat could not be read"
+    assert row(compare, "gallery").locator(".um-progress").inner_text() == "1 of 8 could not be made: Cat."

@@ -232,3 +232,26 @@ def test_focus_stays_on_the_pressed_control(explore: ExplorePage) -> None:
     explore.page.keyboard.press("Enter")
     explore.settle()
     assert explore.evaluate("document.activeElement.classList.contains('um-shuffle')")
+
+
+def test_a_seed_that_is_none_stays_as_typed_with_the_limits(explore: ExplorePage) -> None:
+    field = explore.one(".um-seed")
+    field.fill("-4")
+    field.blur()
+    explore.click(2, 2)
+    explore.settle()
+    assert (field.input_value(), field.get_attribute("aria-invalid")) == ("-4", "true")
+    field.fill("-5")
+    field.blur()
+    assert explore.status == "A seed is a whole number from 0 to 4294967295."
+    explore.press("shuffle")
+    explore.settle()
+    assert (field.get_attribute("aria-invalid"), field.input_value()[:1] != "-") == ("false", True)
+
+
+def test_the_original_is_let_go_of_when_the_window_is_left(explore: ExplorePage) -> None:
+    explore.page.keyboard.down("o")
+    assert explore.one("#um-right-title").inner_text() == "The original"
+    explore.evaluate("() => { window.dispatchEvent(new Event('blur')); }")
+    assert explore.one("#um-right-title").inner_text() == "What the model fills in"
+    explore.page.keyboard.up("o")

@@ -172,3 +172,57 @@ def test_an_answer_for_the_old_picture_never_shows_on_the_new(explore: ExplorePa
     explore.one(".um-sample").nth(1).click()
     explore.settle()
     assert explore.evaluate("window.unmask.shown().title") == "Cat"
+
+
+def test_the_old_picture_is_marked_where_a_new_model_gives_none(new_page: OpenPage) -> None:
+    explore = new_page((1280, 720)).open()
+    explore.expected = ("Failed to load resource", "ERR_")
+    explore.one(".um-models select").wait_for()
+    explore.page.route("**/v1/reconstruct", lambda route: route.abort())
+    explore.one(".um-models select").select_option("mini-block")
+    explore.one(".um-again").wait_for(timeout=60_000)
+    assert explore.one(".um-badge").is_visible(), "the mask is the same, the model is not"
+    line = explore.one(".um-status").bounding_box()
+    assert line is not None
+    assert line["y"] + line["height"] <= 720, "said in sight"
+    explore.one("button[role=tab]").nth(3).click()
+    explore.one(".um-use-code:not(:empty)").wait_for()
+    assert explore.one(".um-use-now").inner_text().endswith("model mini.")
+    assert "mini-block" not in explore.one(".um-use-code").inner_text()
+    explore.page.unroute("**/v1/reconstruct")
+    explore.page.wait_for_function(
+        "document.querySelector('.um-use-now').textContent.endsWith('model mini-block.')", timeout=60_000
+    )
+    assert explore.one(".um-badge").is_hidden()
+
+
+def test_the_first_example_is_asked_for_until_it_comes(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.expected = ("Failed to load resource", "ERR_")
+    asked: list[Route] = []
+
+    def grudging(route: Route) -> None:
+        asked.append(route)
+        if len(asked) == 1:
+            route.abort()
+        elif len(asked) == 2:
+            route.fulfill(status=429, headers={"Retry-After": "2"}, json={"status": 429})
+        else:
+            route.continue_()
+
+    explore.page.route("**/v1/samples/*", grudging)
+    explore.page.goto(explore.url, wait_until="commit")
+    said = "document.querySelector('.um-status-text')?.textContent"
+    explore.page.wait_for_function(f"{said}?.startsWith('No answer from the server. Trying again')")
+    explore.page.wait_for_function(f"{said}.startsWith('You sent more')")
+    explore.settle()
+    assert (len(asked), explore.status) == (3, "")
+
+
+def test_what_takes_too_long_is_told_as_that(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    explore.page.route("**/v1/reconstruct", lambda route: route.fulfill(status=504, json={"status": 504}))
+    explore.click(3, 3)
+    explore.one(".um-again").wait_for()
+    assert explore.status == "This took too long and was stopped. Your mask is kept."
+    assert explore.one(".um-badge").is_visible()

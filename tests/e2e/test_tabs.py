@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
+
 import pytest
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
+from tests.e2e.test_pictures import HAND_OVER, quarters, wait_for_picture
 
 pytestmark = pytest.mark.e2e
 
@@ -136,3 +140,64 @@ def test_for_the_classroom_only_the_tabs_stay_and_all_is_larger(new_page: OpenPa
     assert [i for i in range(196) if explore.mask[i] != mask[i]] == [9 * 14 + 12]
     assert explore.evaluate("document.documentElement.scrollWidth") <= 1440
     explore.screenshot("present")
+
+
+def test_back_goes_through_the_tabs_and_stays_on_the_page(explore: ExplorePage) -> None:
+    for place, name in ((3, "use"), (2, "learn")):
+        open_tab(explore, place)
+        explore.page.wait_for_url(f"**tab={name}*")
+    explore.page.go_back()
+    explore.one("#unmask-use h1").wait_for()
+    explore.page.go_back()
+    explore.one(".um-grid").wait_for()
+    assert "tab=" not in explore.page.url
+    explore.page.go_forward()
+    explore.one("#unmask-use h1").wait_for()
+
+
+def test_the_tabs_are_one_stop_and_the_arrows_move_among_them(explore: ExplorePage) -> None:
+    tabs = explore.one("button[role=tab]")
+    assert tabs.evaluate_all("(all) => all.map((one) => one.tabIndex)") == [0, -1, -1, -1]
+    assert explore.one("[role=tablist]:visible").first.get_attribute("aria-label") == "Parts of the page"
+    tabs.first.focus()
+    for key, label in (("ArrowLeft", "Use it"), ("ArrowRight", "Explore"), ("End", "Use it")):
+        explore.page.keyboard.press(key)
+        assert explore.evaluate("document.activeElement.textContent.trim()") == label
+        assert explore.one(".um-grid").is_visible(), "nothing opens by itself"
+    explore.page.keyboard.press("Enter")
+    panel = explore.one("[role=tabpanel]:visible")
+    panel.locator("#unmask-use h1").wait_for()
+    assert explore.one(f"#{panel.get_attribute('aria-labelledby')}").inner_text() == "Use it"
+
+
+def test_the_address_of_a_row_leads_to_it(new_page: OpenPage) -> None:
+    explore = new_page()
+    explore.url += "?tab=compare#um-compare-models"
+    explore.page.goto(explore.url, wait_until="commit")
+    explore.page.wait_for_function(
+        "document.activeElement.closest('#um-compare-models') && scrollY > 0", timeout=60_000
+    )
+    explore.one(".um-row-ratios .um-figure img").first.wait_for(timeout=60_000)
+    top = explore.evaluate("document.activeElement.getBoundingClientRect().top")
+    assert 0 <= top < 900, "still there when the rows above it have grown"
+
+
+def test_a_picture_dropped_on_another_tab_opens_on_explore(explore: ExplorePage) -> None:
+    open_tab(explore, 3)
+    explore.one("#unmask-use h1").wait_for()
+    explore.evaluate(HAND_OVER, ["drop", list(quarters())])
+    wait_for_picture(explore, "dropped.png")
+    assert explore.one(".um-grid").is_visible()
+    leaves = """() => document.body.dispatchEvent(new DragEvent('dragover',
+      {bubbles: true, cancelable: true, dataTransfer: (() => { const data = new DataTransfer();
+        data.items.add(new File(['x'], 'x.txt')); return data; })()}))"""
+    open_tab(explore, 2)
+    assert explore.evaluate(leaves) is False, "the browser would open the file itself"
+
+
+def test_a_link_to_the_page_is_shown_elsewhere_under_its_own_name(server_url: str) -> None:
+    page = urllib.request.urlopen(server_url).read().decode()
+    head = page[: page.index("<script")]
+    assert re.findall(r'property="og:title" content="([^"]*)"', page) == ["Unmask"]
+    assert "gradio" not in " ".join(re.findall(r"<meta[^>]*>", head)).lower()
+    assert b"<svg" in urllib.request.urlopen(f"{server_url}/favicon.ico").read()

@@ -214,7 +214,10 @@ def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage
         "Ready to",
     ):
         assert part in told
-    assert use.one(".um-use-command-line").inner_text() == "UNMASK_MODELS=mini.safetensors python -m server"
+    assert (
+        use.one(".um-use-command-line").inner_text()
+        == "UNMASK_MODELS=mini.safetensors .venv/bin/python -m server"
+    )
     assert max(bodies) < 256 * 1024 < weights.stat().st_size, "the weights were not sent"
     use.screenshot("use-checkpoint", full=True)
     use.one(".um-language").click()
@@ -226,7 +229,9 @@ def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage
     hostile = tmp_path / "${alert(1)}'; touch harm <img onerror=x>.pth"
     hostile.write_bytes(b"PK\x03\x04" + bytes(1000))
     choose(hostile, "is no .safetensors file")
-    line = use.one(".um-use-command-line").inner_text().replace("python -m model inspect", "printf %s")
+    line = (
+        use.one(".um-use-command-line").inner_text().replace(".venv/bin/python -m model inspect", "printf %s")
+    )
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == hostile.name
     assert len(bodies) == sent, "nothing of another file is sent"
@@ -237,3 +242,35 @@ def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage
     assert "it was cut" in use.one(".um-use-open-reason").inner_text()
     assert use.one(".um-use-opened").is_hidden()
     assert [path.name for path in tmp_path.iterdir() if path.name == "harm"] == []
+
+
+def test_of_two_files_the_later_one_is_told_though_its_answer_comes_first(
+    use: ExplorePage, tmp_path: Path
+) -> None:
+    use.expected = ("Failed to load resource",)
+    asked: list[str] = []
+    held: list[Route] = []
+
+    def answer(route: Route) -> None:
+        name = parse_qs(route.request.url.partition("?")[2])["name"][0]
+        asked.append(name)
+        if name == "first.safetensors":
+            held.append(route)
+        elif asked.count(name) == 1:
+            route.fulfill(status=503, headers={"Retry-After": "2"}, json={"status": 503})
+        else:
+            route.fulfill(status=422, json={"detail": f"that is {name}"})
+
+    use.page.route("**/v1/inspect*", answer)
+    head = (2).to_bytes(8, "little") + b"{}"
+    said = "document.querySelector('.um-use-open-say').textContent"
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.safetensors").write_bytes(head)
+        use.one(".um-use-file").set_input_files(tmp_path / f"{name}.safetensors")
+        use.page.wait_for_function(f"{said} !== ''")
+    use.page.wait_for_function(f"{said}.includes('Trying again in')")
+    use.page.wait_for_function(f"{said} === 'second.safetensors cannot be used:'")
+    held[0].fulfill(status=422, json={"detail": "too late"})
+    use.page.wait_for_timeout(300)
+    assert use.one(".um-use-open-reason").inner_text() == "that is second.safetensors"
+    assert asked == ["first.safetensors", "second.safetensors", "second.safetensors"]

@@ -1,12 +1,4 @@
-// The line to the server: one request under way, the newest mask wins, patience when it is busy or away; and what the
-// tabs do alike with an answer.
-
-/** Seconds of a Retry-After header, which is a number or a date. */
-function retryAfter(header) {
-  const seconds = Number(header);
-  const wanted = header && Number.isFinite(seconds) ? seconds : (Date.parse(header) - Date.now()) / 1000;
-  return Math.min(60, Math.max(1, Number.isFinite(wanted) ? wanted : 1));
-}
+// The line to the server: one request under way, the newest mask wins; and what the tabs do alike with an answer.
 
 async function decoded(url) {
   const image = new Image();
@@ -22,6 +14,8 @@ async function readAnswer(response) {
 }
 /** A figure as text, with the name of the view where that is no honest one: it must not be held against others. */
 const ofView = (words, text, { view }) => (['normalised', 'oracle'].includes(view) ? words('figure.' + view, { text }) : text);
+/** The average colour error of an answer on its hidden patches, as text. */
+const errorText = (words, answer) => ofView(words, percent(answer.metrics.colour_error_percent), answer);
 /** Mean absolute colour error of every patch, row by row, in percent of the full range, from two pictures of one size. */
 function patchErrors(original, reconstruction, rows, columns) {
   const { naturalWidth: w, naturalHeight: h } = original;
@@ -120,7 +114,8 @@ function createClient({ url, next, accept, refuse, report }) {
     else if (response.status === 503) {
       const ready = await fetch(rootUrl('readyz'), { signal }).then((r) => r.ok, () => false);
       if (ready) later('busy', retryAfter(response.headers.get('retry-after'))); else later('loading', 2);
-    } else if (response.status === 502 || response.status === 504) later('offline', Math.min(8, 2 ** failures++));
+    } else if (response.status === 502) later('offline', Math.min(8, 2 ** failures++));
+    else if (response.status === 504) report('timeout'); // the same request would take as long again
     else if (response.status >= 500) report('failed');
     else { report('idle'); refuse(job, response.status, await response.json().catch(() => ({}))); }
     return {};
@@ -129,17 +124,13 @@ function createClient({ url, next, accept, refuse, report }) {
   return {
     pump, again: wake,
     get idle() { return !running && !waiting && !dirty; },
+    get waits() { return Boolean(waiting); },
     /** Another picture: the answer under way is for the old one. */
     replace() { if (running) running.abort('replaced'); pump(); },
     stop() { if (running) running.abort('stopped'); },
   };
 }
 
-/** Waits; ends early when the signal says so. */
-const pause = (ms, signal) => new Promise((resolve, reject) => {
-  const timer = setTimeout(resolve, ms);
-  signal?.addEventListener('abort', () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
-});
 // Figures take turns, those of all tabs together: one request of them at a time, so that they do not fill the server's
 // queue by themselves. Every tab has this file as its own, so the turn is kept where they meet.
 window.unmask.turn ||= Promise.resolve();
@@ -148,8 +139,7 @@ window.unmask.turn ||= Promise.resolve();
  *
  * @param fields  The API's form fields, as strings, panels among them.
  * @param blob    The picture.
- * @param options signal to stop; waiting(state, seconds), each second while it must: 'busy', 'limited' or 'offline'; queue(line) as watchQueue tells.
- * Throws {status, problem} where the server refuses, the signal's reason where it was stopped.
+ * @param options signal and waiting as of patiently, which also says what is thrown; queue(line) as watchQueue tells.
  */
 function askFigure(fields, blob, options = {}) {
   const mine = window.unmask.turn.then(() => askPatiently({ ...fields, picture_format: 'webp' }, blob, options)).then(readAnswer);
@@ -157,24 +147,12 @@ function askFigure(fields, blob, options = {}) {
   return mine;
 }
 /** The same without a turn, for an answer of any kind: its response. */
-async function askPatiently(fields, blob, { accept = 'application/json', signal, waiting = () => {}, queue = () => {} }) {
-  for (let tries = 0; ; tries++) {
-    signal?.throwIfAborted();
+function askPatiently(fields, blob, { accept = 'application/json', signal, waiting, queue = () => {} }) {
+  return patiently(() => {
     const body = new FormData();
     body.append('image', blob, 'picture');
     for (const [key, value] of Object.entries(fields)) body.append(key, value);
     const id = requestId(), unwatch = watchQueue(id, queue), headers = { accept, 'x-request-id': id };
-    const response = await fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers, signal }).catch((error) => {
-      if (signal?.aborted) throw signal.reason;
-      return null;
-    }).finally(unwatch);
-    if (response && response.ok) return response;
-    const busy = response && [429, 503].includes(response.status), away = !response || [502, 504].includes(response.status);
-    if (!(busy || away) || tries === (busy ? 30 : 5)) throw { status: away ? 0 : response.status, problem: response ? await response.json().catch(() => ({})) : {} };
-    const seconds = busy ? retryAfter(response.headers.get('retry-after')) : Math.min(8, 2 ** tries);
-    for (let left = seconds; left > 0; left -= 1) {
-      waiting(!busy ? 'offline' : response.status === 429 ? 'limited' : 'busy', Math.ceil(left));
-      await pause(1000 * Math.min(1, left), signal);
-    }
-  }
+    return fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers, signal }).finally(unwatch);
+  }, { signal, waiting });
 }

@@ -6,51 +6,50 @@ const loaded = new Map(); // sample -> its file
 function galleryJobs() {
   const { view, fit, ...rest } = base();
   const fields = { ...rest, strategy: 'random', ratio: (galleryRatio / 100).toFixed(2), panels: 'masked,reconstruction,original' };
-  if (files.length) return files.map((file, i) => ({ fields: { ...fields, seed: String((Number(fields.seed) + i) % 4294967296) }, blob: file, title: { sample: '', title: file.name } }));
+  // A file that says itself that it is no picture is not sent; its row tells so.
+  if (files.length) return files.map((file, i) => ({ fields: { ...fields, seed: String((Number(fields.seed) + i) % 4294967296) }, blob: !file.type || file.type.startsWith('image/') ? file : null, title: { sample: '', title: file.name } }));
   return store.state.samples.map((sample, i) => ({ fields: { ...fields, seed: String((Number(fields.seed) + i) % 4294967296) }, blob: loaded.get(sample.name), title: { sample: sample.name, title: sample.title } }));
 }
 const gallery = createRow('gallery', {
-  jobs: galleryJobs, own: true,
+  jobs: galleryJobs, own: true, before: (options) => loadSamples(options),
   paint: (results, asked) => asked.map(({ title }, i) => {
     const found = results[i], name = titleOf(title), row = make('figure', 'um-triptych');
     const pictures = make('div', 'um-triptych-row');
     const alts = { masked: found && maskedAlt(found, name), reconstruction: found && resultAlt(found, name), original: words('alt.original', { title: name }) };
-    for (const panel of ['masked', 'reconstruction', 'original']) pictures.append(tile(found && found.images[panel], alts[panel] || ''));
+    for (const panel of ['masked', 'reconstruction', 'original']) pictures.append(found ? tile(found.images[panel], alts[panel] || '') : make('div', 'um-empty'));
     row.append(pictures, make('figcaption', '', found === null ? words('compare.unreadable', { name }) : found ? `${name} · ${errorOf(found.answer)}` : name));
     return row;
   }),
   after: (results) => { $('.um-sheet').hidden = !results.some(Boolean); },
 });
 /** The samples' own files: three numbers of a picture are worth more than its 144 pixel preview. */
-async function loadSamples() {
+async function loadSamples(options) {
+  if (files.length) return;
   await Promise.all(store.state.samples.filter(({ name }) => !loaded.has(name)).map(async ({ name }) => {
-    const response = await fetch(rootUrl('v1/samples/' + encodeURIComponent(name))).catch(() => null);
-    if (response && response.ok) loaded.set(name, await response.blob());
+    const response = await patiently(() => fetch(rootUrl('v1/samples/' + encodeURIComponent(name))), options).catch(() => null);
+    if (response) loaded.set(name, await response.blob());
   }));
 }
-async function runGallery(ratio) {
-  galleryRatio = ratio;
-  if (!files.length) await loadSamples();
-  gallery.run();
-}
-$('.um-row-gallery .um-go').addEventListener('click', (event) => {
-  if (files.length || loaded.size === store.state.samples.length) return; // the row's own listener does it
-  event.stopImmediatePropagation();
-  runGallery(galleryRatio);
-}, true);
+function runGallery(ratio) { galleryRatio = ratio; gallery.run(); }
 $('.um-preset-fig2').addEventListener('click', () => runGallery(80));
 $('.um-preset-fig10').addEventListener('click', () => runGallery(75));
 function takeFiles(list) {
-  files = [...list].filter((file) => !file.type || file.type.startsWith('image/')).slice(0, LIMIT);
+  files = [...list].slice(0, LIMIT);
   $('.um-samples-again').hidden = !files.length;
   if (files.length) gallery.run();
 }
 $('.um-files .um-file').addEventListener('change', (event) => { takeFiles(event.target.files); event.target.value = ''; });
 $('.um-samples-again').addEventListener('click', () => { files = []; $('.um-samples-again').hidden = true; runGallery(galleryRatio); });
 const section = $('.um-row-gallery');
-section.addEventListener('dragover', (event) => { event.preventDefault(); section.classList.add('um-over'); });
+section.addEventListener('dragover', () => section.classList.add('um-over'));
 section.addEventListener('dragleave', (event) => { if (!section.contains(event.relatedTarget)) section.classList.remove('um-over'); });
-section.addEventListener('drop', (event) => { event.preventDefault(); section.classList.remove('um-over'); takeFiles(event.dataTransfer.files); });
+document.addEventListener('unmask:drop', (event) => { // anywhere on this tab
+  if (!element.checkVisibility()) return;
+  event.preventDefault();
+  section.classList.remove('um-over');
+  takeFiles(event.detail);
+  jump(section, 'auto');
+});
 
 /** All triptychs on one sheet, two beside each other, and below what they are. */
 function drawSheet() {

@@ -1,7 +1,16 @@
 // --- how much is hidden: Fig. 4 ---------------------------------------------------------------------------------
 let wide = [50, 60, 75, 85, 90, 95];
-/** "50, 75" -> [50, 75]; what is no share between 1 and 99 is left out. */
-const readShares = (text) => text.split(/[^\d.]+/).map(Number).filter((value) => value >= 1 && value <= 99).slice(0, 12);
+const MOST_SHARES = 12;
+/** "50, 75" or "0.5, 0.75" -> [50, 75]; null where it is anything else than 1 to 12 shares between 1 and 99 %. */
+function readShares(text) {
+  const values = text.split(/[\s,;%，、；]+/).filter(Boolean).map(Number).map((value) => Math.round(value < 1 ? value * 100 : value));
+  return values.length && values.length <= MOST_SHARES && values.every((value) => value >= 1 && value <= 99) ? values : null;
+}
+/** What is no list of shares stays as it was typed, marked, with the limits beside it; the row keeps the last one that was. */
+function sayShares(found) {
+  $('.um-ratios-text').setAttribute('aria-invalid', String(!found));
+  $('.um-ratios-bad').textContent = found ? '' : words('compare.ratios_bad', { n: MOST_SHARES });
+}
 function pairs(results, asked, { picture }, caption) {
   const title = titleOf(picture);
   return asked.map((job, i) => {
@@ -16,26 +25,28 @@ function pairs(results, asked, { picture }, caption) {
 const atRatio = (strategy, ratio) => ({ fields: { ...base(), strategy, ratio: (ratio / 100).toFixed(2), panels: 'masked,pasted' } });
 const ratios = createRow('ratios', {
   jobs: () => wide.map((ratio) => atRatio(base().strategy, ratio)),
-  paint: (results, asked, of) => pairs(results, asked, of, ({ fields }, found) => [words('compare.hidden', { p: share(fields.ratio) }), found ? errorOf(found.answer) : '']),
+  paint: (results, asked, of) => pairs(results, asked, of, ({ fields }, found) => [words('compare.hidden', { p: shareText(fields.ratio) }), found ? errorOf(found.answer) : '']),
 });
 function choose(values) {
   wide = values;
   $('.um-ratios-text').value = values.join(', ');
+  sayShares(values);
   ratios.run();
 }
 $('.um-preset-wide').addEventListener('click', () => choose([50, 60, 75, 85, 90, 95]));
 $('.um-preset-fig4').addEventListener('click', () => choose([75, 85, 95]));
-$('.um-ratios-text').addEventListener('change', (event) => { wide = readShares(event.target.value); event.target.value = wide.join(', '); ratios.draw(); });
+$('.um-ratios-text').addEventListener('change', (event) => {
+  const found = readShares(event.target.value);
+  sayShares(found);
+  if (!found) return;
+  wide = found;
+  event.target.value = wide.join(', ');
+  ratios.draw();
+});
 
 // --- which patches are hidden: Fig. 6 ------------------------------------------------------------------------------
 const FIGURE_6 = { random: 75, block: 50, grid: 75 };
 let shares = FIGURE_6;
-/** On which masks a model was trained, by its recipe: {kinds: [[name, share of the masks], ...], hidden: '65–85%' of the patches}. */
-function trainedOn({ recipe }) {
-  const { masking = {}, mask_ratio: ratio } = recipe || {}, bounds = [...new Set([ratio].flat())];
-  const hidden = bounds.map((bound, i) => (i === bounds.length - 1 ? share(bound) : number(100 * bound, 0))).join('–');
-  return { kinds: Object.entries(masking).filter(([, part]) => part > 0), hidden };
-}
 /** The one kind of mask that a model was trained on, as 'Block 50%'; '' where there are several, or nobody says. */
 function trainedAlone(model) {
   const { kinds, hidden } = trainedOn(model);
@@ -54,7 +65,7 @@ const strategies = createRow('strategies', {
     if (!mine.length) return [];
     const [{ fields, found }] = mine, title = titleOf(of.picture), line = make('div', 'um-pair-tile');
     line.append(
-      tile(found && found.images.masked, found ? maskedAlt(found, title) : '', `${strategyName(strategy)} ${share(fields.ratio)}`),
+      tile(found && found.images.masked, found ? maskedAlt(found, title) : '', `${strategyName(strategy)} ${shareText(fields.ratio)}`),
       ...mine.map(({ model, found: one }) => {
         const alone = specialist(strategy, of.model)?.name === model.name ? words('compare.trained_on_it', { on: trainedAlone(model) }) : '';
         return tile(one && one.images.pasted, one ? resultAlt(one, title) : '', model.name, [alone, one && errorOf(one.answer)].filter(Boolean).join(' · '));
@@ -65,7 +76,7 @@ const strategies = createRow('strategies', {
   }),
   after(results, asked, { model }) {
     const { kinds, hidden } = trainedOn(model), mixture = kinds.length > 1;
-    const parts = kinds.map(([name, part]) => words('compare.trained_part', { x: share(part), strategy: strategyName(name) }));
+    const parts = kinds.map(([name, part]) => words('compare.trained_part', { x: shareText(part), strategy: strategyName(name) }));
     const on = mixture ? parts.join(words('compare.and')) : trainedAlone(model) || String(model.strategy || '');
     const told = mixture ? 'compare.trained_mixture' : on ? 'compare.trained' : 'compare.trained_unknown';
     const beside = Object.keys(shares).map((strategy) => specialist(strategy, model)).some((one) => one && one.name !== model.name);

@@ -49,18 +49,19 @@ function play() {
 async function gather() {
   const stop = (walking = new AbortController()), { picture } = store.state;
   const requests = STEPS.map((ratio) => sent(atRatio('random', ratio).fields)); // of one model and seed, whatever is chosen meanwhile
+  let failure = null;
   frames = []; at = 0;
   for (const [i, fields] of requests.entries()) {
     const progress = (left) => { $('.um-walk-progress').textContent = words('compare.progress', { i: i + 1, n: STEPS.length, left }); };
     progress(leftOf(STEPS.length - i));
     const waiting = (state, s) => progress(words('status.' + state, { s: Math.ceil(s) })), queue = (line) => progress(queueWords(words, line));
-    const began = performance.now(), found = await askFigure(fields, picture.blob, { signal: stop.signal, waiting, queue }).catch(() => null);
+    const began = performance.now(), found = await askFigure(fields, picture.blob, { signal: stop.signal, waiting, queue }).catch((error) => { failure = error; });
     took(performance.now() - began);
     if (!found || stop.signal.aborted) break;
     frames.push(found); at = i; walkWords();
   }
   const whole = frames.length === STEPS.length;
-  $('.um-walk-progress').textContent = whole ? '' : words(stop.signal.aborted ? 'compare.stopped' : 'status.offline');
+  $('.um-walk-progress').textContent = whole ? '' : stop.signal.aborted ? words('compare.stopped') : words(...failureOf(failure));
   walking = null; walkWords();
   if (whole && !matchMedia('(prefers-reduced-motion: reduce)').matches) play();
 }
@@ -126,7 +127,13 @@ $('.um-walk-save').addEventListener('click', async () => {
 
 // --- the first visit ----------------------------------------------------------------------------------------------------------
 let visited = false;
-store.watch(({ result }) => { if (result && !visited) { visited = true; ratios.run(); } }, element.firstElementChild);
-function speak() { words.fill(element); }
+store.watch(({ result }) => {
+  if (!result || visited) return;
+  visited = true;
+  ratios.run();
+  const row = document.getElementById(location.hash.slice(1)); // the address of one of the rows
+  if (row && row.matches('.um-compare [data-row]')) jump(row, 'auto');
+}, element.firstElementChild);
+function speak() { words.fill(element); if ($('.um-ratios-bad').textContent) sayShares(null); }
 document.addEventListener('unmask:language', speak);
 speak();

@@ -2,9 +2,6 @@
 // All compare*.js files run as one function body with `element` (this tab) and `props` (words).
 const words = wordsOf(props.words);
 const $ = (selector) => element.querySelector(selector);
-const percent = (value, digits = 1) => words('explore.percent', { x: number(value, digits) });
-const share = (ratio) => percent(Number(ratio) * 100, 0);
-const make = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
 
 // --- the parts that all rows have ------------------------------------------------------------------------------
 /** Around a row's own controls, the first of its children: heading above; button, figure and options below. */
@@ -37,23 +34,31 @@ function byModel(name, { view, ...fields }) {
 }
 
 // --- tiles ---------------------------------------------------------------------------------------------------
+/** The place of a picture that is not there yet, in the shape that it will have. */
+function placeholder() {
+  const { fields, mask } = store.state, node = make('div', 'um-empty');
+  if (fields.fit === 'whole' && mask) node.style.aspectRatio = `${mask.columns} / ${mask.rows}`;
+  return node;
+}
 /** A picture with what is to be said of it. */
 function tile(image, alt, caption = '', note = '') {
   const figure = make('figure', 'um-tile');
-  if (image) { image.alt = alt; figure.append(image); } else figure.append(make('div', 'um-empty'));
+  if (image) { image.alt = alt; figure.append(image); } else figure.append(placeholder());
   const line = make('figcaption');
   if (caption) line.append(make('b', '', caption));
   if (note) line.append((caption ? ' · ' : '') + note);
   if (caption || note) figure.append(line);
   return figure;
 }
-const errorOf = (answer) => words('compare.error', { e: ofView(words, percent(answer.metrics.colour_error_percent), answer) });
+const errorOf = (answer) => words('compare.error', { e: errorText(words, answer) });
 const titleOf = (picture) => words.title(picture || { sample: '', title: '' });
+/** What a job differs in from the others of its row. */
+const nameOf = ({ title, model }) => (title ? titleOf(title) : model?.name ?? model);
 const strategyName = (name) => words('strategy.' + (name === 'indices' ? 'draw' : name));
 function maskedAlt({ answer }, title) {
   return words('compare.alt_masked', { title, k: answer.hidden.length, n: answer.grid[0] * answer.grid[1], strategy: strategyName(answer.strategy) });
 }
-function resultAlt({ answer }, title) { return words('compare.alt_result', { title, model: answer.model, e: ofView(words, percent(answer.metrics.colour_error_percent), answer) }); }
+function resultAlt({ answer }, title) { return words('compare.alt_result', { title, model: answer.model, e: errorText(words, answer) }); }
 
 /** How often the network runs for one request. */
 const costOf = ({ cover, samples }) => (cover === 'complete' ? 4 : cover === 'ensemble' ? Number(samples) : 1);
@@ -79,11 +84,7 @@ function leftOf(requests) {
   return seconds > 1 ? words('compare.left', { s: seconds }) : '';
 }
 
-/** The model whose result Explore shows: one that was just chosen comes with its first answer. */
-function modelShown() {
-  const { result, model, models } = store.state;
-  return models.find(({ name }) => result && name === result.answer.model) || model;
-}
+const { modelShown } = store;
 /** What Explore shows, as a row is asked with it. */
 const shownNow = () => ({ picture: store.state.picture, model: modelShown(), fields: JSON.stringify(store.state.fields) });
 /** Whether two are of one picture: an example is fetched anew each time, a file of one's own is the same file. */
@@ -97,9 +98,10 @@ const samePicture = (a, b) => Boolean(a && b) && (a.sample || a.source) === (b.s
  * @param paint (results, jobs, of) -> nodes of the figure; results[i] is undefined until it is there; of: {picture,
  *              model} that Explore had when the row was asked, which is what its pictures are of.
  * @param after (results, jobs, of): what else is to be said; of is Explore's own until the row was asked.
- * @param own   Its pictures are not Explore's.
+ * @param own    Its pictures are not Explore's.
+ * @param before ({signal, waiting}) -> promise of what its jobs still need.
  */
-function createRow(name, { jobs, paint, after = () => {}, own = false }) {
+function createRow(name, { jobs, paint, after = () => {}, own = false, before = () => {} }) {
   const section = $('.um-row-' + name), one = (selector) => section.querySelector(selector);
   const go = one('.um-go'), halt = one('.um-halt'), line = one('.um-progress'), figure = one('.um-figure');
   let running = null, asked = [], results = [], of = null, said = ['', {}];
@@ -124,13 +126,17 @@ function createRow(name, { jobs, paint, after = () => {}, own = false }) {
   async function run() {
     if (running) running.abort('replaced');
     const stop = (running = new AbortController()), { picture } = store.state;
+    const waiting = (state, s) => tell('status.' + state, { s: Math.ceil(s) });
+    draw();
+    await before({ signal: stop.signal, waiting });
+    if (stop !== running) return;
     asked = jobs(); results = []; of = shownNow();
     tell('', {}); draw();
     for (let i = 0; i < asked.length && !stop.signal.aborted; i++) {
       const { blob } = asked[i], began = performance.now();
+      if (own && !blob) { results[i] = null; continue; }
       tell('compare.progress', { i: i + 1, n: asked.length, left: leftOf(asked.length - i) });
       try {
-        const waiting = (state, s) => tell('status.' + state, { s: Math.ceil(s) });
         const queue = (line) => tell('compare.progress', { i: i + 1, n: asked.length, left: (line.before && queueWords(words, line)) || leftOf(asked.length - i) || queueWords(words, line) });
         results[i] = await askWithin(asked[i], blob || picture.blob, { signal: stop.signal, waiting, queue });
         took(performance.now() - began);
@@ -138,13 +144,16 @@ function createRow(name, { jobs, paint, after = () => {}, own = false }) {
       } catch (error) {
         if (stop.signal.aborted) break;
         results[i] = null;
-        tell(error.status ? 'status.refused' : 'status.offline', { reason: String(error.problem?.detail || error.status || error) });
+        tell(...failureOf(error));
         if (!blob) { running = null; draw(); return; } // the others would fail alike
       }
     }
     if (stop !== running) return;
     running = null;
-    tell(stop.signal.aborted ? 'compare.stopped' : results.includes(null) ? 'compare.some_failed' : isStale() ? 'compare.stale' : '');
+    const failed = asked.filter((_, i) => results[i] === null).map(nameOf);
+    if (stop.signal.aborted) tell('compare.stopped');
+    else if (failed.length) tell('compare.some_failed', { k: failed.length, n: asked.length, names: failed.join(', ') });
+    else tell(isStale() ? 'compare.stale' : '');
     draw();
   }
   go.addEventListener('click', run);
@@ -160,13 +169,15 @@ function createRow(name, { jobs, paint, after = () => {}, own = false }) {
 }
 
 // --- jumping -----------------------------------------------------------------------------------------------------
+function jump(target, behavior) {
+  target.scrollIntoView({ behavior });
+  const heading = target.querySelector('h2');
+  heading.tabIndex = -1;
+  heading.focus({ preventScroll: true });
+}
 for (const link of element.querySelectorAll('.um-jumps a')) {
   link.addEventListener('click', (event) => { // the address keeps what it says of the view
     event.preventDefault();
-    const target = element.querySelector(link.getAttribute('href'));
-    target.scrollIntoView({ behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth' });
-    const heading = target.querySelector('h2');
-    heading.tabIndex = -1;
-    heading.focus({ preventScroll: true });
+    jump(element.querySelector(link.getAttribute('href')), matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth');
   });
 }

@@ -11,7 +11,7 @@ function controls() {
   $('.um-ratio-short').textContent = percent(p, 0);
   $(`.um-strategy input[value=${state.strategy}]`).checked = true;
   $('.um-strategy-hint').textContent = words(`strategy.${state.strategy}_hint`);
-  if (document.activeElement !== $('.um-seed')) $('.um-seed').value = String(state.seed);
+  if (document.activeElement !== $('.um-seed') && wrongAt !== state.seed) seedIs(state.seed);
   all('.um-undo').forEach((node) => node.setAttribute('aria-disabled', String(!grid.canUndo)));
   $('.um-redo').setAttribute('aria-disabled', String(!grid.canRedo));
   if (shown) sentence();
@@ -19,7 +19,7 @@ function controls() {
 function sentence() {
   const { metrics, timings_ms: timings = {} } = shown.answer;
   words.rich($('.um-sentence'), 'explore.sentence', {
-    v: String(total - shown.hidden.length), n: String(total), e: ofView(words, percent(metrics.colour_error_percent), shown.answer),
+    v: String(total - shown.hidden.length), n: String(total), e: errorText(words, shown.answer),
     b: percent(metrics.plain_fill.colour_error_percent),
     ms: words('explore.milliseconds', { x: number(Object.values(timings).reduce((a, b) => a + b, 0), 0) }),
   });
@@ -37,10 +37,18 @@ on('.um-redo', 'click', () => grid.redo());
 on('.um-strategy', 'change', (event) => setRule({ strategy: event.target.value }));
 on('.um-ratio', 'input', (event) => { setRatio(Number(event.target.value)); gesture = true; });
 on('.um-ratio', 'change', () => { gesture = false; wantSpread(); client.pump(); });
+let wrongAt = null; // the seed in use while the field holds what is none
+function seedIs(seed) { wrongAt = null; $('.um-seed').value = String(seed); $('.um-seed').setAttribute('aria-invalid', 'false'); }
 on('.um-seed', 'change', (event) => {
   const seed = Number(event.target.value);
-  if (Number.isInteger(seed) && seed >= 0 && seed <= 4294967295 && event.target.value !== '') setRule({ seed, strategy: state.lastRule });
-  else event.target.value = String(state.seed);
+  if (Number.isInteger(seed) && seed >= 0 && seed <= 4294967295 && event.target.value !== '') {
+    if (wrongAt !== null) status('');
+    seedIs(seed); setRule({ seed, strategy: state.lastRule });
+  } else {
+    wrongAt = state.seed;
+    event.target.setAttribute('aria-invalid', 'true');
+    status('control.seed_bad', {}, 'error');
+  }
 });
 on('.um-view', 'change', (event) => {
   state.view = event.target.value;
@@ -112,5 +120,5 @@ on(document, 'unmask:unchosen', () => status('status.unchosen', {}, 'error'));
 on(document, 'unmask:model', (event) => {
   model = event.detail;
   state.honest = '';
-  offerViews(); readAgain();
+  touched(); offerViews(); readAgain(); renderRight();
 });

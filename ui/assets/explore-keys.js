@@ -18,3 +18,4 @@ on(document, 'keydown', (event) => {
   }
 });
 on(document, 'keyup', (event) => { if (state.holding && event.key.toLowerCase() === 'o') hold(false); });
+on(window, 'blur', () => { if (state.holding) hold(false); }); // the key is let go of in another window

@@ -4,14 +4,25 @@ function lookAtPair() {
   if (innerWidth < 1024) $('.um-pair').scrollIntoView({ behavior: still ? 'auto' : 'smooth', block: 'start' });
 }
 // --- pictures --------------------------------------------------------------------------------------------------------
-function offer(blob, title, sample = '') { choose({ blob, title, sample, crop: '' }); if (!state.behind) status(''); client.replace(); }
+let wish = new AbortController(); // of the example chosen last, as long as it has to be waited for
+function offer(blob, title, sample = '') {
+  wish.abort('replaced');
+  choose({ blob, title, sample, crop: '' });
+  if (!client.waits) status('');
+  client.replace();
+}
+/** Without a picture there is nothing to do, so the server is asked until it gives it, or another is chosen. */
 async function offerSample(sample) {
-  const mine = (state.picks += 1);
-  const response = await fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))).catch(() => null);
-  const blob = response && response.ok && await response.blob();
-  if (state.picks !== mine) return; // something else was chosen while it was on its way
-  if (blob) offer(blob, sample.title, sample.name);
-  else status('status.offline', {}, 'error');
+  wish.abort('replaced');
+  const mine = (wish = new AbortController()), picks = (state.picks += 1);
+  const waiting = (what, s) => { if (!client.waits) status('status.' + what, { s }, what === 'away' ? 'error' : ''); };
+  try {
+    const response = await patiently(() => fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))), { signal: mine.signal, waiting, tries: Infinity });
+    const blob = await response.blob();
+    if (state.picks === picks) offer(blob, sample.title, sample.name); // else another was chosen while it was on its way
+  } catch (error) {
+    if (!mine.signal.aborted) status(...failureOf(error), 'error');
+  }
 }
 function offerFile(file) { if (file) { offer(file, file.name || words('pictures.pasted_title')); lookAtPair(); } }
 props.samples.forEach((sample) => {
@@ -36,10 +47,19 @@ on(document, 'paste', (event) => {
   const file = [...(event.clipboardData?.files || [])].find((item) => item.type.startsWith('image/'));
   if (file && visible()) { event.preventDefault(); offerFile(file); }
 });
-const carriesFiles = (event) => visible() && [...(event.dataTransfer?.types || [])].includes('Files');
+// On every tab: the browser would leave the page for a file that nobody takes, and with it all that was done here.
+const carriesFiles = (event) => [...(event.dataTransfer?.types || [])].includes('Files');
 on(document, 'dragover', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = false; } });
 on(document, 'dragleave', (event) => { if (!event.relatedTarget) $('.um-drop').hidden = true; });
-on(document, 'drop', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = true; offerFile(event.dataTransfer.files[0]); } });
+on(document, 'drop', (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  $('.um-drop').hidden = true;
+  const { files } = event.dataTransfer;
+  if (!document.dispatchEvent(new CustomEvent('unmask:drop', { detail: files, cancelable: true }))) return; // the tab that is open took them
+  document.dispatchEvent(new CustomEvent('unmask:open', { detail: 'explore' }));
+  offerFile(files[0]);
+});
 
 on('.um-download', 'click', async () => {
   const { picture, mask } = store.state, { fields: { crop, ...fields }, panels } = store.request(); // what is sent is the crop already
@@ -47,8 +67,7 @@ on('.um-download', 'click', async () => {
   const waiting = (what, s) => status('status.' + what, { s });
   const response = await askPatiently({ ...fields, panels: panels.join(',') }, picture.blob, { accept: 'image/png', waiting }).catch((error) => error);
   if (!response.ok) {
-    const reason = String(response.problem?.detail || response.status);
-    status(response.status ? 'status.refused' : 'status.offline', { reason }, 'error');
+    status(...failureOf(response), 'error');
     return;
   }
   const title = picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
@@ -61,6 +80,9 @@ on('.um-download', 'click', async () => {
 /** A picture that is not square can be seen whole, or by a square that is moved along its longer side. */
 function offerCrops(placement) {
   state.placement = placement || null;
+  const hint = $('.um-pictures > .um-hint');
+  hint.dataset.t = state.fit === 'whole' ? 'pictures.own_hint_whole' : 'pictures.own_hint';
+  hint.textContent = words(hint.dataset.t);
   const long = Boolean(placement) && placement.original_width !== placement.original_height;
   $('.um-whole-row').hidden = !long && state.fit === 'square';
   $('.um-whole').checked = state.fit === 'whole';

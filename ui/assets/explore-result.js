@@ -5,9 +5,9 @@ const patch = (i) => [(i % columns) * (WIDTH / columns), Math.floor(i / columns)
 
 function renderRight() {
   const none = state.known && grid.count === 0, everything = state.known && grid.count === total;
-  const plain = none || everything, waits = state.known ? (!state.live || state.behind) && grid.indices.join() !== shown?.hidden.join() : state.behind;
+  const plain = none || everything, same = state.known && grid.indices.join() === shown?.hidden.join() && shown.by === byNow(), waits = !same && (state.behind || (state.known && !state.live));
   const stale = Boolean(shown) && !plain && waits, slider = state.view === 'slider' && !state.holding && !plain;
-  $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale || state.behind;
+  $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale;
   $('.um-split').hidden = $('.um-line').hidden = !slider;
   $('.um-sentence').hidden = plain;
   $('.um-download').disabled = plain || !state.picture;
@@ -61,7 +61,7 @@ function legend(scale) {
   $('.um-scale').style.background = `linear-gradient(90deg, ${parts.join(', ')})`;
   $('.um-ticks').replaceChildren(...[0, 0.5, 1].map((share) => {
     const tick = document.createElement('span');
-    tick.textContent = percent(low + (high - low) * share) + (share === 1 ? '+' : ''); // larger ones are as dark
+    tick.textContent = percent(low + (high - low) * share, (high - low) % 2 ? 1 : 0) + (share === 1 ? '+' : ''); // larger ones are as dark
     return tick;
   }));
   if (state.view !== 'error' || !shown.errors) { $('.um-worst').textContent = ''; return; }
@@ -73,8 +73,7 @@ function altText(none, everything) {
   const title = words.title(state.picture);
   if (state.holding || none) return words('alt.original', { title });
   if (everything || !shown) return words('alt.empty');
-  const e = ofView(words, percent(shown.answer.metrics.colour_error_percent), shown.answer);
-  return words('alt.' + state.view, { title, e, model: shown.answer.model || model.name });
+  return words('alt.' + state.view, { title, e: errorText(words, shown.answer), model: shown.answer.model || model.name });
 }
 function cellText() {
   const i = grid.cursor, place = { r: Math.floor(i / columns) + 1, c: (i % columns) + 1 };

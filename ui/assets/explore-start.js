@@ -58,7 +58,7 @@ on('.um-link', 'click', async () => {
 // --- size, colours, start ------------------------------------------------------------------------------------------------
 /** What the window leaves for the pictures beside all that is to be seen with them; a passing message is not. */
 function heightLeft() {
-  const others = $('.um-facts').getBoundingClientRect().bottom + scrollY - $('.um-right .um-picture').clientHeight - $('.um-status').clientHeight;
+  const others = $('.um-facts').getBoundingClientRect().bottom + scrollY - $('.um-right .um-picture').clientHeight - $('.um-status-place').clientHeight;
   return Math.max(224, innerHeight - others - 12);
 }
 /** Whole pixels a patch; the longer side decides, and in the classroom what the window has room for. */
@@ -75,8 +75,18 @@ function fit() {
 }
 new ResizeObserver(fit).observe($('.um-explore'));
 on(window, 'resize', fit);
+// What is said stays in sight: where its place is not on the screen, at the bottom of the window.
+new IntersectionObserver(([place]) => $('.um-status').classList.toggle('um-away', !place.isIntersecting), { rootMargin: '0px 0px -56px' }).observe($('.um-status-place'));
 new MutationObserver(() => grid.redraw()).observe(document.body, { attributes: true, attributeFilter: ['class'] });
 Object.assign(window.unmask, { state, grid, client, shown: () => shown, mask: () => Array.from(grid.hidden).join('') });
+on('.um-leave', 'click', () => {
+  document.body.classList.remove('um-present');
+  putAddress({ present: '' });
+  element.querySelector('.um-explore').style.removeProperty('--side'); // the room beside each other is measured by it
+  fit();
+  scrollTo(0, 0);
+  $('#um-grid').focus();
+});
 function nameGrid() { $('.um-grid').setAttribute('aria-label', words('grid.label', { r: rows, c: columns })); }
 /** Everything that is said, said in the language that is on. */
 function speak() {

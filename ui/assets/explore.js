@@ -4,7 +4,6 @@ const words = wordsOf(props.words);
 const visible = () => element.checkVisibility(); // another tab may be open: what is typed and dropped there is not ours
 const $ = (selector) => element.querySelector(selector), all = (selector) => [...element.querySelectorAll(selector)];
 const on = (target, type, run) => (typeof target === 'string' ? all(target) : [target]).forEach((node) => node.addEventListener(type, run));
-const percent = (value, digits = 1) => words('explore.percent', { x: number(value, digits) });
 
 // --- state -------------------------------------------------------------------------------------------------
 let model = props.model;                       // the one in use
@@ -25,7 +24,7 @@ const state = {
   offered: 0,        // number of the newest that could be sent
   samples: 8,        // masks of the uncertainty; fewer where the server is slow
   spread: '',        // '', 'wanted' or 'asked': the uncertainty is computed once after a change, not while drawing
-  behind: false,     // the server is busy or away: the result may belong to an older mask
+  behind: false,     // the newest request came to nothing yet: the result may belong to an older mask
 };
 let shown = null;    // {hidden, images, answer, title, errors, spread}: the result on the right, with its mask
 let gesture = false; // a slider is being dragged: one step of the history
@@ -103,8 +102,12 @@ function nextJob() {
   if (state.view === 'error') panels.push('error');
   const body = form(panels, kind);
   state.force = false;
-  return { body, kind, incoming: state.incoming, edition: state.edition, view: state.view };
+  const fields = { ...maskFields(isDrawn() ? 'mask' : 'rule'), ...placeFields(state.incoming ? state.incoming.crop : state.crop) };
+  return { body, kind, fields, by: byNow(), model: store.state.model, incoming: state.incoming, edition: state.edition, view: state.view };
 }
+const isDrawn = () => !isRule() && state.known;
+/** Who draws the result, and how: with the mask, all that it depends on. */
+const byNow = () => [model.name, state.honest].join();
 /** Whether what is on the right belongs to what is on the left. */
 const isCurrent = () => Boolean(shown) && state.known && shown.edition === state.edition;
 function spreadJob() {
@@ -152,7 +155,8 @@ async function accept(job, answer, images) {
     grid.take(answer.hidden);
     if (job.edition === state.edition) state.known = true;
   }
-  shown = { hidden: answer.hidden, images, answer, title: state.picture.title, errors: null, spread: null, edition: job.edition };
+  const { fields, by, edition } = job;
+  shown = { hidden: answer.hidden, images, answer, title: state.picture.title, errors: null, spread: null, edition, fields, by, model: job.model };
   // In the view of contrast the photo it is held against is not at hand, so no patch is named.
   if (job.view === 'error' && answer.view !== 'normalised') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
   status(''); share(); controls(); renderRight(); firstShown(); sayResult();
@@ -167,11 +171,10 @@ function acceptSpread(job, answer, images) {
 /** Tells the other tabs what is on screen now. */
 function share() {
   if (!shown) return;
-  const { answer, hidden, images, title } = shown;
-  const kind = !isRule() && state.known ? 'mask' : 'rule';
+  const { answer, hidden, images, title, fields } = shown;
   store.set({
-    picture: state.picture, fields: { ...maskFields(kind), ...placeFields() }, mask: { rows, columns, hidden },
-    result: { answer, images, hidden, title, edition: state.edition },
+    picture: state.picture, fields, mask: { rows, columns, hidden },
+    result: { answer, images, hidden, title, model: shown.model, edition: state.edition },
     show: { panel: state.view, paste: state.paste, samples: state.samples },
   });
   noteAddress();
@@ -227,6 +230,7 @@ function refuse(job, code, problem) {
     if (fewer) { client.pump(); return; }
   }
   if (job.incoming && state.incoming === job.incoming) state.incoming = null;
+  state.behind = true; renderRight();
   const key = REASONS[slug] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
   const tell = (limit) => status('status.' + key, { reason: String(problem.detail || problem.title || code), ...limit }, 'error');
   if (key !== 'size') tell({ m: number(props.limits.pixels / 1e6, 0), side: number(props.limits.side) });
@@ -244,7 +248,7 @@ function report(what, seconds) {
   else if (['busy', 'limited', 'loading'].includes(what)) status('status.' + what, { s: seconds });
   else if (what !== 'bar') status('status.' + what, {}, 'error', true);
 }
-const COUNTED = ['status.busy', 'status.limited', 'status.loading', 'status.offline', 'status.slow_queue'];
+const COUNTED = ['status.busy', 'status.limited', 'status.loading', 'status.offline', 'status.away', 'status.slow_queue'];
 let told = ['']; // what the status line says, to say it again in the other language
 function status(key, values = {}, tone = '', again = false) {
   const line = $('.um-status'), text = key && words(key, values);

@@ -20,6 +20,26 @@ function labelTabs() {
     if (button && !button.closest('[aria-hidden=true]')) buttons[key] = button;
     if (node.data !== words('tabs.' + key)) node.data = words('tabs.' + key);
   }
+  nameTabs();
+}
+/** Gradio's list of tabs has no name, its panels are not named by their tabs, and each tab is a stop of the Tab key. */
+function nameTabs() {
+  const open = props.tabs.find(isOpen);
+  for (const [key, button] of Object.entries(buttons)) {
+    button.tabIndex = !open || key === open ? 0 : -1;
+    button.id ||= 'um-tab-' + key;
+    button.closest('[role=tablist]')?.setAttribute('aria-label', words('head.tabs'));
+  }
+  // A panel is made when its tab is first opened.
+  if (open) document.querySelector('[role=tabpanel]:not([aria-labelledby])')?.setAttribute('aria-labelledby', buttons[open].id);
+}
+/** The arrows move between tabs; what they come to is opened by Enter, for a tab may begin to work when it is opened. */
+function moveAmongTabs(event) {
+  const row = props.tabs.map((key) => buttons[key]).filter(Boolean), at = row.indexOf(event.target);
+  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: row.length - 1 }[event.key];
+  if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  row[(to + row.length) % row.length].focus();
 }
 const isOpen = (key) => Boolean(buttons[key]) && buttons[key].getAttribute('aria-selected') === 'true';
 function openTab(key) {
@@ -27,10 +47,12 @@ function openTab(key) {
   if (!isOpen(key)) buttons[key].click();
   scrollTo(0, 0);
 }
-/** The address follows the tab that is open; the first one needs no word there. */
+const tabInAddress = () => new URLSearchParams(location.search).get('tab') || props.tabs[0];
+/** The address follows the tab that is open, and the browser's Back goes through them; the first one needs no word there. */
 function noteTab() {
   const open = props.tabs.find(isOpen);
-  if (open) putAddress({ tab: open === props.tabs[0] ? '' : open });
+  nameTabs();
+  if (open && open !== tabInAddress()) putAddress({ tab: open === props.tabs[0] ? '' : open }, 'pushState');
 }
 function speak() {
   const code = LANGUAGES[language()];
@@ -56,8 +78,15 @@ function findTabs() {
   finder.disconnect();
   new MutationObserver(labelTabs).observe(tabs, { childList: true, subtree: true });
   labelTabs();
-  const asked = new URLSearchParams(location.search).get('tab');
-  if (props.tabs.includes(asked)) openTab(asked);
+  const asked = new URLSearchParams(location.search).get('tab') || location.hash.split('-')[1]; // #um-compare-models is on Compare
+  if (props.tabs.includes(asked)) {
+    if (asked !== tabInAddress()) putAddress({ tab: asked });
+    openTab(asked);
+  }
+  new MutationObserver(nameTabs).observe(tabs.parentElement, { childList: true });
+  tabs.addEventListener('keydown', moveAmongTabs);
+  addEventListener('popstate', () => openTab(tabInAddress()));
+  document.addEventListener('unmask:open', (event) => openTab(event.detail));
   new MutationObserver(noteTab).observe(tabs, { subtree: true, attributeFilter: ['aria-selected'] });
 }
 const finder = new MutationObserver(findTabs);

@@ -1,8 +1,6 @@
 // The How it works tab: the request that Explore shows, opened up. Runs as the body of a function with `element` and `props`.
 const words = wordsOf(props.words);
 const $ = (selector) => element.querySelector(selector), all = (selector) => [...element.querySelectorAll(selector)];
-const make = (tag, name, text = '') => { const node = document.createElement(tag); node.className = name; node.textContent = text; return node; };
-const percent = (value, digits = 1) => words('learn.percent', { x: number(value, digits) });
 const large = (value) => new Intl.NumberFormat(LANGUAGES[language()], { notation: 'compact', compactDisplay: 'long', maximumFractionDigits: value < 1e6 ? 0 : 1 }).format(value);
 
 // Name, title, fact, what a visitor reads on opening it, shape before, shape after; in the order of the network.
@@ -34,7 +32,8 @@ function reconstruct({ picture, fields }, change, panels, signal) {
 function single({ cover, samples, panels, crop, ...fields }) { return fields; }
 
 async function follow(state) {
-  training.of(state.model.name);
+  const model = store.modelShown();
+  training.of(model.name);
   if (!state.picture || !state.fields.strategy) { status('learn.loading'); return; }
   if (asked.picture === state.picture && asked.fields === JSON.stringify(state.fields)) return;
   asked = { picture: state.picture, fields: JSON.stringify(state.fields) };
@@ -45,7 +44,7 @@ async function follow(state) {
     const { answer, images } = await reconstruct(request, {}, 'original,reconstruction', mine.signal);
     const [rows, columns] = answer.grid;
     const scene = createScene({ original: images.original, result: images.reconstruction, hidden: answer.hidden, rows, columns });
-    view = { answer, images, scene, model: state.model, picture: state.picture, errors: patchErrors(images.original, images.reconstruction, rows, columns), positions: undefined, views: null };
+    view = { answer, images, scene, model, picture: state.picture, errors: patchErrors(images.original, images.reconstruction, rows, columns), positions: undefined, views: null };
     clearTimeout(slow); status(''); paint();
     await answerQuestions(request, mine.signal);
   } catch {
@@ -70,7 +69,7 @@ function status(key, again = false, values = {}) {
   $('.um-learn-again').hidden = !again;
 }
 $('.um-learn-again').addEventListener('click', () => follow(store.state));
-$('.um-training-again').addEventListener('click', () => training.of(store.state.model.name));
+$('.um-training-again').addEventListener('click', () => training.of(store.modelShown().name));
 
 const isNormalised = (model) => model.target.startsWith('norm_pixel');
 const mean = (list) => (list.length ? list.reduce((sum, value) => sum + value, 0) / list.length : 0);
@@ -163,7 +162,7 @@ function loss() {
 // --- the two questions -------------------------------------------------------------------------------------------------
 function questions() {
   const { positions, answer, images, model } = view, title = words.title(view.picture);
-  const off = (found) => percent(found.answer.metrics.colour_error_percent), error = (found) => words('learn.off_by', { e: ofView(words, off(found), found.answer) });
+  const off = (found) => percent(found.answer.metrics.colour_error_percent), error = (found) => words('learn.off_by', { e: errorText(words, found.answer) });
   $('.um-pair-of-tiles').hidden = !positions;
   $('.um-positions-fact').textContent = positions ? words('learn.positions_fact') : positions === null ? words('learn.no_picture') : ''; // not asked yet
   if (positions) {

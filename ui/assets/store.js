@@ -6,9 +6,10 @@
 //   state.fields   {strategy, ratio, seed, ...}           form fields of the result on screen, as strings, without
 //                                                         image and panels; post them and you get it again
 //   state.mask     null or {rows, columns, hidden}        hidden: list of patches, row by row from 0
-//   state.result   null or {answer, images, hidden, title, edition}
-//                                                         answer: JSON of /v1/reconstruct; images: panel -> Image
-//   state.model    {name, grid, image_size, ...}          the model in use, as /v1/model describes it
+//   state.result   null or {answer, images, hidden, title, model, edition}
+//                                                         answer: JSON of /v1/reconstruct; images: panel -> Image; model:
+//                                                         that drew it, as it is described
+//   state.model    {name, grid, image_size, ...}          the model chosen, whose result may still be awaited
 //   state.models   [model, ...]                           all that are served
 //   state.samples  [{name, title, ...}, ...]            the pictures that the page offers
 //   state.show     {panel, paste, samples}                what stands on the right in Explore; samples: masks of the uncertainty
@@ -16,6 +17,7 @@
 //   store.set({key: value, ...})      replaces keys, tells the watchers
 //   store.watch(run, element)         run(state) now and after changes; while element is not on screen it waits
 //   store.request()                   {fields, panels}: what to ask for a picture of this view, for a file and for code alike
+//   store.modelShown()                the model of the result
 //   store.link()                      the address of this view; a picture of one's own is not in it
 //   await store.models()              state.models, asked of the server once; loaded ones are described in full
 //   await store.describe(name)        one model in full, as /v1/models/NAME gives it
@@ -57,6 +59,8 @@ function createStore() {
       watcher.eye.observe(element);
       later();
     },
+    /** The model whose result Explore shows: one that was just chosen comes with its first answer. */
+    modelShown: () => (state.result ? state.result.model : state.model),
     request: () => requestOf(state),
     link: () => linkTo(state),
     /** All that are served; where nobody answers, the one that the page came with. */
@@ -122,11 +126,11 @@ function linkTo({ picture, fields, mask, show }) {
   address.hash = '';
   return address.href;
 }
-/** Writes parameters into the address line; '' takes one out. No new entry in the history. */
-function putAddress(change) {
+/** Writes parameters into the address line; '' takes one out. `write`: a method of the history. */
+function putAddress(change, write = 'replaceState') {
   const address = new URL(location.href);
   for (const [key, value] of Object.entries(change)) if (value) address.searchParams.set(key, value); else address.searchParams.delete(key);
-  history.replaceState(history.state, '', address);
+  history[write](history.state, '', address);
 }
 
 window.unmask ||= {};

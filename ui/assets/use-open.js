@@ -1,5 +1,6 @@
 // A weight file of the visitor's: what it is, by its head. The file stays where it is, and nothing of it is run.
 const MOST_HEAD = 256 * 1024; // bytes that the service reads: the head of the largest model of this kind has a third of it
+let openings = 0; // files chosen so far: what comes late of an earlier one is dropped
 let opened = { key: '', name: '' }; // what is told: words, and where there are, report, reason or command
 
 /** The first bytes of a safetensors file, its whole head among them; what to say where there is none to send. */
@@ -13,20 +14,24 @@ async function headOf(file) {
 const argument = (name) => quoted(name.startsWith('-') ? './' + name : name);
 
 async function open(file) {
-  const { name } = file, inspect = `python -m model inspect ${argument(name)}`, head = await headOf(file);
+  const mine = ++openings, { name } = file, inspect = `.venv/bin/python -m model inspect ${argument(name)}`, head = await headOf(file);
+  if (mine !== openings) return;
   if (typeof head === 'string') { tell({ key: head, name, command: inspect }); return; }
   tell({ key: 'use.open_working', name });
   const query = new URLSearchParams({ name: name.slice(0, 200), size: file.size });
-  const answer = await fetch(rootUrl('v1/inspect?' + query), { method: 'POST', body: head, headers: { 'content-type': 'application/octet-stream' } }).catch(() => null);
-  const found = answer && (await answer.json().catch(() => null));
-  if (!found || answer.status >= 502) tell({ key: 'use.open_offline', name });
-  else if (answer.ok) tell({ key: 'use.open_done', name, report: found, serve: found.usable_for.includes('serve') && `UNMASK_MODELS=${argument(name)} python -m server` });
-  else tell({ key: 'use.open_refused', name, reason: String(found.detail || answer.status) });
+  const ask = () => fetch(rootUrl('v1/inspect?' + query), { method: 'POST', body: head, headers: { 'content-type': 'application/octet-stream' } });
+  const waiting = (state, s) => { if (mine === openings) tell({ key: 'status.' + state, name, s }); };
+  try {
+    const found = await (await patiently(ask, { waiting })).json();
+    if (mine === openings) tell({ key: 'use.open_done', name, report: found, serve: found.usable_for.includes('serve') && `UNMASK_MODELS=${argument(name)} .venv/bin/python -m server` });
+  } catch ({ status, problem }) {
+    if (mine === openings) tell(status ? { key: 'use.open_refused', name, reason: String(problem.detail || status) } : { key: 'use.open_offline', name });
+  }
 }
 function tell(what) { opened = what; paintOpened(); }
 function paintOpened() {
-  const { key, name, report: found, reason = '', command, serve } = opened, list = $('.um-use-opened');
-  $('.um-use-open-say').textContent = key && words(key, { name });
+  const { key, name, s, report: found, reason = '', command, serve } = opened, list = $('.um-use-opened');
+  $('.um-use-open-say').textContent = key && words(key, { name, s });
   $('.um-use-open-reason').textContent = reason; $('.um-use-open-reason').hidden = !reason;
   list.hidden = !found;
   if (found) fill(list, [['use.name', found.name, true], ['use.parameters', number(found.parameters, 0)], ...factsOf(found, shapeOf(found))]);
@@ -46,4 +51,11 @@ function shapeOf({ size, size_bytes: bytes, config }) {
   ];
 }
 $('.um-use-file').addEventListener('change', (event) => { if (event.target.files[0]) open(event.target.files[0]); event.target.value = ''; });
+document.addEventListener('unmask:drop', (event) => { // a picture goes to Explore
+  const [file] = event.detail;
+  if (!element.checkVisibility() || file.type.startsWith('image/')) return;
+  event.preventDefault();
+  open(file);
+  $('.um-use-open').scrollIntoView();
+});
 $('.um-use-copy-command').addEventListener('click', (event) => copy($('.um-use-command-line').textContent, event.target));

@@ -11,7 +11,7 @@ async function askForKey() {
   if (keyed) paint();
 }
 function paint() {
-  const { picture, fields, model, mask } = store.state, drawn = fields.strategy === 'indices';
+  const { picture, fields, mask } = store.state, model = store.modelShown(), drawn = fields.strategy === 'indices';
   words.fill(element);
   if (!picture || !fields.strategy) { $('.um-use-now').textContent = words('use.loading'); return; }
   const title = words.title(picture), n = mask ? mask.rows * mask.columns : 0, k = mask ? mask.hidden.length : 0;
@@ -54,10 +54,15 @@ function card(model) {
     ['use.encoder', words('use.blocks', { w: model.width, d: model.depth, h: model.heads })],
     ['use.decoder', words('use.blocks', { w: model.decoder_width, d: model.decoder_depth, h: model.decoder_heads })],
     ['use.target', words(model.target.startsWith('norm_pixel') ? 'use.target_normalised' : 'use.target_pixels')],
-    ['use.masks', model.strategy, true], ['use.steps', model.steps && words('use.steps_value', { s: number(model.steps), n: number(model.samples || 0) })],
+    masksOf(model), ['use.steps', model.steps && words('use.steps_value', { s: number(model.steps), n: number(model.samples || 0) })],
     ['use.begun', begunFrom(model)],
     ['use.data', model.trained_on, true], ['use.licence', model.licence, true], ['use.digest', model.digest, true],
   ]);
+}
+/** The row of the masks that a model was trained on; without a recipe, what its card says of them. */
+function masksOf(model) {
+  const { kinds, hidden } = trainedOn(model), parts = kinds.map(([kind, part]) => `${words('use.' + kind)} ${shareText(part)}`);
+  return kinds.length ? ['use.masks', words('use.masks_value', { hidden, parts: parts.join(words('use.and')) })] : ['use.masks', model.strategy, true];
 }
 async function reports(model) {
   if (reported !== model.name) {
@@ -72,6 +77,7 @@ async function reports(model) {
   const size = report.size_bytes && words('use.megabytes', { x: number(report.size_bytes / 1e6) });
   fill($('.um-use-report'), factsOf(report, [['use.file_size', size]]));
 }
+const USES = { reconstruct: 'use.for_reconstruct', evaluate: 'use.for_evaluate', serve: 'use.for_serve', convert: 'use.for_convert' };
 /** The report on a weight file as pairs for `fill`; what is known of this file alone stands after its content. */
 function factsOf(report, further) {
   const contents = { full: 'use.content_full', encoder: 'use.content_encoder', classifier: 'use.content_classifier' };
@@ -79,7 +85,7 @@ function factsOf(report, further) {
   return [
     ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', contents[report.content] && words(contents[report.content])], ...further,
     ['use.predicts', report.target && words(report.target === 'pixel' ? 'use.target_pixels' : 'use.target_normalised')], ['use.says', report.target_source, true],
-    ['use.usable', list(report.usable_for), true], ['use.missing', list(report.missing)], ['use.left_over', list(report.left_over)],
+    ['use.usable', list(report.usable_for.map((use) => words(USES[use] || use)))], ['use.missing', list(report.missing)], ['use.left_over', list(report.left_over)],
     ...(report.notes || []).map((note) => ['use.note', note, true]), ['use.advice', report.advice, true],
   ];
 }

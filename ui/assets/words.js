@@ -1,4 +1,4 @@
-// Words and small browser memory, shared by every widget of the page.
+// Words, elements that hold them, and small browser memory, shared by every widget of the page.
 // Text from outside (file names, model names, messages) goes through textContent only, never through markup.
 
 const LANGUAGES = { en: 'en', zh: 'zh-CN' };
@@ -12,6 +12,17 @@ function language() {
 }
 /** A number as the page's language writes it. */
 const number = (value, digits = 1) => new Intl.NumberFormat(LANGUAGES[language()], { maximumFractionDigits: digits }).format(value);
+/** A share; with as many digits always, for most stand beside others. */
+const percent = (value, digits = 1) => new Intl.NumberFormat(LANGUAGES[language()], { style: 'percent', minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value / 100);
+const shareText = (ratio) => percent(Number(ratio) * 100, 0);
+/** On which masks a model was trained, by its recipe: {kinds: [[name, share of the masks], ...], hidden: '65–85%' of the patches}. */
+function trainedOn({ recipe }) {
+  const { masking = {}, mask_ratio: ratio } = recipe || {}, bounds = [...new Set([ratio].flat())];
+  const hidden = bounds.map((bound, i) => (i === bounds.length - 1 ? shareText(bound) : number(100 * bound, 0))).join('–');
+  return { kinds: Object.entries(masking).filter(([, part]) => part > 0), hidden };
+}
+/** An element with its class and its text. */
+const make = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
 
 /** Turns the tables of ui/strings into words('section.key', {name: value}), in whatever language is on. */
 function wordsOf(languages) {

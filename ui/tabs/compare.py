@@ -15,7 +15,17 @@ from ui.strings import Words, choose
 SECTIONS = ("compare", "control", "strategy", "sample", "status", "explore", "figure", "alt")
 
 #: One function body in this order.
-SCRIPTS = ("words", "store", "client", "label", "compare", "compare-rows", "compare-gallery", "compare-walk")
+SCRIPTS = (
+    "words",
+    "store",
+    "patience",
+    "client",
+    "label",
+    "compare",
+    "compare-rows",
+    "compare-gallery",
+    "compare-walk",
+)
 
 
 def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:

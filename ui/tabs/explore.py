@@ -21,7 +21,7 @@ Sample = dict[str, Any]
 
 #: One function body in this order; see the first of the explore files.
 SCRIPTS = (
-    "words", "store", "grid", "client",
+    "words", "store", "grid", "patience", "client",
     "explore", "explore-result", "explore-controls", "explore-keys", "explore-pictures", "explore-start",
 )  # fmt: skip
 

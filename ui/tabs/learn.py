@@ -19,5 +19,14 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         description: The loaded model; the browser's store has it already.
         words: All words, by language.
     """
-    scripts = ("words", "store", "client", "learn-cost", "learn-drawings", "learn-training", "learn")
+    scripts = (
+        "words",
+        "store",
+        "patience",
+        "client",
+        "learn-cost",
+        "learn-drawings",
+        "learn-training",
+        "learn",
+    )
     return build_widget("learn", scripts, words=choose(words, "learn", "figure", "sample", "status"))

@@ -20,5 +20,7 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         words: All words, by language.
     """
     return build_widget(
-        "use", ("words", "store", "use-code", "use", "use-open"), words=choose(words, "use", "sample")
+        "use",
+        ("words", "store", "patience", "use-code", "use", "use-open"),
+        words=choose(words, "use", "sample", "status"),
     )
