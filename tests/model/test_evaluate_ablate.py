@@ -310,6 +310,30 @@ def test_another_budget_is_not_answered_from_the_plan_of_the_first(
     first = runs._steps(table, _setting(tmp_path, budget_min=10))
     assert runs._steps(table, _setting(tmp_path, budget_min=10)) == first
     for change in ({"budget_min": 20}, {"budget_min": 10, "equal": "minutes"}):
+def test_one_photo_decides_no_claim() -> None:
+    claim = Claim("a paints worse", "nmse", higher="a", lower="b")
+    verdict = report.judge(claim, {"a": _row(nmse=[2.0]), "b": _row(nmse=[1.0])}, Seeds())
+    assert (verdict["verdict"], verdict["ours"]) == ("undecided", "a: 2, b: 1; +1 (–)")
+
+
+def test_why_a_row_cannot_be_run_stands_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(row: tables.Row, setting: runs.Setting) -> float:
+        if row.name != "hidden":
+            raise DataError("No.", code="no", hint="Never.")
+        return 1.0
+
+    monkeypatch.setattr(runs, "_seconds_a_step", timed)
+    table, setting = tables.load("loss"), _setting(tmp_path, budget_min=10)
+    steps, failed = runs._steps(table, setting)
+    assert list(steps) == ["hidden"]
+    assert list(failed.values()) == ["No. Never."]
+    assert [file.name for file in (tmp_path / "loss").iterdir()] == ["plan.json"]
+    monkeypatch.undo()  # the rows are not timed again
+    assert runs._steps(table, setting) == (steps, failed)
+    monkeypatch.setattr(runs, "_row", lambda row, *rest: {"name": row.name, "figures": {}})
+    assert [row.get("error") for row in runs.run(table, setting)] == [None, "No. Never."]
+
+
         with pytest.raises(DataError, match="other weights, photos or settings"):
             runs._steps(table, _setting(tmp_path, **change))
 
