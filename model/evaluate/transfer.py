@@ -89,8 +89,9 @@ def load_settings(name_or_path: str | None, changes: dict[str, Any]) -> Settings
         path = Path(name_or_path)
         path = path if path.is_file() else Path(str(shipped / f"{name_or_path}.toml"))
         try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
+            path = path if path.is_file() else Path(str(shipped / f"{name_or_path}.toml"))
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
             known = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir())
             raise _bad(
                 f"there is no file or recipe called {name_or_path!r}; known are {', '.join(known)}"
