@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from dataclasses import replace
 from functools import partial
@@ -293,6 +294,71 @@ def test_photos_that_were_learned_from_do_not_judge(
     arguments = [
         "--data",
         train,
+def _shard(file: Path, *sidecars: tuple[str, Any]) -> Path:
+    """A photo and its sidecar for each."""
+    with tarfile.open(file, "w") as tar:
+        for key, facts in sidecars:
+            for suffix, content in ((".png", encoded(photo())), (".json", json.dumps(facts).encode())):
+                member = tarfile.TarInfo(key + suffix)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return file
+
+
+@pytest.mark.parametrize("label", ["cat", None, 1.5, True, [1]])
+def test_a_label_that_is_no_whole_number_is_refused_with_its_sidecar(label: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"The label in a/1\.json of .*shard\.tar is .*; it must be a whole number"
+    ):
+        Labelled.open([_shard(tmp_path / "shard.tar", ("0", {"label": 0}), ("a/1", {"label": label}))])
+
+
+def test_hidden_sidecars_and_those_that_hold_no_names_are_passed_over(tmp_path: Path) -> None:
+    shard = _shard(tmp_path / "shard.tar", ("0", {"label": 4}), ("._0", {"label": "x"}), ("1", [1]), ("2", 7))
+    found = Labelled.open([shard])
+    assert (found.classes, found.labels.tolist()) == (("4",), [0])
+
+
+def test_a_label_with_two_names_is_refused(tmp_path: Path) -> None:
+    one = _shard(tmp_path / "one.tar", ("0", {"label": 0, "class": "cat"}))
+    two = _shard(tmp_path / "two.tar", ("0", {"label": 0}))
+    with pytest.raises(
+        DataError, match=r"Label 0 is class 'cat' in 0\.json of .*one\.tar and '0' in 0\.json of "
+    ):
+        Labelled.open([one, two])
+
+
+@pytest.mark.parametrize("of", ["folder", "sidecar"])
+def test_a_class_whose_name_is_no_utf8_is_refused_by_name(of: str, tmp_path: Path) -> None:
+    if of == "folder":
+        place = tmp_path / "photos"
+        folder = place / os.fsdecode(b"caf\xe9")
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(encoded(photo()))
+    else:
+        place = _shard(tmp_path / "shard.tar", ("0", {"label": 0, "class": "caf\udce9"}))
+    with pytest.raises(DataError, match=r"The name of class 'caf\\udce9' is no UTF-8"):
+        Labelled.open([place])
+
+
+def test_a_seed_is_checked_before_it_draws_a_share(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "evaluate",
+        "knn",
+        str(debug_file),
+        "--data",
+        str(shapes / "train"),
+        "--test",
+        str(shapes / "test"),
+    ]
+    arguments += ["--label-share", "0.5", "--out", str(tmp_path), "--device", "cpu"]
+    for seed in ("-1", "99999999999999999999"):
+        assert main([*arguments, f"--seed={seed}"]) == 2
+        assert f"seed is {seed}; it must be a whole number" in capsys.readouterr().err
+
+
         "--test",
         str(shapes / "test"),
         train,

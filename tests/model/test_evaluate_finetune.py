@@ -208,6 +208,32 @@ def test_a_kept_answer_is_not_taken_for_one_of_other_settings(
 def test_the_command_line_neither_repeats_nor_overwrites_what_is_done_and_seeds_lie_side_by_side(
     debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+def test_a_classifier_holds_its_classes_whatever_their_names(debug_file: Path, tmp_path: Path) -> None:
+    shapes = two_classes(tmp_path / "photos", train=2, test=1)
+    for part in ("train", "test"):
+        (shapes / part / "blue").rename(shapes / part / "two\nlines")
+    settings = finetune.load_settings("finetune", {"epochs": 1, "batch_size": 4})
+    finetune.evaluate(_task(debug_file, shapes, tmp_path / "out"), settings)
+    with safe_open(tmp_path / "out" / "finetune-debug-1.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["classes"]) == ["red", "two\nlines"]
+
+
+def test_a_fine_tuning_overwrites_no_file_that_its_models_name_leads_to(
+    debug_network: MAE, shapes: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "others" / "weights-1.safetensors"
+    victim.parent.mkdir()
+    victim.write_bytes(b"theirs")
+    file, out = tmp_path / "m.safetensors", tmp_path / "out"
+    store.write(file, debug_network, name=f"/../../{victim.parent.name}/weights", card={})
+    (out / "finetune-").mkdir(parents=True)
+    settings = finetune.load_settings("finetune", {"epochs": 1, "batch_size": 4})
+    facts = finetune.evaluate(_task(file, shapes, out), settings)
+    assert victim.read_bytes() == b"theirs"
+    assert (out / "finetune--..-..-others-weights-1.safetensors").is_file()
+    assert facts["model"] == "/../../others/weights"
+
+
     out = tmp_path / "out"
     asked = ["evaluate", "finetune", str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
     asked += ["--test", str(shapes / "test"), "--out", str(out), "--batch-size", "8"]
