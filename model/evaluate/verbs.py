@@ -173,10 +173,12 @@ def _list(text: str) -> tuple[str, ...]:
 
 def _task(given: argparse.Namespace) -> Task:
     from model.checkpoints.shapes import Given
+    from model.evaluate import bounds
     from model.evaluate.features import load_encoder
     from model.evaluate.labelled import Labelled
     from model.evaluate.task import Task, find_device
 
+    bounds.check(seed=given.seed)  # before the share that it draws
     train = Labelled.open(given.data)
     return Task(
         load_encoder(given.checkpoint, Given(heads=given.heads)) if "checkpoint" in given else _random(given),

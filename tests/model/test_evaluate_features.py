@@ -209,6 +209,9 @@ def test_a_list_that_is_not_of_numbers_is_refused_by_name(
         (transfer.Settings, {"steps": 0}, "steps is 0; it must be a whole number, at least 1"),
         (transfer.Settings, {"batch_size": 0}, "batch_size is 0; it must be a whole number, at least 1"),
         (transfer.Settings, {"lr": "fast"}, "lr is 'fast'; it must be above 0"),
+        (linear.Protocol, {"lr": 1e300}, "lr is 1e.300; it must be at most 1e10"),
+        (finetune.Settings, {"epochs": 1e300}, "epochs is 1e.300; it must be at most 1e10"),
+        (transfer.Settings, {"steps": 10**30}, "steps is 10*; it must be a whole number, at most 1e10"),
     ],
     ids=str,
 )
@@ -234,6 +237,27 @@ def test_no_neighbours_no_pair_of_photos_and_no_threads_are_refused(
         with pytest.raises(DataError, match=f"batch_size {size} with {len(given.train)} photos"):
             linear.answer(given, linear.Protocol(batch_size=size))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_whose_loss_is_not_finite_is_no_answer(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    train = Labelled.open([shapes / "train"])
+    task = Task(
+        load_encoder(debug_file), train, Labelled.open([shapes / "test"], train.classes), tmp_path, CPU
+    )
+    fitted = linear.fit
+
+    def diverged(*given: Any) -> linear.Fitted:
+        found = fitted(*given)
+        found.curve[-1]["loss"][1] = float("nan")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "fit", diverged)
+        with pytest.raises(DataError, match="The loss is nan after the last epoch"):
+            linear.evaluate(task, linear.Protocol(epochs=1, lr=0.4))
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_judge_has_shares_of_its_own_and_no_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,6 +359,30 @@ def test_a_class_whose_name_is_no_utf8_is_refused_by_name(of: str, tmp_path: Pat
         folder = place / os.fsdecode(b"caf\xe9")
         folder.mkdir(parents=True)
         (folder / "0.png").write_bytes(encoded(photo()))
+def test_a_share_of_the_labels_is_taken_of_every_class_and_grows_with_the_share(shapes: Path) -> None:
+    photos = Labelled.open([shapes / "train"])
+    tenth, half = photos.share(0.1), photos.share(0.5)
+    assert np.bincount(tenth.labels).tolist() == [2, 2]
+    assert np.bincount(half.labels).tolist() == [6, 6]
+    assert set(tenth.photos.entries) <= set(half.photos.entries)
+    with pytest.raises(DataError, match="label_share is 2"):
+        photos.share(2)
+
+
+def test_photos_without_labels_and_unknown_classes_are_refused(shapes: Path) -> None:
+    with pytest.raises(DataError, match="No photo under"):
+        Labelled.open([shapes / "test" / "red"])
+    with pytest.raises(DataError, match="'blue'"):
+        Labelled.open([shapes / "test"], ("red", "green"))
+
+
+def test_photos_that_were_learned_from_do_not_judge(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = str(shapes / "train")
+    arguments = [
+        "--data",
+        train,
     else:
         place = _shard(tmp_path / "shard.tar", ("0", {"label": 0, "class": "caf\udce9"}))
     with pytest.raises(DataError, match=r"The name of class 'caf\\udce9' is no UTF-8"):
