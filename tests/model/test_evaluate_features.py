@@ -294,30 +294,6 @@ def test_labels_come_from_folders_and_from_sidecars(shapes: Path, tmp_path: Path
     assert len(packed.photos) == 2
 
 
-def test_a_share_of_the_labels_is_taken_of_every_class_and_grows_with_the_share(shapes: Path) -> None:
-    photos = Labelled.open([shapes / "train"])
-    tenth, half = photos.share(0.1), photos.share(0.5)
-    assert np.bincount(tenth.labels).tolist() == [2, 2]
-    assert np.bincount(half.labels).tolist() == [6, 6]
-    assert set(tenth.photos.entries) <= set(half.photos.entries)
-    with pytest.raises(DataError, match="label_share is 2"):
-        photos.share(2)
-
-
-def test_photos_without_labels_and_unknown_classes_are_refused(shapes: Path) -> None:
-    with pytest.raises(DataError, match="No photo under"):
-        Labelled.open([shapes / "test" / "red"])
-    with pytest.raises(DataError, match="'blue'"):
-        Labelled.open([shapes / "test"], ("red", "green"))
-
-
-def test_photos_that_were_learned_from_do_not_judge(
-    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train = str(shapes / "train")
-    arguments = [
-        "--data",
-        train,
 def _shard(file: Path, *sidecars: tuple[str, Any]) -> Path:
     """A photo and its sidecar for each."""
     with tarfile.open(file, "w") as tar:
@@ -359,30 +335,6 @@ def test_a_class_whose_name_is_no_utf8_is_refused_by_name(of: str, tmp_path: Pat
         folder = place / os.fsdecode(b"caf\xe9")
         folder.mkdir(parents=True)
         (folder / "0.png").write_bytes(encoded(photo()))
-def test_a_share_of_the_labels_is_taken_of_every_class_and_grows_with_the_share(shapes: Path) -> None:
-    photos = Labelled.open([shapes / "train"])
-    tenth, half = photos.share(0.1), photos.share(0.5)
-    assert np.bincount(tenth.labels).tolist() == [2, 2]
-    assert np.bincount(half.labels).tolist() == [6, 6]
-    assert set(tenth.photos.entries) <= set(half.photos.entries)
-    with pytest.raises(DataError, match="label_share is 2"):
-        photos.share(2)
-
-
-def test_photos_without_labels_and_unknown_classes_are_refused(shapes: Path) -> None:
-    with pytest.raises(DataError, match="No photo under"):
-        Labelled.open([shapes / "test" / "red"])
-    with pytest.raises(DataError, match="'blue'"):
-        Labelled.open([shapes / "test"], ("red", "green"))
-
-
-def test_photos_that_were_learned_from_do_not_judge(
-    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train = str(shapes / "train")
-    arguments = [
-        "--data",
-        train,
     else:
         place = _shard(tmp_path / "shard.tar", ("0", {"label": 0, "class": "caf\udce9"}))
     with pytest.raises(DataError, match=r"The name of class 'caf\\udce9' is no UTF-8"):
@@ -407,6 +359,30 @@ def test_a_seed_is_checked_before_it_draws_a_share(
         assert f"seed is {seed}; it must be a whole number" in capsys.readouterr().err
 
 
+def test_a_share_of_the_labels_is_taken_of_every_class_and_grows_with_the_share(shapes: Path) -> None:
+    photos = Labelled.open([shapes / "train"])
+    tenth, half = photos.share(0.1), photos.share(0.5)
+    assert np.bincount(tenth.labels).tolist() == [2, 2]
+    assert np.bincount(half.labels).tolist() == [6, 6]
+    assert set(tenth.photos.entries) <= set(half.photos.entries)
+    with pytest.raises(DataError, match="label_share is 2"):
+        photos.share(2)
+
+
+def test_photos_without_labels_and_unknown_classes_are_refused(shapes: Path) -> None:
+    with pytest.raises(DataError, match="No photo under"):
+        Labelled.open([shapes / "test" / "red"])
+    with pytest.raises(DataError, match="'blue'"):
+        Labelled.open([shapes / "test"], ("red", "green"))
+
+
+def test_photos_that_were_learned_from_do_not_judge(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = str(shapes / "train")
+    arguments = [
+        "--data",
+        train,
         "--test",
         str(shapes / "test"),
         train,
@@ -430,6 +406,27 @@ def test_neighbours_vote_with_their_closeness() -> None:
     labels = torch.tensor([0, 1, 1])
     named = knn.classify(train, labels, torch.tensor([[1.0, 0.1], [0.1, 0.9]]), 2, k=3)
     assert named.tolist() == [0, 1]
+
+
+def test_votes_of_many_neighbours_add_up_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(number, 8, generator=draw) for number in (50, 20))
+    labels = torch.randint(5, (50,), generator=draw)
+    whole = knn.classify(train, labels, test, 5, k=7)
+    unit, other = (torch.nn.functional.normalize(of, dim=1) for of in (train, test))
+    for place, of in enumerate(other):
+        cosine, nearest = (unit @ of).topk(7)
+        votes = [
+            float((cosine[labels[nearest] == label] / knn.TEMPERATURE).exp().sum()) for label in range(5)
+        ]
+        assert int(whole[place]) == int(np.argmax(votes))
+    monkeypatch.setattr(knn, "_COSINES", 150)
+    assert torch.equal(knn.classify(train, labels, test, 5, k=7), whole)
+
+
+def test_a_class_without_photos_to_judge_by_has_no_share() -> None:
+    found = Accuracy.of(np.array([0, 1]), np.array([0, 0]), ("a", "b"))
+    assert found.to_dict()["classes"] == {"a": 50.0, "b": None}
 
 
 def test_an_accuracy_carries_its_uncertainty() -> None:
