@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from model.checkpoints.files import replacing
 
@@ -102,7 +103,7 @@ def _markdown(block: Block) -> str:
     if isinstance(block, Heading):
         return f"## {block.text}"
     if isinstance(block, Figure):
-        return f"![{block.caption}]({block.file})"
+        return f"![{block.caption}]({quote(block.file)})"
     lines = [
         "| " + " | ".join(block.header) + " |",
         "|" + "".join("---|" if left else "---:|" for left in block.left),
@@ -132,12 +133,12 @@ def _html(block: Block) -> str:
 
 
 def _markdown_cell(value: Cell) -> str:
-    return f"[{value.text}]({value.report}.md)" if isinstance(value, Link) else _cell(value)
+    return f"[{value.text}]({quote(value.report)}.md)" if isinstance(value, Link) else _cell(value)
 
 
 def _html_cell(value: Cell) -> str:
     if isinstance(value, Link):
-        return f'<a href="{escape(value.report)}.html">{escape(value.text)}</a>'
+        return f'<a href="{quote(value.report)}.html">{escape(value.text)}</a>'
     return escape(_cell(value))
 
 

@@ -106,8 +106,8 @@ def evaluate(
     if out:
         sheet = _contact_sheet(reconstructor, photos, numbers, settings[0], view, tables[0])
         pages.write(
-            out, f"reconstruct-{reconstructor.name}", f"Reconstruction: {reconstructor.name}",
-            facts, list(_blocks(reconstructor.name, facts, settings, tables, sheet)),
+            out, _name(reconstructor), f"Reconstruction: {reconstructor.name}",
+            facts, list(_blocks(_name(reconstructor), facts, settings, tables, sheet)),
         )  # fmt: skip
     return facts
 
@@ -122,7 +122,7 @@ def answer(
         DataError: The folder holds the answer to another question.
     """
     return state.answered(
-        out / f"reconstruct-{reconstructor.name}.json",
+        out / f"{_name(reconstructor)}.json",
         _asked(reconstructor, photos, strategies, ratios, view, limit),
         lambda: evaluate(
             reconstructor, photos, strategies=strategies, ratios=ratios, view=view, limit=limit, out=out
@@ -142,6 +142,11 @@ def _asked(
 
 
 def _chosen(photos: Photos, limit: int | None) -> list[int]:
+def _name(reconstructor: Reconstructor) -> str:
+    """Name of an answer's files."""
+    return f"reconstruct-{state.stem(reconstructor.name)}"
+
+
     """Numbers of as many photos, evenly spaced; RecipeError for none."""
     bounds.check(limit=limit)
     count = min(limit or len(photos), len(photos))
@@ -291,15 +296,13 @@ def _blocks(
             yield f"Loss of the normalised target, as in training: {_cell(loss)}."
     yield pages.Heading("Best, median, worst")
     yield pages.Figure(
-        f"reconstruct-{name}-sheet", sheet,
+        f"{name}-sheet", sheet,
         f"{settings[0].words()}: best, median and worst photos by nmse; masked, painted, original",
     )  # fmt: skip
-    yield pages.Figure(
-        f"reconstruct-{name}-gain", _gains(settings, tables), "Gain over interpolation, all photos"
-    )
+    yield pages.Figure(f"{name}-gain", _gains(settings, tables), "Gain over interpolation, all photos")
     if len({row["ratio"] for row in facts["settings"]}) > 1:
         for metric in ("nmse", "norm_pixel_unexplained", "ssim"):
-            yield pages.Figure(f"reconstruct-{name}-{metric}", _by_ratio(facts, metric), f"{metric} by ratio")
+            yield pages.Figure(f"{name}-{metric}", _by_ratio(facts, metric), f"{metric} by ratio")
 
 
 def _gains(settings: list[Setting], tables: list[NDArray[np.float64]]) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from model.__main__ import main
+from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES
 from model.errors import DataError
 from model.evaluate import classifier, finetune, judge, state, transfer
@@ -21,6 +23,7 @@ from model.evaluate.augment import Augmented, Samples, batches, seeded
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
+from model.network import MAE
 from tests.pictures import two_classes
 
 
@@ -205,9 +208,6 @@ def test_a_kept_answer_is_not_taken_for_one_of_other_settings(
             finetune.answer(task, finetune.load_settings("finetune", given | change))
 
 
-def test_the_command_line_neither_repeats_nor_overwrites_what_is_done_and_seeds_lie_side_by_side(
-    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
 def test_a_classifier_holds_its_classes_whatever_their_names(debug_file: Path, tmp_path: Path) -> None:
     shapes = two_classes(tmp_path / "photos", train=2, test=1)
     for part in ("train", "test"):
@@ -234,6 +234,9 @@ def test_a_fine_tuning_overwrites_no_file_that_its_models_name_leads_to(
     assert facts["model"] == "/../../others/weights"
 
 
+def test_the_command_line_neither_repeats_nor_overwrites_what_is_done_and_seeds_lie_side_by_side(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     asked = ["evaluate", "finetune", str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
     asked += ["--test", str(shapes / "test"), "--out", str(out), "--batch-size", "8"]
