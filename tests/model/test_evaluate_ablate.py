@@ -310,14 +310,6 @@ def test_two_spreads_over_the_rows_are_compared() -> None:
     assert report.judge(claim, sensitive, both)["verdict"] == "undecided"
 
 
-def test_another_budget_is_not_answered_from_the_plan_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "_seconds_a_step", lambda row, setting: 1.0)
-    table = tables.load("loss")
-    first = runs._steps(table, _setting(tmp_path, budget_min=10))
-    assert runs._steps(table, _setting(tmp_path, budget_min=10)) == first
-    for change in ({"budget_min": 20}, {"budget_min": 10, "equal": "minutes"}):
 def test_one_photo_decides_no_claim() -> None:
     claim = Claim("a paints worse", "nmse", higher="a", lower="b")
     verdict = report.judge(claim, {"a": _row(nmse=[2.0]), "b": _row(nmse=[1.0])}, Seeds())
@@ -342,6 +334,14 @@ def test_why_a_row_cannot_be_run_stands_in_the_plan(tmp_path: Path, monkeypatch:
     assert [row.get("error") for row in runs.run(table, setting)] == [None, "No. Never."]
 
 
+def test_another_budget_is_not_answered_from_the_plan_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_seconds_a_step", lambda row, setting: 1.0)
+    table = tables.load("loss")
+    first = runs._steps(table, _setting(tmp_path, budget_min=10))
+    assert runs._steps(table, _setting(tmp_path, budget_min=10)) == first
+    for change in ({"budget_min": 20}, {"budget_min": 10, "equal": "minutes"}):
         with pytest.raises(DataError, match="other weights, photos or settings"):
             runs._steps(table, _setting(tmp_path, **change))
 
