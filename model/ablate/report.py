@@ -242,7 +242,7 @@ def judge(claim: Claim, found: Found, seeds: Seeds) -> dict[str, str]:
     intervals = [_interval(difference, found, seeds) for difference in differences]
     border = MARGINS[claim.figure] if claim.at_most else 0.0
     verdict["ours"] = "; ".join(
-        [words, *(f"{here:+.3g} ({low:.3g} to {high:.3g})" for here, low, high in intervals)]
+        [words, *(f"{here:+.3g} ({_bounds(low, high)})" for here, low, high in intervals)]
     ) + (f", margin {border:g}" if claim.at_most else "")
     above, below = (
         [low > border for _, low, _ in intervals],
@@ -253,16 +253,22 @@ def judge(claim: Claim, found: Found, seeds: Seeds) -> dict[str, str]:
     return verdict
 
 
+def _bounds(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}" if math.isfinite(low) else "–"
+
+
 def _interval(difference: _Difference, found: Found, seeds: Seeds) -> tuple[float, float, float]:
     """What was found, and the 95 % interval about it."""
     values = difference.values
     figures = np.array([found[row]["figures"][figure] for row, figure in values])
     here = float(difference.of(figures))
     if all(figure in found[row]["each_photo"] for row, figure in values):
-        draws, _ = resampled(np.stack([found[row]["each_photo"][figure] for row, figure in values], axis=1))
+        each = np.stack([found[row]["each_photo"][figure] for row, figure in values], axis=1)
+        draws, _ = resampled(each)
         low, high = np.percentile(difference.of(draws), [2.5, 97.5])
-        # A spread drawn again is larger on average, so that the interval may lie beside what was found.
-        sides = np.maximum([here - low, high - here], 0)
+        # A spread drawn again is larger on average, so that the interval may lie beside what was found. One photo,
+        # drawn again, is the same one: it leaves everything open.
+        sides = np.maximum([here - low, high - here], 0) if len(each) > 1 else np.full(2, np.inf)
     else:
         name = values[0][1]
         unknown = name == "images_per_second" and name not in seeds.deviations

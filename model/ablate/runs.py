@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,9 +94,10 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         setting: With what.
 
     Returns:
-        A row each: ``name``, ``figures`` (by the names of ``tables.FIGURES``), ``intervals`` of those that have one,
-        ``each_photo`` of those that are means over photos, ``steps`` and ``samples``, and ``run``, the pre-training,
-        which rows may share; or ``name`` and ``error`` where a row cannot be run.
+        A row each: ``name``, ``figures`` (by the names of ``tables.FIGURES``), ``intervals`` of those that have one
+        (None for the bounds that one photo cannot give), ``each_photo`` of those that are means over photos,
+        ``steps`` and ``samples``, and ``run``, the pre-training, which rows may share; or ``name`` and ``error`` where
+        a row cannot be run.
 
     Raises:
         DataError: A training run was stopped, and the same call goes on; or the folder holds answers about other
@@ -104,22 +105,25 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         CheckpointError: The device cannot be used.
     """
     find_device(setting.device)  # before anything is made
-    steps = _steps(table, setting)
-    return [_row(row, steps, table, setting) for row in table.rows]
+    steps, failed = _steps(table, setting)
+    return [
+        {"name": row.name, "error": failed[row.name]}
+        if row.name in failed
+        else _row(row, steps[row.name], table, setting)
+        for row in table.rows
+    ]
 
 
-def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dict[str, Any]:
-    if row.name not in steps:
-        return {"name": row.name, "error": json.loads(_speeds_file(table, setting).read_text())[row.name]}
+def _row(row: Row, steps: int, table: Table, setting: Setting) -> dict[str, Any]:
     try:
-        recipe = _recipe(row, setting, steps[row.name])
+        recipe = _recipe(row, setting, steps)
         if row.blocks is not None and row.blocks > recipe.config.depth:
             return {"name": row.name, "error": f"the encoder has {recipe.config.depth} blocks."}
         weights = _trained(recipe, setting)
     except (RecipeError, CheckpointError) as error:
         return {"name": row.name, "error": f"{error} {error.hint}"}
     figures: dict[str, float] = _of_training(weights.parent)
-    intervals: dict[str, list[float]] = {}
+    intervals: dict[str, list[float | None]] = {}
     each: dict[str, list[float]] = {}
     for name, accuracy in _accuracies(weights, row, table, setting):
         figures[name] = accuracy["percent"]
@@ -128,7 +132,8 @@ def _row(row: Row, steps: dict[str, int], table: Table, setting: Setting) -> dic
     if repainted := _repainted(weights, recipe, setting):
         for name in _REPAINTED:
             score = repainted["scores"]["model"][name]
-            figures[name], intervals[name] = score["mean"], [score["low"], score["high"]]
+            if score["mean"] is not None:
+                figures[name], intervals[name] = score["mean"], [score["low"], score["high"]]
         each |= repainted["each_photo"]
     return {
         "name": row.name,
@@ -255,21 +260,21 @@ def _repainted(weights: Path, recipe: Recipe, setting: Setting) -> dict[str, Any
 # --- how many steps ----------------------------------------------------------------------------------------
 
 
-def _steps(table: Table, setting: Setting) -> dict[str, int]:
-    """Steps of each row that can be trained; from the budget and the rows' measured speeds, decided once."""
+def _steps(table: Table, setting: Setting) -> tuple[dict[str, int], dict[str, str]]:
+    """Steps of each row that can be trained, and why others cannot; by the rows' measured speeds, decided once."""
     if setting.samples is not None:
         given = load_recipe(setting.recipe).batch_size
         batches = {row.name: row.recipe.get("batch_size", given) for row in table.rows}
         return {
             row.name: max(round(setting.samples * row.length / batches[row.name]), 4) for row in table.rows
-        }
+        }, {}
     file = setting.folder(table) / "plan.json"
     recipe = load_recipe(setting.recipe).to_dict()
     asked = state.digest(recipe, setting.size, setting.budget_min, setting.equal)
     plan = state.answered(file, asked, lambda: _written(file, {"asked": asked, **_planned(table, setting)}))
-    if not set(plan["steps"]) | set(_failed(table, setting)) >= {row.name for row in table.rows}:
+    if not plan["steps"].keys() | plan.get("failed", {}).keys() >= {row.name for row in table.rows}:
         plan = _written(file, {"asked": asked, **_planned(table, setting)})
-    return dict(plan["steps"])
+    return plan["steps"], plan.get("failed", {})
 
 
 def _planned(table: Table, setting: Setting) -> dict[str, Any]:
@@ -281,7 +286,6 @@ def _planned(table: Table, setting: Setting) -> dict[str, Any]:
             seconds[row.name] = _seconds_a_step(row, setting)
         except UnmaskError as error:
             failed[row.name] = f"{error} {error.hint}"
-    _written(_speeds_file(table, setting), failed)
     share = _PRETRAINING if "finetune" in table.measure else _PRETRAINING + _FINETUNING
     # Rows that differ only in what is tuned on top share one run.
     distinct = {
@@ -298,7 +302,8 @@ def _planned(table: Table, setting: Setting) -> dict[str, Any]:
             own = row.length * left_s / sum(of.length * seconds[of.name] for of in distinct.values())
         steps[row.name] = max(round(own), 4)
     return {
-        "steps": steps, "seconds_a_step": seconds, "budget_min": setting.budget_min, "equal": setting.equal,
+        "steps": steps, "failed": failed, "seconds_a_step": seconds,
+        "budget_min": setting.budget_min, "equal": setting.equal,
     }  # fmt: skip
 
 
@@ -309,15 +314,6 @@ def _seconds_a_step(row: Row, setting: Setting) -> float:
     pretrain(recipe, setting.data, folder, device=setting.device, workers=setting.workers)
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return recipe.batch_size / float(last["images_per_second"])
-
-
-def _speeds_file(table: Table, setting: Setting) -> Path:
-    return setting.folder(table) / "failed.json"
-
-
-def _failed(table: Table, setting: Setting) -> Sequence[str]:
-    file = _speeds_file(table, setting)
-    return list(json.loads(file.read_text())) if file.is_file() else []
 
 
 def _written(file: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -137,19 +137,21 @@ def load(name_or_path: str) -> Table:
         RecipeError: There is none, or it is no such table.
     """
     path = Path(name_or_path)
-    if not path.is_file():
-        path = Path(str(resources.files("model.ablate") / "tables" / f"{name_or_path}.toml"))
-    if not path.is_file():
-        raise _bad(
-            "table", f"there is no file or table called {name_or_path!r}; known are {', '.join(names())}"
-        )
     try:
-        values = tomllib.loads(path.read_text())
+        if not path.is_file():
+            path = Path(str(resources.files("model.ablate") / "tables" / f"{name_or_path}.toml"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
         rows = tuple(Row(**row | {"name": str(row["name"])}) for row in values.pop("row"))
         claims = tuple(_claim(claim) for claim in values.pop("claim", ()))
         measure = tuple(values.pop("measure"))
         table = Table(name=path.stem, measure=measure, rows=rows, claims=claims, **values)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except FileNotFoundError as error:
+        raise _bad(
+            "table", f"there is no file or table called {name_or_path!r}; known are {', '.join(names())}"
+        ) from error
+    except OSError as error:
+        raise _bad("table", f"{name_or_path} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:  # a ValueError also of a file that is no UTF-8
         raise _bad("table", f"{path.name} is no table of rows: {error}") from error
     for kind, given, known in (
         ("measure", measure, MEASURES),

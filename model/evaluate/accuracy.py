@@ -47,14 +47,16 @@ class Accuracy:
         return 100 * float(bounds.low), 100 * float(bounds.high)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready; a class without a photo has no share that was right, None."""
         rows = self.counts.sum(axis=1)
         return {
             "percent": round(self.percent, 3),
             "interval_95": [round(bound, 3) for bound in self.interval],
             "photos": int(self.counts.sum()),
             "classes": {
-                name: round(100 * float(self.counts[place, place]) / max(int(rows[place]), 1), 2)
+                name: round(100 * float(self.counts[place, place]) / int(rows[place]), 2)
+                if rows[place]
+                else None
                 for place, name in enumerate(self.classes)
             },
             "confusion": self.counts.tolist(),

@@ -21,6 +21,8 @@ _BOUNDS: tuple[tuple[str, bool, str, Callable[[float], bool]], ...] = (
     ("ema", False, "above 0 and below 1", lambda of: 0 < of < 1),
 )
 _BOUND = {name: (whole, words, inside) for names, whole, words, inside in _BOUNDS for name in names.split()}
+#: Of anything: far beyond sense, and short of what overflows where steps and rates are worked out.
+_LARGEST = 10**10
 
 
 def check(**given: Any) -> None:
@@ -37,6 +39,8 @@ def check(**given: Any) -> None:
             continue
         whole, words, inside = _BOUND[name]
         number = type(value) is int or (type(value) is float and not whole and math.isfinite(value))
+        if number and inside(value) and value > _LARGEST:
+            number, words = False, "at most 1e10"
         if not number or not inside(value):
             raise RecipeError(
                 f"{name} is {value!r}; it must be {'a whole number, ' if whole else ''}{words}.",

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -17,11 +18,11 @@ from model.config import IMAGE_MEAN, IMAGE_STD
 from model.masking import Bools
 from model.scores import Floats
 
-#: What is measured of each photo. The last three are halves of figures that only many photos together give:
-#: ``agreement`` see ``norm_pixel_agreement``, ``steps`` see ``border_steps``, ``detail`` see ``fine_detail``.
+#: What is measured of each photo. From ``agreement`` on they are parts of figures that only many photos together give:
+#: see ``norm_pixel_agreement``, ``inner_steps``, ``border_steps``, ``fine_detail``.
 METRICS = (
-    "nmse", "psnr_db", "ssim", "colour_error_percent", "sharpness",
-    "agreement", "steps", "true_steps", "detail", "true_detail",
+    "nmse", "psnr_db", "ssim", "colour_error_percent", "agreement",
+    "inner_steps", "true_inner_steps", "steps", "true_steps", "detail", "true_detail",
 )  # fmt: skip
 
 #: How often photos are drawn again for an interval.
@@ -66,15 +67,14 @@ def figures(original: Floats, picture: Floats, hidden: Bools, patch_size: int) -
     """
     candidates = [np.where(hidden[..., None], picture, original)]
     candidates += [fill(original, hidden, patch_size) for fill in FILLS.values()]
-    true = (border_steps(original, hidden, patch_size), fine_detail(original, hidden, patch_size))
+    halves = (inner_steps, border_steps, fine_detail)
+    true = [of(original, hidden, patch_size) for of in halves]
     rows = []
     for candidate, score in zip(candidates, scores.score(original, candidates, hidden), strict=True):
         agreement = norm_pixel_agreement(original, candidate, hidden, patch_size)
-        sharp = sharpness(original, candidate, hidden, patch_size)
-        steps = border_steps(candidate, hidden, patch_size)
-        detail = fine_detail(candidate, hidden, patch_size)
+        painted = [of(candidate, hidden, patch_size) for of in halves]
         errors = (score.nmse, score.psnr_db, score.ssim, score.colour_error_percent)
-        rows.append([*errors, sharp, agreement, steps, true[0], detail, true[1]])
+        rows.append([*errors, agreement, *chain.from_iterable(zip(painted, true, strict=True))])
     return np.array(rows)
 
 
@@ -91,20 +91,22 @@ def norm_pixel_agreement(original: Floats, candidate: Floats, hidden: Bools, pat
     return float((true * other).mean(axis=1)[corners].mean())
 
 
-def sharpness(original: Floats, candidate: Floats, hidden: Bools, patch_size: int) -> float:
-    """Steps between neighbouring pixels inside the hidden patches, root mean square, over those of the photo.
+def inner_steps(image: Floats, hidden: Bools, patch_size: int) -> float:
+    """Steps between neighbouring pixels inside the hidden patches, root mean square.
 
-    1 is as sharp as the photo, 0 is flat. Steps across the seams of patches do not count.
+    Over that of the photo it is the sharpness: 1 is as sharp, 0 is flat. Steps across the seams of patches do not
+    count.
+
+    Args:
+        image: ``[H, W, C]``.
+        hidden: ``[H, W]``; at least one patch.
+        patch_size: Side of a patch.
     """
-
-    def steps(image: Floats) -> float:
-        inside = np.ones(image.shape[:2], dtype=bool)
-        inside[patch_size - 1 :: patch_size] = False
-        down = np.diff(image, axis=0)[(hidden & inside)[:-1]]
-        across = np.diff(image, axis=1)[(hidden & inside.T)[:, :-1]]
-        return float(np.sqrt(np.square(down).mean() + np.square(across).mean()))
-
-    return steps(candidate) / max(steps(original), 1e-6)
+    inside = np.ones(image.shape[:2], dtype=bool)
+    inside[patch_size - 1 :: patch_size] = False
+    down = np.diff(image, axis=0)[(hidden & inside)[:-1]]
+    across = np.diff(image, axis=1)[(hidden & inside.T)[:, :-1]]
+    return float(np.sqrt(np.square(down).mean() + np.square(across).mean()))
 
 
 def border_steps(image: Floats, hidden: Bools, patch_size: int) -> float:

@@ -9,6 +9,7 @@ at once, after the last step.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -252,7 +253,7 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
     }  # fmt: skip
     with replacing(task.out / f"{name}.safetensors") as part:
         weights = {key: value.cpu().contiguous() for key, value in run.result.state_dict().items()}
-        save_file(weights, part, metadata={"format": "pt", "classes": "\n".join(task.train.classes)})
+        save_file(weights, part, metadata={"format": "pt", "classes": json.dumps(task.train.classes)})
     keep.forget()
     pages.write(
         task.out, name, f"{settings.kind}: {task.encoder.name}", facts, _blocks(task, name, found, facts)
@@ -375,7 +376,7 @@ def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> li
         pages.Figure(
             f"{name}-confusion",
             plots.confusion("Truth (rows), answer", found.counts, found.classes),
-            "What was taken for what",
+            "What was taken for what: rows the truth, columns the answer",
         ),
     ]  # fmt: skip
 

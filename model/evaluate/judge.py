@@ -92,7 +92,7 @@ def evaluate(task: Task, questions: Questions) -> dict[str, Any]:
     }
     pages.write(
         task.out,
-        f"judged-{task.encoder.name}",
+        f"judged-{state.stem(task.encoder.name)}",
         f"Judged: {task.encoder.name}",
         facts,
         _blocks(task, rows, margins),
@@ -180,7 +180,7 @@ def _blocks(task: Task, rows: list[dict[str, Any]], margins: dict[str, float]) -
         + ", ".join(f"{margin:+.1f} points with {float(share):.0%} of the labels" for share, margin in margins.items())
         + ".",
         pages.Figure(
-            f"judged-{task.encoder.name}",
+            f"judged-{state.stem(task.encoder.name)}",
             plots.lines("Photos named rightly", "labels, percent", "percent", series, log_x=True),
             "All questions by share of labels",
         ),

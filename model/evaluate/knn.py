@@ -17,8 +17,8 @@ from model.evaluate.features import POOLS
 from model.evaluate.task import Task
 
 TEMPERATURE = 0.07
-#: Photos judged at once.
-_CHUNK = 512
+#: Photos judged at once, at most; and cosines, of which there are as many as training photos for each (256 MB).
+_BLOCK, _COSINES = 512, 2**26
 
 
 def classify(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) -> Tensor:
@@ -35,14 +35,15 @@ def classify(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) 
         ``[M] int64``.
     """
     train = torch.nn.functional.normalize(train, dim=1)
-    one_hot = torch.nn.functional.one_hot(labels, classes).to(train.dtype)
     named = []
     test = torch.nn.functional.normalize(test, dim=1)
-    for start in range(0, len(test), _CHUNK):
-        part = test[start : start + _CHUNK]
+    block = min(_BLOCK, max(_COSINES // len(train), 1))
+    for start in range(0, len(test), block):
+        part = test[start : start + block]
         cosine, nearest = (part @ train.T).topk(min(k, len(train)), dim=1)
         weight = ((cosine - 1) / TEMPERATURE).exp()  # less one: never overflows, names the same
-        named.append((one_hot[nearest] * weight.unsqueeze(-1)).sum(dim=1).argmax(dim=1))
+        votes = torch.zeros(len(part), classes, dtype=weight.dtype).scatter_add_(1, labels[nearest], weight)
+        named.append(votes.argmax(dim=1))
     return torch.cat(named)
 
 
@@ -83,7 +84,7 @@ def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
         pages.Figure(
             f"knn-{task.tag}-confusion",
             plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
-            "What was taken for what",
+            "What was taken for what: rows the truth, columns the answer",
         ),
     ]
     pages.write(task.out, f"knn-{task.tag}", f"{k}-NN: {task.encoder.name}", facts, blocks)

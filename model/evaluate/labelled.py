@@ -8,7 +8,8 @@ import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,8 @@ class Labelled:
             classes: Classes of the training part, for photos that judge a model trained on them.
 
         Raises:
-            DataError: There are no photos or no labels, or one photo's class is not among ``classes``.
+            DataError: There are no photos or no labels, a sidecar's label is no whole number or has two names, a
+                class's name is no UTF-8, or one photo's class is not among ``classes``.
         """
         photos = Photos.open(paths)
         named: list[tuple[Entry, tuple[int, str]]] = []
@@ -66,7 +68,9 @@ class Labelled:
                 hint="Give folders with one subfolder a class, or shards whose .json sidecars have 'label'.",
                 field="data",
             )
+        _refuse_two_names(sidecars)
         found = tuple(dict.fromkeys(name for _, name in sorted({label for _, label in named})))
+        _refuse_no_utf8(found)
         known = found if classes is None else classes
         refuse_unknown(found, known)
         number = {name: place for place, name in enumerate(known)}
@@ -151,8 +155,50 @@ def _sidecars(shard: Path) -> dict[str, tuple[int, str]]:
     with tarfile.open(shard) as members:
         for member in members:
             stem, _, suffix = member.name.rpartition(".")
-            if suffix == "json" and (file := members.extractfile(member)):
+            hidden = PurePosixPath(member.name).name.startswith(".")  # a Mac's ``._0.json``
+            if suffix == "json" and not hidden and (file := members.extractfile(member)):
                 facts = json.load(file)
-                if "label" in facts:
-                    found[stem] = (int(facts["label"]), str(facts.get("class", facts["label"])))
+                if isinstance(facts, dict) and "label" in facts:
+                    found[stem] = _label(facts, member.name, shard)
     return found
+
+
+def _label(facts: dict[str, Any], member: str, shard: Path) -> tuple[int, str]:
+    label = facts["label"]
+    if type(label) is not int:
+        raise DataError(
+            f"The label in {member} of {shard} is {label!r}; it must be a whole number.",
+            code="data-labels",
+            hint="Write the number as 'label' and its name as 'class'; without 'label' the photo is left out.",
+            field="data",
+        )
+    return label, str(facts.get("class", label))
+
+
+def _refuse_two_names(sidecars: dict[Path, dict[str, tuple[int, str]]]) -> None:
+    """Refuse labels that would silently become two classes, where some sidecars have the name and others do not."""
+    names: dict[int, tuple[str, str]] = {}
+    for shard, labels in sidecars.items():
+        for stem, (label, name) in labels.items():
+            other, where = names.setdefault(label, (name, f"{stem}.json of {shard}"))
+            if other != name:
+                raise DataError(
+                    f"Label {label} is class {other!r} in {where} and {name!r} in {stem}.json of {shard}.",
+                    code="data-labels",
+                    hint="Give each label one class, in all sidecars or in none.",
+                    field="data",
+                )
+
+
+def _refuse_no_utf8(classes: Iterable[str]) -> None:
+    """Refuse names that no report can hold, before anything is computed."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"The name of class {name!r} is no UTF-8.",
+                code="data-labels",
+                hint="Rename its folder, or its 'class' in the sidecars.",
+                field="data",
+            ) from error

@@ -236,7 +236,7 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         JSON-ready: setting, chosen rates, curve, accuracy by class token (the paper's) and by mean of the patches.
 
     Raises:
-        DataError: There are not two photos a step, or one cannot be decoded.
+        DataError: There are not two photos a step, one cannot be decoded, or the loss is not finite.
     """
     size = min(protocol.batch_size, len(task.train))
     if size < 2:
@@ -261,6 +261,10 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         batches = cached(features, labels, size, protocol.seed)
     wanted = list(zip(POOLS, rates, strict=True))
     fitted = fit(batches, width, classes, wanted, protocol, steps, task.device, keep)
+    if wrong := [loss for loss in fitted.curve[-1]["loss"] if not np.isfinite(loss)]:
+        raise DataError(
+            f"The loss is {wrong[0]} after the last epoch.", code="loss", hint="Lower --lr.", field="lr"
+        )
     answers = fitted.answers(test.to(task.device))
     found = {
         pool: Accuracy.of(answer.numpy(), task.test.labels, task.train.classes)
@@ -338,6 +342,6 @@ def _blocks(
         pages.Figure(
             f"{name}-confusion",
             plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
-            "What was taken for what",
+            "What was taken for what: rows the truth, columns the answer",
         ),
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from model.checkpoints.files import replacing
 
@@ -83,17 +84,16 @@ def write(out: Path, name: str, title: str, facts: dict[str, Any], blocks: Seque
     """
     for block in blocks:
         if isinstance(block, Figure):
-            content = block.content
-            _put(out / block.file, content.encode() if isinstance(content, str) else content)
-    _put(out / f"{name}.json", (json.dumps(facts, indent=1) + "\n").encode())
+            _put(out / block.file, block.content)
+    _put(out / f"{name}.json", _json(facts) + "\n")
     body = "".join(map(_html, blocks))
     html = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
     )
-    _put(out / f"{name}.html", html.encode())
+    _put(out / f"{name}.html", html)
     markdown = out / f"{name}.md"
-    _put(markdown, (f"# {title}\n\n" + "\n\n".join(map(_markdown, blocks)) + "\n").encode())
+    _put(markdown, f"# {title}\n\n" + "\n\n".join(map(_markdown, blocks)) + "\n")
     return markdown
 
 
@@ -103,7 +103,7 @@ def _markdown(block: Block) -> str:
     if isinstance(block, Heading):
         return f"## {block.text}"
     if isinstance(block, Figure):
-        return f"![{block.caption}]({block.file})"
+        return f"![{block.caption}]({quote(block.file)})"
     lines = [
         "| " + " | ".join(block.header) + " |",
         "|" + "".join("---|" if left else "---:|" for left in block.left),
@@ -117,10 +117,10 @@ def _html(block: Block) -> str:
     if isinstance(block, Heading):
         return f"<h2>{escape(block.text)}</h2>"
     if isinstance(block, Figure):
-        if isinstance(block.content, str):
-            return f"<figure>{block.content}<figcaption>{escape(block.caption)}</figcaption></figure>"
-        data = base64.b64encode(block.content).decode()
-        return f'<figure><img alt="{escape(block.caption)}" src="data:image/png;base64,{data}"></figure>'
+        picture = block.content
+        if isinstance(picture, bytes):
+            picture = f'<img alt="" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        return f"<figure>{picture}<figcaption>{escape(block.caption)}</figcaption></figure>"
     side = [' class="left"' if left else "" for left in block.left]
     head = "".join(f"<th{of}>{escape(word)}</th>" for of, word in zip(side, block.header, strict=True))
     body = "".join(
@@ -133,12 +133,12 @@ def _html(block: Block) -> str:
 
 
 def _markdown_cell(value: Cell) -> str:
-    return f"[{value.text}]({value.report}.md)" if isinstance(value, Link) else _cell(value)
+    return f"[{value.text}]({quote(value.report)}.md)" if isinstance(value, Link) else _cell(value)
 
 
 def _html_cell(value: Cell) -> str:
     if isinstance(value, Link):
-        return f'<a href="{escape(value.report)}.html">{escape(value.text)}</a>'
+        return f'<a href="{quote(value.report)}.html">{escape(value.text)}</a>'
     return escape(_cell(value))
 
 
@@ -148,6 +148,19 @@ def _cell(value: str | float | int | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _put(file: Path, content: bytes) -> None:
+def _json(value: Any, indent: str = "") -> str:
+    """As ``json.dumps`` with an indent of 1, but a list of plain values on one line: a matrix has a line a row."""
+    if isinstance(value, dict) and value:
+        marks, lines = "{}", [f"{json.dumps(key)}: {_json(of, indent + ' ')}" for key, of in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(of, dict | list | tuple) for of in value):
+        marks, lines = "[]", [_json(of, indent + " ") for of in value]
+    else:
+        return json.dumps(value)
+    return f"{marks[0]}\n{indent} " + f",\n{indent} ".join(lines) + f"\n{indent}{marks[1]}"
+
+
+def _put(file: Path, content: str | bytes) -> None:
+    # A model's name may be a file's that is no UTF-8.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with replacing(file) as part:
-        part.write_bytes(content)
+        part.write_bytes(data)

@@ -1,4 +1,7 @@
-"""The few kinds of plot a report needs, as SVG text: no plotting library, nothing fetched, readable anywhere."""
+"""The few kinds of plot a report needs, as SVG text: no plotting library, nothing fetched, readable anywhere.
+
+A matrix of many classes alone is a PNG.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,15 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from model.images import encode
+
 #: Colours that stay apart for colour-blind eyes (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#000000")
 _WIDTH, _HEIGHT = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 36, 48
+
+#: Classes whose cells are shapes with names, at most; and pixels of a matrix of many.
+_NAMED, _MATRIX = 60, 640
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -63,9 +71,14 @@ def lines(title: str, x_label: str, y_label: str, series: Series, *, log_x: bool
     return _svg(parts, _WIDTH, _HEIGHT)
 
 
-def confusion(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> str:
-    """What was taken for what: rows the truth, columns the answer, shade the share of the row."""
-    cell = 34 if len(classes) <= 20 else max(6, 640 // len(classes))
+def confusion(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> str | bytes:
+    """What was taken for what: rows the truth, columns the answer, shade the share of the row.
+
+    Of more than 60 classes a PNG, without title and names: a thousand would be a million shapes, 70 MB of SVG.
+    """
+    if len(classes) > _NAMED:
+        return _many(counts)
+    cell = 34 if len(classes) <= 20 else _MATRIX // len(classes)
     left, top = 130, 120
     size = cell * len(classes)
     parts = [_text(left, 20, title, "start", bold=True)]
@@ -88,6 +101,14 @@ def confusion(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> 
                 number = str(int(counts[row, column]))
                 parts.append(_text(x + cell / 2, y + cell / 2 + 4, number, "middle", ink=ink))
     return _svg(parts, left + size + 60, top + size + 16)
+
+
+def _many(counts: NDArray[np.int64]) -> bytes:
+    """``[C, C]`` as a PNG of about 640 pixels or, for more classes, one each."""
+    shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[..., None]
+    shades = (255 + shares * (np.array([0, 114, 178]) - 255)).round().astype(np.uint8)
+    side = max(_MATRIX // len(counts), 1)
+    return encode(shades.repeat(side, axis=0).repeat(side, axis=1), "PNG")
 
 
 def _frame(title: str, x_label: str, y_label: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,15 @@ from model.views import VIEWS
 SOURCES = ("model", *FILLS)
 _COLUMN = {name: place for place, name in enumerate(METRICS)}
 _PSNR, _SSIM = _COLUMN["psnr_db"], _COLUMN["ssim"]
-_PLAIN = ("nmse", "psnr_db", "ssim", "colour_error_percent", "sharpness")
+_PLAIN = ("nmse", "psnr_db", "ssim", "colour_error_percent")
+#: What the painted photos have, over what the true ones have: of means, so that plain photos do not outweigh.
+_RATIOS = {
+    "sharpness": ("inner_steps", "true_inner_steps"),
+    "seam_ratio": ("steps", "true_steps"),
+    "fine_detail": ("detail", "true_detail"),
+}
+#: At most so much is rounding.
+_NOTHING = 1e-12
 #: Figures of a report, with their names for people.
 _WORDS = {
     "nmse": "nmse",
@@ -42,6 +51,8 @@ _WORDS = {
 }
 #: Photos in one pass.
 _BATCH = 8
+#: Photos below which the draws lie too close together: an interval of five holds the truth in 83 of 100 cases.
+_FEW = 10
 #: Photos of each kind (best, median, worst) on the contact sheet.
 _SHOWN = 3
 
@@ -82,7 +93,8 @@ def evaluate(
     Returns:
         JSON-ready: the model, and for each of ``settings`` the mean of every figure with its 95 % interval, for the
         model and each fill, the shares of photos on which the model beats linear interpolation, the model's figures
-        for each photo, and ``norm_pixel_loss`` of a model of normalised pixels, see ``fills``.
+        for each photo, and ``norm_pixel_loss`` of a model of normalised pixels, see ``fills``. None are the bounds
+        that one photo cannot give, and ratios to what no photo has, such as the sharpness of blank ones.
 
     Raises:
         DataError: A photo cannot be used; named.
@@ -106,8 +118,8 @@ def evaluate(
     if out:
         sheet = _contact_sheet(reconstructor, photos, numbers, settings[0], view, tables[0])
         pages.write(
-            out, f"reconstruct-{reconstructor.name}", f"Reconstruction: {reconstructor.name}",
-            facts, list(_blocks(reconstructor.name, facts, settings, tables, sheet)),
+            out, _name(reconstructor), f"Reconstruction: {reconstructor.name}",
+            facts, list(_blocks(_name(reconstructor), facts, settings, tables, sheet)),
         )  # fmt: skip
     return facts
 
@@ -122,12 +134,17 @@ def answer(
         DataError: The folder holds the answer to another question.
     """
     return state.answered(
-        out / f"reconstruct-{reconstructor.name}.json",
+        out / f"{_name(reconstructor)}.json",
         _asked(reconstructor, photos, strategies, ratios, view, limit),
         lambda: evaluate(
             reconstructor, photos, strategies=strategies, ratios=ratios, view=view, limit=limit, out=out
         ),
     )
+
+
+def _name(reconstructor: Reconstructor) -> str:
+    """Name of an answer's files."""
+    return f"reconstruct-{state.stem(reconstructor.name)}"
 
 
 def _asked(
@@ -138,7 +155,7 @@ def _asked(
     numbers = _chosen(photos, limit)  # of all the photos: a photo's number is the seed of its mask
     which = [numbers, places(photos.entries[number] for number in numbers)]
     shown = view or reconstructor.views[0]
-    return state.digest(reconstructor.digest, which, list(strategies), list(ratios), shown)
+    return state.digest(reconstructor.digest, which, list(strategies), list(ratios), shown, METRICS)
 
 
 def _chosen(photos: Photos, limit: int | None) -> list[int]:
@@ -202,11 +219,10 @@ def _summary(setting: Setting, table: NDArray[np.float64], losses: NDArray[np.fl
     """Means, intervals and shares of one table ``[N, sources, metrics]``, and of losses ``[N]`` where there are any."""
     draws, chosen = resampled(table)
     drawn, means = _reported(draws), _reported(table.mean(axis=0))
-    scores: dict[str, Any] = {source: {} for source in SOURCES}
-    for metric in _WORDS:
-        low, high = np.percentile(drawn[metric], [2.5, 97.5], axis=0)
-        for place, source in enumerate(SOURCES):
-            scores[source][metric] = _interval(means[metric][place], low[place], high[place])
+    scores = {
+        source: {of: _interval(means[of][place], drawn[of][:, place], len(table)) for of in _WORDS}
+        for place, source in enumerate(SOURCES)
+    }
     model, other = table[:, 0], table[:, SOURCES.index("interpolation")]
     gain = model[:, _PSNR] - other[:, _PSNR]
     shares = {
@@ -220,29 +236,50 @@ def _summary(setting: Setting, table: NDArray[np.float64], losses: NDArray[np.fl
         "psnr_db_above_interpolation": _resampled_interval(gain, chosen),
         **{name: _resampled_interval(flags.astype(float), chosen) for name, flags in shares.items()},
         **({"norm_pixel_loss": _resampled_interval(losses, chosen)} if len(losses) else {}),
-        "each_photo": {name: table[:, 0, _COLUMN[name]].round(5).tolist() for name in _PLAIN},
+        "each_photo": _each_photo(model),
     }
 
 
 def _reported(means: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Figures from means over photos ``[..., metrics]``; ratios of means, so that plain photos do not outweigh."""
+    """Figures from means over photos ``[..., metrics]``; NaN for a ratio to nothing."""
     of = {name: means[..., column] for name, column in _COLUMN.items()}
     return {
         **{name: of[name] for name in _PLAIN},
         # A standardised patch is scaled by one factor, never turned over: no agreement counts as none.
         "norm_pixel_unexplained": 1 - np.square(np.maximum(of["agreement"], 0)),
-        "seam_ratio": of["steps"] / np.maximum(of["true_steps"], 1e-9),
-        "fine_detail": of["detail"] / np.maximum(of["true_detail"], 1e-12),
+        **{
+            name: np.divide(
+                of[part], of[whole], out=np.full_like(of[part], np.nan), where=of[whole] > _NOTHING
+            )
+            for name, (part, whole) in _RATIOS.items()
+        },
     }
 
 
-def _resampled_interval(values: NDArray[np.float64], chosen: NDArray[np.int64]) -> dict[str, float]:
-    low, high = np.percentile(values[chosen].mean(axis=1), [2.5, 97.5])
-    return _interval(values.mean(), low, high)
+def _each_photo(table: NDArray[np.float64]) -> dict[str, list[float]]:
+    """Figures of each photo of ``[N, metrics]``, for comparisons in pairs.
+
+    Those of the sharpness are made so that their mean is the ratio of means: it, and how far each photo moves it, to
+    first order (the delta method). So means of them, over photos drawn again, spread as the ratio does.
+    """
+    each = {name: table[:, _COLUMN[name]] for name in _PLAIN}
+    ratio = _reported(table.mean(axis=0, keepdims=True))["sharpness"]
+    if np.isfinite(ratio).all():
+        painted, true = (table[:, _COLUMN[name]] for name in _RATIOS["sharpness"])
+        each["sharpness"] = ratio + (painted - ratio * true) / true.mean()
+    return {name: values.round(5).tolist() for name, values in each.items()}
 
 
-def _interval(mean: float, low: float, high: float) -> dict[str, float]:
-    return {"mean": round(float(mean), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+def _resampled_interval(values: NDArray[np.float64], chosen: NDArray[np.int64]) -> dict[str, float | None]:
+    return _interval(values.mean(), values[chosen].mean(axis=1), len(values))
+
+
+def _interval(mean: float, draws: NDArray[np.float64], photos: int) -> dict[str, float | None]:
+    """``mean``, ``low`` and ``high``; None for what so many photos, or these, cannot tell."""
+    known = draws[np.isfinite(draws)]  # one draw may be of nothing but blank photos
+    low, high = np.percentile(known, [2.5, 97.5]) if photos > 1 and len(known) else (np.nan, np.nan)
+    values = {"mean": mean, "low": low, "high": high}
+    return {name: round(float(value), 4) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _contact_sheet(
@@ -277,6 +314,12 @@ def _blocks(
         "un-normalised with the truth has too. Unexplained: the share of the hidden patches' variance, each patch "
         "standardised, that is left when the painted patches are standardised and scaled too."
     )
+    if facts["photos"] < _FEW:
+        yield (
+            f"{facts['photos']} photos are few: the intervals are too narrow."
+            if facts["photos"] > 1
+            else "One photo: there is no interval."
+        )
     for setting, row in zip(settings, facts["settings"], strict=True):
         yield pages.Heading(f"{setting.words()} hidden")
         yield pages.Table(
@@ -291,15 +334,13 @@ def _blocks(
             yield f"Loss of the normalised target, as in training: {_cell(loss)}."
     yield pages.Heading("Best, median, worst")
     yield pages.Figure(
-        f"reconstruct-{name}-sheet", sheet,
+        f"{name}-sheet", sheet,
         f"{settings[0].words()}: best, median and worst photos by nmse; masked, painted, original",
     )  # fmt: skip
-    yield pages.Figure(
-        f"reconstruct-{name}-gain", _gains(settings, tables), "Gain over interpolation, all photos"
-    )
+    yield pages.Figure(f"{name}-gain", _gains(settings, tables), "Gain over interpolation, all photos")
     if len({row["ratio"] for row in facts["settings"]}) > 1:
         for metric in ("nmse", "norm_pixel_unexplained", "ssim"):
-            yield pages.Figure(f"reconstruct-{name}-{metric}", _by_ratio(facts, metric), f"{metric} by ratio")
+            yield pages.Figure(f"{name}-{metric}", _by_ratio(facts, metric), f"{metric} by ratio")
 
 
 def _gains(settings: list[Setting], tables: list[NDArray[np.float64]]) -> str:
@@ -323,9 +364,12 @@ def _by_ratio(facts: dict[str, Any], metric: str) -> str:
     return plots.lines(f"{metric} over hidden pixels", "ratio hidden", metric, series)
 
 
-def _cell(value: dict[str, float]) -> str:
-    return f"{value['mean']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+def _percent(value: dict[str, float | None]) -> str:
+    return _cell(value, ".1%")
 
 
-def _percent(value: dict[str, float]) -> str:
-    return f"{value['mean']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
+def _cell(value: dict[str, float | None], form: str = ".4g") -> str:
+    mean, low, high = (
+        "–" if value[of] is None else format(value[of], form) for of in ("mean", "low", "high")
+    )
+    return f"{mean} (–)" if "–" in (low, high) else f"{mean} ({low} to {high})"

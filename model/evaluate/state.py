@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,23 @@ from model.checkpoints.containers import DAMAGED
 from model.checkpoints.files import replacing
 from model.errors import CheckpointError, DataError, first_line
 
+#: Bytes of a model's name that the names of files take.
+_LONGEST = 100
+
 
 def digest(*facts: Any) -> str:
     """Plain values as 24 signs: other values, other signs."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def stem(name: str) -> str:
+    """A model's name as part of the names of files.
+
+    The name comes out of a weight file, which may be a stranger's: it leads into no other folder, hides nothing, can
+    be written, and leaves room for what stands beside it in 255 bytes.
+    """
+    plain = re.sub(r"^\.+|[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]", "-", name)
+    return plain.encode()[:_LONGEST].decode(errors="ignore") or "model"
 
 
 def of_seed(seed: int) -> str:

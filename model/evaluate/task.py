@@ -49,8 +49,8 @@ class Task:
 
     @property
     def tag(self) -> str:
-        """Part of the answers' names: the model's name and share of labels."""
-        return f"{self.encoder.name}-{self.label_share:g}"
+        """Part of the names of the answers' files: the model's name and share of labels."""
+        return f"{state.stem(self.encoder.name)}-{self.label_share:g}"
 
     def named(self, question: str, seed: int) -> str:
         """Name of an answer's files: one of another seed than 0 lies beside the first."""

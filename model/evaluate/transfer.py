@@ -87,15 +87,17 @@ def load_settings(name_or_path: str | None, changes: dict[str, Any]) -> Settings
     if name_or_path is not None:
         shipped = resources.files("model.evaluate") / "recipes"
         path = Path(name_or_path)
-        path = path if path.is_file() else Path(str(shipped / f"{name_or_path}.toml"))
         try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
+            path = path if path.is_file() else Path(str(shipped / f"{name_or_path}.toml"))
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
             known = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir())
             raise _bad(
                 f"there is no file or recipe called {name_or_path!r}; known are {', '.join(known)}"
             ) from error
-        except ValueError as error:
+        except OSError as error:
+            raise _bad(f"{name_or_path} cannot be read ({error.strerror})") from error
+        except ValueError as error:  # also of a file that is no UTF-8
             raise _bad(f"{path.name} is no valid TOML: {error}") from error
     keys = sorted(entry.name for entry in fields(Settings))
     if unknown := sorted(values.keys() - set(keys)):
@@ -203,7 +205,7 @@ def answer(
 
 
 def _name(encoder: Encoder, settings: Settings) -> str:
-    return f"transfer-{settings.task}-{encoder.name}{state.of_seed(settings.seed)}"
+    return f"transfer-{settings.task}-{state.stem(encoder.name)}{state.of_seed(settings.seed)}"
 
 
 def _asked(encoder: Encoder, train: Scenes, test: Scenes, settings: Settings) -> str:

@@ -173,10 +173,12 @@ def _list(text: str) -> tuple[str, ...]:
 
 def _task(given: argparse.Namespace) -> Task:
     from model.checkpoints.shapes import Given
+    from model.evaluate import bounds
     from model.evaluate.features import load_encoder
     from model.evaluate.labelled import Labelled
     from model.evaluate.task import Task, find_device
 
+    bounds.check(seed=given.seed)  # before the share that it draws
     train = Labelled.open(given.data)
     return Task(
         load_encoder(given.checkpoint, Given(heads=given.heads)) if "checkpoint" in given else _random(given),
@@ -211,12 +213,17 @@ def _reconstruct(given: argparse.Namespace) -> str:
         )
         lines.append(f"{'':14s}" + "".join(f"{name:>24s}" for name in setting["scores"]["model"]))
         for name, row in setting["scores"].items():
-            lines.append(f"{name:14s}" + "".join(f"{value['mean']:24.4f}" for value in row.values()))
+            lines.append(f"{name:14s}" + "".join(map(_column, row.values())))
         share = setting["share_psnr_1db_above_interpolation"]["mean"]
         lines.append(f"at least 1 dB above interpolation on {share:.1%} of the photos")
         if loss := setting.get("norm_pixel_loss"):
             lines.append(f"loss of the normalised target, as in training: {loss['mean']:.4f}")
     return "\n".join(lines)
+
+
+def _column(value: dict[str, float | None]) -> str:
+    mean = value["mean"]
+    return f"{'–':>24s}" if mean is None else f"{mean:24.4f}"
 
 
 def _knn(given: argparse.Namespace) -> str:

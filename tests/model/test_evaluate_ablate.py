@@ -104,6 +104,14 @@ def test_a_misspelt_key_or_name_in_a_table_is_refused(written: str, wrong: str, 
         tables.load(str(tmp_path / "t.toml"))
 
 
+def test_a_table_that_is_no_utf8_or_no_file_that_can_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes('title = "é"\n'.encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"latin\.toml is no table of rows"):
+        tables.load(str(tmp_path / "latin.toml"))
+    with pytest.raises(RecipeError, match=r"cannot be read \(File name too long\)"):
+        tables.load("x" * 300)
+
+
 def test_a_row_may_change_all_that_a_recipes_file_may_hold(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(
         'title = "t"\nmeasure = []\n[[row]]\nname = "a"\nrecipe = { base_lr = 1e-3, crops = 2 }\n'
@@ -300,6 +308,30 @@ def test_two_spreads_over_the_rows_are_compared() -> None:
     assert report.judge(claim, sensitive, Seeds(5, {"linear": 3.0}))["verdict"] == "agrees"
     both = Seeds(5, {"linear": 3.0, "finetune": 3.0})
     assert report.judge(claim, sensitive, both)["verdict"] == "undecided"
+
+
+def test_one_photo_decides_no_claim() -> None:
+    claim = Claim("a paints worse", "nmse", higher="a", lower="b")
+    verdict = report.judge(claim, {"a": _row(nmse=[2.0]), "b": _row(nmse=[1.0])}, Seeds())
+    assert (verdict["verdict"], verdict["ours"]) == ("undecided", "a: 2, b: 1; +1 (–)")
+
+
+def test_why_a_row_cannot_be_run_stands_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(row: tables.Row, setting: runs.Setting) -> float:
+        if row.name != "hidden":
+            raise DataError("No.", code="no", hint="Never.")
+        return 1.0
+
+    monkeypatch.setattr(runs, "_seconds_a_step", timed)
+    table, setting = tables.load("loss"), _setting(tmp_path, budget_min=10)
+    steps, failed = runs._steps(table, setting)
+    assert list(steps) == ["hidden"]
+    assert list(failed.values()) == ["No. Never."]
+    assert [file.name for file in (tmp_path / "loss").iterdir()] == ["plan.json"]
+    monkeypatch.undo()  # the rows are not timed again
+    assert runs._steps(table, setting) == (steps, failed)
+    monkeypatch.setattr(runs, "_row", lambda row, *rest: {"name": row.name, "figures": {}})
+    assert [row.get("error") for row in runs.run(table, setting)] == [None, "No. Never."]
 
 
 def test_another_budget_is_not_answered_from_the_plan_of_the_first(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from dataclasses import replace
 from functools import partial
@@ -208,6 +209,9 @@ def test_a_list_that_is_not_of_numbers_is_refused_by_name(
         (transfer.Settings, {"steps": 0}, "steps is 0; it must be a whole number, at least 1"),
         (transfer.Settings, {"batch_size": 0}, "batch_size is 0; it must be a whole number, at least 1"),
         (transfer.Settings, {"lr": "fast"}, "lr is 'fast'; it must be above 0"),
+        (linear.Protocol, {"lr": 1e300}, "lr is 1e.300; it must be at most 1e10"),
+        (finetune.Settings, {"epochs": 1e300}, "epochs is 1e.300; it must be at most 1e10"),
+        (transfer.Settings, {"steps": 10**30}, "steps is 10*; it must be a whole number, at most 1e10"),
     ],
     ids=str,
 )
@@ -233,6 +237,27 @@ def test_no_neighbours_no_pair_of_photos_and_no_threads_are_refused(
         with pytest.raises(DataError, match=f"batch_size {size} with {len(given.train)} photos"):
             linear.answer(given, linear.Protocol(batch_size=size))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_whose_loss_is_not_finite_is_no_answer(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    train = Labelled.open([shapes / "train"])
+    task = Task(
+        load_encoder(debug_file), train, Labelled.open([shapes / "test"], train.classes), tmp_path, CPU
+    )
+    fitted = linear.fit
+
+    def diverged(*given: Any) -> linear.Fitted:
+        found = fitted(*given)
+        found.curve[-1]["loss"][1] = float("nan")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "fit", diverged)
+        with pytest.raises(DataError, match="The loss is nan after the last epoch"):
+            linear.evaluate(task, linear.Protocol(epochs=1, lr=0.4))
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_judge_has_shares_of_its_own_and_no_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,6 +292,71 @@ def test_labels_come_from_folders_and_from_sidecars(shapes: Path, tmp_path: Path
     packed = Labelled.open([shard], folders.classes)
     assert packed.labels.tolist() == [1, 0]  # the photo without a label is left out
     assert len(packed.photos) == 2
+
+
+def _shard(file: Path, *sidecars: tuple[str, Any]) -> Path:
+    """A photo and its sidecar for each."""
+    with tarfile.open(file, "w") as tar:
+        for key, facts in sidecars:
+            for suffix, content in ((".png", encoded(photo())), (".json", json.dumps(facts).encode())):
+                member = tarfile.TarInfo(key + suffix)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return file
+
+
+@pytest.mark.parametrize("label", ["cat", None, 1.5, True, [1]])
+def test_a_label_that_is_no_whole_number_is_refused_with_its_sidecar(label: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"The label in a/1\.json of .*shard\.tar is .*; it must be a whole number"
+    ):
+        Labelled.open([_shard(tmp_path / "shard.tar", ("0", {"label": 0}), ("a/1", {"label": label}))])
+
+
+def test_hidden_sidecars_and_those_that_hold_no_names_are_passed_over(tmp_path: Path) -> None:
+    shard = _shard(tmp_path / "shard.tar", ("0", {"label": 4}), ("._0", {"label": "x"}), ("1", [1]), ("2", 7))
+    found = Labelled.open([shard])
+    assert (found.classes, found.labels.tolist()) == (("4",), [0])
+
+
+def test_a_label_with_two_names_is_refused(tmp_path: Path) -> None:
+    one = _shard(tmp_path / "one.tar", ("0", {"label": 0, "class": "cat"}))
+    two = _shard(tmp_path / "two.tar", ("0", {"label": 0}))
+    with pytest.raises(
+        DataError, match=r"Label 0 is class 'cat' in 0\.json of .*one\.tar and '0' in 0\.json of "
+    ):
+        Labelled.open([one, two])
+
+
+@pytest.mark.parametrize("of", ["folder", "sidecar"])
+def test_a_class_whose_name_is_no_utf8_is_refused_by_name(of: str, tmp_path: Path) -> None:
+    if of == "folder":
+        place = tmp_path / "photos"
+        folder = place / os.fsdecode(b"caf\xe9")
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(encoded(photo()))
+    else:
+        place = _shard(tmp_path / "shard.tar", ("0", {"label": 0, "class": "caf\udce9"}))
+    with pytest.raises(DataError, match=r"The name of class 'caf\\udce9' is no UTF-8"):
+        Labelled.open([place])
+
+
+def test_a_seed_is_checked_before_it_draws_a_share(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "evaluate",
+        "knn",
+        str(debug_file),
+        "--data",
+        str(shapes / "train"),
+        "--test",
+        str(shapes / "test"),
+    ]
+    arguments += ["--label-share", "0.5", "--out", str(tmp_path), "--device", "cpu"]
+    for seed in ("-1", "99999999999999999999"):
+        assert main([*arguments, f"--seed={seed}"]) == 2
+        assert f"seed is {seed}; it must be a whole number" in capsys.readouterr().err
 
 
 def test_a_share_of_the_labels_is_taken_of_every_class_and_grows_with_the_share(shapes: Path) -> None:
@@ -316,6 +406,27 @@ def test_neighbours_vote_with_their_closeness() -> None:
     labels = torch.tensor([0, 1, 1])
     named = knn.classify(train, labels, torch.tensor([[1.0, 0.1], [0.1, 0.9]]), 2, k=3)
     assert named.tolist() == [0, 1]
+
+
+def test_votes_of_many_neighbours_add_up_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(number, 8, generator=draw) for number in (50, 20))
+    labels = torch.randint(5, (50,), generator=draw)
+    whole = knn.classify(train, labels, test, 5, k=7)
+    unit, other = (torch.nn.functional.normalize(of, dim=1) for of in (train, test))
+    for place, of in enumerate(other):
+        cosine, nearest = (unit @ of).topk(7)
+        votes = [
+            float((cosine[labels[nearest] == label] / knn.TEMPERATURE).exp().sum()) for label in range(5)
+        ]
+        assert int(whole[place]) == int(np.argmax(votes))
+    monkeypatch.setattr(knn, "_COSINES", 150)
+    assert torch.equal(knn.classify(train, labels, test, 5, k=7), whole)
+
+
+def test_a_class_without_photos_to_judge_by_has_no_share() -> None:
+    found = Accuracy.of(np.array([0, 1]), np.array([0, 0]), ("a", "b"))
+    assert found.to_dict()["classes"] == {"a": 50.0, "b": None}
 
 
 def test_an_accuracy_carries_its_uncertainty() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from model.__main__ import main
+from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES
 from model.errors import DataError
 from model.evaluate import classifier, finetune, judge, state, transfer
@@ -21,6 +23,7 @@ from model.evaluate.augment import Augmented, Samples, batches, seeded
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
+from model.network import MAE
 from tests.pictures import two_classes
 
 
@@ -203,6 +206,32 @@ def test_a_kept_answer_is_not_taken_for_one_of_other_settings(
     for change in ({"base_lr": 0.1}, {"epochs": 2}):
         with pytest.raises(DataError, match="other weights, photos or settings"):
             finetune.answer(task, finetune.load_settings("finetune", given | change))
+
+
+def test_a_classifier_holds_its_classes_whatever_their_names(debug_file: Path, tmp_path: Path) -> None:
+    shapes = two_classes(tmp_path / "photos", train=2, test=1)
+    for part in ("train", "test"):
+        (shapes / part / "blue").rename(shapes / part / "two\nlines")
+    settings = finetune.load_settings("finetune", {"epochs": 1, "batch_size": 4})
+    finetune.evaluate(_task(debug_file, shapes, tmp_path / "out"), settings)
+    with safe_open(tmp_path / "out" / "finetune-debug-1.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["classes"]) == ["red", "two\nlines"]
+
+
+def test_a_fine_tuning_overwrites_no_file_that_its_models_name_leads_to(
+    debug_network: MAE, shapes: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "others" / "weights-1.safetensors"
+    victim.parent.mkdir()
+    victim.write_bytes(b"theirs")
+    file, out = tmp_path / "m.safetensors", tmp_path / "out"
+    store.write(file, debug_network, name=f"/../../{victim.parent.name}/weights", card={})
+    (out / "finetune-").mkdir(parents=True)
+    settings = finetune.load_settings("finetune", {"epochs": 1, "batch_size": 4})
+    facts = finetune.evaluate(_task(file, shapes, out), settings)
+    assert victim.read_bytes() == b"theirs"
+    assert (out / "finetune--..-..-others-weights-1.safetensors").is_file()
+    assert facts["model"] == "/../../others/weights"
 
 
 def test_the_command_line_neither_repeats_nor_overwrites_what_is_done_and_seeds_lie_side_by_side(

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from model.__main__ import main
 from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
 from model.errors import DataError, RecipeError
+from model.evaluate import pages, plots, reconstruction, state
 from model.evaluate.fills import (
     FILLS,
     METRICS,
     border_steps,
     figures,
     fine_detail,
+    inner_steps,
     norm_pixel_agreement,
     resampled,
-    sharpness,
 )
 from model.evaluate.reconstruction import answer, evaluate
 from model.images import load_square
@@ -101,9 +106,10 @@ def test_the_true_means_are_the_means_of_the_hidden_patches() -> None:
 def test_a_blurred_picture_is_less_sharp_than_the_photo_and_a_flat_one_not_at_all() -> None:
     original, hidden = _picture()
     blurred = cv2.GaussianBlur(original, (0, 0), 3).astype(np.float32)
-    assert sharpness(original, original, hidden, 16) == pytest.approx(1)
-    assert sharpness(original, blurred, hidden, 16) < 0.95
-    assert sharpness(original, np.full_like(original, 0.5), hidden, 16) == 0
+    steps = inner_steps(original, hidden, 16)
+    assert steps > 0
+    assert inner_steps(blurred, hidden, 16) < 0.95 * steps
+    assert inner_steps(np.full_like(original, 0.5), hidden, 16) == 0
 
 
 def test_steps_at_borders_are_counted_there_and_nowhere_else() -> None:
@@ -150,6 +156,148 @@ def test_intervals_hold_the_mean_and_shrink_with_the_number_of_photos() -> None:
         assert low < values[:count].mean() < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+def _blank(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"blank-{number}.png").write_bytes(encoded(np.full((64, 64, 3), 200, dtype=np.uint8)))
+    return folder
+
+
+def test_a_blank_photo_among_others_leaves_the_sharpness_as_it_is(
+    reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    photos = _blank(tmp_path / "photos", 1)
+    for number in range(2):
+        (photos / f"{number}.png").write_bytes(encoded(photo(80, 72, number)))
+    row = evaluate(reconstructor, Photos.open([photos]))["settings"][0]
+    sharpness = row["scores"]["model"]["sharpness"]
+    # An eighth of the draws is of the blank one alone, which tells no ratio.
+    assert sharpness["mean"] < 20
+    assert sharpness["low"] <= sharpness["mean"] <= sharpness["high"] < 100
+    assert row["scores"]["true_means"]["sharpness"]["mean"] == 0
+
+
+def test_the_sharpness_of_blank_photos_alone_is_not_told(
+    reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    facts = evaluate(reconstructor, Photos.open([_blank(tmp_path / "photos", 2)]), out=tmp_path / "out")
+    row = facts["settings"][0]
+    for figure in ("sharpness", "seam_ratio", "fine_detail"):
+        assert row["scores"]["model"][figure] == {"mean": None, "low": None, "high": None}
+    assert "sharpness" not in row["each_photo"]
+    assert "– (–)" in (tmp_path / "out" / f"reconstruct-{reconstructor.name}.md").read_text()
+
+
+def test_figures_of_each_photo_have_the_mean_and_the_spread_of_the_sharpness() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.uniform(0.1, 1, (200, len(METRICS)))
+    painted, true = (METRICS.index(name) for name in ("inner_steps", "true_inner_steps"))
+    table[:, painted] = 0.4 * table[:, true] * rng.uniform(0.5, 1.5, 200)
+    each = np.array(reconstruction._each_photo(table)["sharpness"])
+    assert each.mean() == pytest.approx(table[:, painted].mean() / table[:, true].mean(), abs=1e-5)
+    drawn, _ = resampled(table)
+    ratios = drawn[:, painted] / drawn[:, true]
+    np.testing.assert_allclose(
+        np.percentile(resampled(each)[0], [2.5, 97.5]), np.percentile(ratios, [2.5, 97.5]), rtol=0.01
+    )
+
+
+def test_one_photo_has_no_interval_and_few_are_said_to_be_few(
+    reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        (photos / f"{number}.png").write_bytes(encoded(photo(80, 72, number)))
+    for limit, says in (
+        (1, "One photo: there is no interval."),
+        (2, "2 photos are few: the intervals are too narrow."),
+    ):
+        out = tmp_path / str(limit)
+        row = evaluate(reconstructor, Photos.open([photos]), limit=limit, out=out)["settings"][0]
+        report = (out / f"reconstruct-{reconstructor.name}.md").read_text()
+        assert says in report
+        for value in (row["scores"]["model"]["nmse"], row["share_psnr_1db_above_interpolation"]):
+            assert value["mean"] is not None
+            assert (value["low"] is None) == (value["high"] is None) == (limit == 1)
+        assert ("(–)" in report) == (limit == 1)
+
+
+def test_an_answer_with_other_figures_than_todays_is_refused(
+    reconstructor: Reconstructor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0.png").write_bytes(encoded(photo(80, 72)))
+    asked: dict[str, Any] = {"strategies": ["random"], "ratios": ["0.75"]}
+    photos = Photos.open([tmp_path])
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstruction, "METRICS", (*METRICS, "sharpness"))
+        answer(reconstructor, photos, tmp_path / "out", **asked)
+    with pytest.raises(DataError, match="other weights, photos or settings"):
+        answer(reconstructor, photos, tmp_path / "out", **asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("/../../../escaped", "-..-..-..-escaped"),
+        ("facebook/vit-mae-base", "facebook-vit-mae-base"),
+        ("..", "-"),
+        (".hidden", "-hidden"),
+        ("a\\b\0c\nd\x7f", "a-b-c-d-"),
+        ("caf\udce9", "caf-"),
+        ("", "model"),
+        ("é" * 200, "é" * 50),
+        ("mini", "mini"),
+    ],
+)
+def test_a_models_name_becomes_a_files_stem_that_stays_in_its_folder(name: str, stem: str) -> None:
+    assert state.stem(name) == stem
+
+
+def test_a_weight_files_name_does_not_lead_the_report_out_of_its_folder(
+    debug_network: MAE, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "0.png").write_bytes(encoded(photo(80, 72)))
+    weights, out = tmp_path / "m.safetensors", tmp_path / "deep" / "in" / "out"
+    store.write(weights, debug_network, name="/../../../escaped (1)", card={})
+    arguments = ["evaluate", "reconstruct", str(weights), "--data", str(photos), "--out", str(out)]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "m.safetensors", "deep"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    report = out / "reconstruct--..-..-..-escaped (1).md"
+    assert json.loads(report.with_suffix(".json").read_text())["model"] == "/../../../escaped (1)"
+    links = re.findall(r"\]\(([^)]*)\)", report.read_text().replace("(1).md", ""))
+    assert links
+    assert all((out / unquote(link)).is_file() for link in links), links
+
+
+def test_a_matrix_has_a_line_a_row_in_a_reports_json(tmp_path: Path) -> None:
+    facts = {
+        "answer": {"confusion": [[1, 2], [3, 4]], "each": [], "none": {}},
+        "curve": [{"step": 1}],
+        "name": "é",
+    }
+    pages.write(tmp_path, "report", "Report", facts, [])
+    text = (tmp_path / "report.json").read_text()
+    assert json.loads(text) == facts
+    assert "   [1, 2],\n   [3, 4]\n" in text
+
+
+def test_what_was_taken_for_what_of_a_thousand_classes_is_a_small_picture() -> None:
+    counts = np.random.default_rng(0).integers(0, 2, (1000, 1000))
+    counts[3], counts[3, 5] = 0, 7
+    picture = plots.confusion("Many", counts, [str(number) for number in range(1000)])
+    assert isinstance(picture, bytes)
+    assert len(picture) < 2_000_000
+    pixels = np.asarray(Image.open(io.BytesIO(picture)))
+    assert pixels.shape == (1000, 1000, 3)
+    assert pixels[3, 5].tolist() == [0, 114, 178]
+    assert pixels[3, 6].tolist() == [255, 255, 255]
+    assert isinstance(plots.confusion("Few", counts[:60, :60], [str(n) for n in range(60)]), str)
 
 
 def test_a_kept_answer_is_not_taken_for_one_of_other_photos_or_masks(

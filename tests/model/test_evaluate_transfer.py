@@ -278,6 +278,14 @@ def test_a_recipe_that_is_not_there_or_has_unknown_keys_is_refused(tmp_path: Pat
             transfer.load_settings(str(tmp_path / "own.toml"), {})
 
 
+def test_a_recipe_that_is_no_utf8_or_no_file_that_can_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes("# é\nsteps = 3\n".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"latin\.toml is no valid TOML"):
+        transfer.load_settings(str(tmp_path / "latin.toml"), {})
+    with pytest.raises(RecipeError, match=r"cannot be read \(File name too long\)"):
+        transfer.load_settings("x" * 300, {})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "score", "least"), [("segment", "miou", 60), ("detect", "mask_ap50", 20)])
 def test_a_short_training_learns_to_find_shapes(
