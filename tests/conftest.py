@@ -52,7 +52,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def started_server(log: Path, **settings: str) -> Iterator[str]:
-    """Run the service on a free port, its output in `log`; yield its address once it is ready.
+    """Run the service on a free port, its output in `log`, what it keeps beside it; yield its address once ready.
 
     Args:
         log: Where its output goes.
@@ -60,7 +60,12 @@ def started_server(log: Path, **settings: str) -> Iterator[str]:
     """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "UNMASK_HOST": "127.0.0.1", "UNMASK_PORT": str(port), **settings}
+    own = {
+        "UNMASK_HOST": "127.0.0.1",
+        "UNMASK_PORT": str(port),
+        "XDG_CACHE_HOME": str(log.with_name("cache")),
+    }
+    environment = {**os.environ, **own, **settings}
     command = [sys.executable, "-m", "server"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
