@@ -58,7 +58,7 @@ def started_server(log: Path, **settings: str) -> Iterator[str]:
         log: Where its output goes.
         settings: Further variables of its environment.
     """
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     own = {
         "UNMASK_HOST": "127.0.0.1",
@@ -81,7 +81,8 @@ def started_server(log: Path, **settings: str) -> Iterator[str]:
                 process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with closing(socket.socket()) as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
