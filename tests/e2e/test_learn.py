@@ -90,9 +90,10 @@ def test_the_paper_figures_follow_from_the_formula(browser: Browser) -> None:
     )  # we project visible patches only
 
 
-@pytest.fixture
-def learn(new_page: OpenPage) -> ExplorePage:
-    return open_tab(new_page(), "learn")
+@pytest.fixture(scope="module")
+def learn(shared_page: OpenPage) -> ExplorePage:
+    """The tab of the default request; its tests choose steps and nothing else."""
+    return open_tab(shared_page(), "learn")
 
 
 def test_the_steps_tell_the_sizes_of_this_request(learn: ExplorePage) -> None:
