@@ -15,8 +15,8 @@ IMAGE = unmask
 TEST = data/imagenette-val-00000.tar
 MINUTES = 10
 # Tests of one file stay together: they share a server and a browser. Threads of several that wait for each other by
-# spinning made one of 18 s take 105.
-SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile
+# spinning made one of 18 s take 105. Files begin in the order that tests/conftest.py gives them.
+SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 UV_VERSION := 0.13.9
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)

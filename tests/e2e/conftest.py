@@ -6,12 +6,12 @@ import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Playwright, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, ViewportSize, sync_playwright
 
 from tests.conftest import started_server
 from tests.e2e.explore_page import RECORD_FORMS, ExplorePage
@@ -59,9 +59,33 @@ def warm(playwright: Playwright, browser_path: str, profile: Path) -> Iterator[B
     context.close()
 
 
+@pytest.fixture(scope="module")
+def shared_page(
+    request: pytest.FixtureRequest, server_url: str, held: set[Page], warm: BrowserContext
+) -> Iterator[OpenPage]:
+    """Makes what `new_page` does, for several tests that look at it one after the other and leave it as it was.
+
+    It asks for `warm`, so that this outlives its page.
+    """
+    with _pages(request, server_url, held) as make:
+        yield make
+
+
 @pytest.fixture
-def new_page(request: pytest.FixtureRequest, server_url: str) -> Iterator[OpenPage]:
+def new_page(request: pytest.FixtureRequest, server_url: str, held: set[Page]) -> Iterator[OpenPage]:
     """Makes a page that is not opened yet: new_page(size=..., scheme=..., touch=..., locale=..., url=..., cold=...)."""
+    with _pages(request, server_url, held) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def held() -> set[Page]:
+    """The tabs that are in use."""
+    return set()
+
+
+@contextmanager
+def _pages(request: pytest.FixtureRequest, server_url: str, held: set[Page]) -> Iterator[OpenPage]:
     pages: list[ExplorePage] = []
     with ExitStack() as stack:
 
@@ -85,8 +109,7 @@ def new_page(request: pytest.FixtureRequest, server_url: str) -> Iterator[OpenPa
                 page = context.new_page()
             else:
                 context = request.getfixturevalue("warm")
-                used = [explore.page for explore in pages]
-                page = next((page for page in context.pages if page not in used), None) or context.new_page()
+                page = next((page for page in context.pages if page not in held), None) or context.new_page()
             page.set_viewport_size(viewport)
             page.emulate_media(
                 color_scheme="dark" if scheme == "dark" else "light",
@@ -94,6 +117,8 @@ def new_page(request: pytest.FixtureRequest, server_url: str) -> Iterator[OpenPa
                 forced_colors="null",
             )
             pages.append(ExplorePage(page, url + "/"))
+            held.add(page)
+            stack.callback(held.remove, page)
             stack.callback(pages[-1].leave)
             return pages[-1]
 
@@ -108,6 +133,7 @@ def two_models_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     from model.checkpoints import store
     from model.config import SIZES
+    from model.loading import prove
     from model.network import MAE
 
     folder = tmp_path_factory.mktemp("models")
@@ -115,6 +141,7 @@ def two_models_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         store.write(folder / "other.safetensors", MAE(config), name="other", card={"licence": "none"})
+    prove(folder / "other.safetensors")  # so that the server needs no torch
     models = f"small,other={folder / 'other.safetensors'}"
     with started_server(folder / "server.log", UNMASK_MODELS=models) as url:
         yield url

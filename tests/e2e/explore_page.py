@@ -18,6 +18,8 @@ SETTLED = """() => {
     && u.shown().hidden.join() === u.grid.indices.join();
 }"""
 
+STEADY = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 # Keeps the text fields of every form sent: the browser does not tell bodies that carry files.
 RECORD_FORMS = """window.sent = []; {
   const ask = window.fetch;
@@ -70,6 +72,15 @@ class ExplorePage:
     def settle(self) -> ExplorePage:
         self.page.wait_for_function(SETTLED, timeout=90_000)
         return self
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size and wait until all is laid out for it."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.steady()
+
+    def steady(self) -> None:
+        """Wait until what was changed is drawn."""
+        self.page.evaluate(STEADY)
 
     # --- what is shown -----------------------------------------------------------------------------------
 

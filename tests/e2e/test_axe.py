@@ -26,7 +26,6 @@ COMPLETE = {
 }
 # Colours are read as they end up, not on their way.
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
-STEADY = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 @pytest.mark.parametrize("tab", list(TABS))
@@ -46,7 +45,7 @@ def test_axe_finds_nothing_serious_in_any_language_theme_and_width(new_page: Ope
             page.one(".um-language").click()
         if page.evaluate("document.body.classList.contains('dark')") != (theme == "dark"):
             page.one(".um-theme").click()
-        page.evaluate(STEADY)
+        page.steady()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, (width, language)
         if findings := axe_findings(page):
             found[width, language, theme] = findings

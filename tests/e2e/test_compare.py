@@ -25,9 +25,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 LONG = 240_000  # a row is many reconstructions, and the machine may be busy
 
 
+@pytest.fixture(scope="module")
+def compared(shared_page: OpenPage) -> ExplorePage:
+    """The Compare tab, its first row run, for tests that only look at that row or run others."""
+    return opened(shared_page().open())
+
+
 @pytest.fixture
 def compare(explore: ExplorePage) -> ExplorePage:
-    """The Compare tab, its first row run."""
+    """The Compare tab of this test's own, its first row run."""
+    return opened(explore)
+
+
+def opened(explore: ExplorePage) -> ExplorePage:
     explore.one("button[role=tab]").nth(1).click()
     pictures(explore, "ratios", 12)
     return explore
@@ -43,17 +53,17 @@ def pictures(page: ExplorePage, name: str, count: int) -> None:
     page.page.wait_for_function(script, arg=[name, count], timeout=LONG)
 
 
-def test_the_ratios_run_by_themselves_and_agree_with_explore(compare: ExplorePage) -> None:
+def test_the_ratios_run_by_themselves_and_agree_with_explore(compared: ExplorePage) -> None:
     captions = [
-        text.replace("\xa0", " ") for text in row(compare, "ratios").locator("figcaption").all_inner_texts()
+        text.replace("\xa0", " ") for text in row(compared, "ratios").locator("figcaption").all_inner_texts()
     ]
     assert [caption.split(" ")[0] for caption in captions] == ["50%", "60%", "75%", "85%", "90%", "95%"]
-    error = compare.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
+    error = compared.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
     assert captions[2] == f"75% hidden · error {error:.1f}%"
-    alts = row(compare, "ratios").locator("img").evaluate_all("(all) => all.map((image) => image.alt)")
+    alts = row(compared, "ratios").locator("img").evaluate_all("(all) => all.map((image) => image.alt)")
     assert alts[4] == "Coffee, 147 of 196 patches hidden, Random"
     assert alts[5].startswith("Reconstruction of Coffee by mini")
-    compare.screenshot("compare-ratios", full=True)
+    compared.screenshot("compare-ratios", full=True)
 
 
 def pixels(data: bytes) -> bytes:
@@ -62,9 +72,9 @@ def pixels(data: bytes) -> bytes:
 
 
 def test_page_rest_and_command_line_give_the_same_pixels(
-    compare: ExplorePage, server_url: str, tmp_path: Path
+    compared: ExplorePage, server_url: str, tmp_path: Path
 ) -> None:
-    lines = str(row(compare, "ratios").locator("pre").text_content()).splitlines()
+    lines = str(row(compared, "ratios").locator("pre").text_content()).splitlines()
     assert len(lines) == 6
     fields = {key: values[0] for key, values in parse_qs(lines[2]).items()}
     photo = urllib.request.urlopen(f"{server_url}/v1/samples/coffee").read()
@@ -75,7 +85,7 @@ def test_page_rest_and_command_line_give_the_same_pixels(
         headers={"Content-Type": "image/jpeg", "Accept": "application/json"},
     )
     answer = json.load(urllib.request.urlopen(request, timeout=120))
-    shown = row(compare, "ratios").locator("img").nth(5).get_attribute("src") or ""
+    shown = row(compared, "ratios").locator("img").nth(5).get_attribute("src") or ""
     picture = pixels(b64decode(shown.partition(",")[2]))
     assert pixels(b64decode(answer["images"]["pasted"].partition(",")[2])) == picture
     (tmp_path / "coffee.jpg").write_bytes(photo)
@@ -118,26 +128,26 @@ def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> No
     compare.screenshot("compare-strategies", full=True)
 
 
-def test_the_whole_picture_is_predicted_and_doubted(compare: ExplorePage) -> None:
-    assert "12 reconstructions" in row(compare, "whole").locator(".um-go").inner_text()
-    row(compare, "whole").locator(".um-go").click()
-    pictures(compare, "whole", 5)
-    captions = row(compare, "whole").locator("figcaption").all_inner_texts()
+def test_the_whole_picture_is_predicted_and_doubted(compared: ExplorePage) -> None:
+    assert "12 reconstructions" in row(compared, "whole").locator(".um-go").inner_text()
+    row(compared, "whole").locator(".um-go").click()
+    pictures(compared, "whole", 5)
+    captions = row(compared, "whole").locator("figcaption").all_inner_texts()
     assert "4 masks that cover the picture" in captions[1]
     assert "most in row" in captions[2]
     assert "Where 8 masks disagree" in captions[4]
-    compare.screenshot("compare-whole", full=True)
+    compared.screenshot("compare-whole", full=True)
 
 
-def test_the_sheet_holds_every_example_and_is_a_png(compare: ExplorePage) -> None:
-    compare.one(".um-preset-fig2").click()
-    pictures(compare, "gallery", 24)
+def test_the_sheet_holds_every_example_and_is_a_png(compared: ExplorePage) -> None:
+    compared.one(".um-preset-fig2").click()
+    pictures(compared, "gallery", 24)
     assert (
-        compare.one(".um-row-gallery img").first.get_attribute("alt")
+        compared.one(".um-row-gallery img").first.get_attribute("alt")
         == "Coffee, 157 of 196 patches hidden, Random"
     )
-    with compare.page.expect_download() as waiting:
-        compare.one(".um-sheet").click()
+    with compared.page.expect_download() as waiting:
+        compared.one(".um-sheet").click()
     kept = waiting.value.path().read_bytes()
     assert "compositeWithTrainedAlgorithmicMedia" in images.notes(kept)["xmp"]
     sheet = Image.open(io.BytesIO(kept))
@@ -145,7 +155,7 @@ def test_the_sheet_holds_every_example_and_is_a_png(compare: ExplorePage) -> Non
     assert (sheet.format, waiting.value.suggested_filename) == ("PNG", "unmask-sheet-80.png")
     assert sheet.width >= 6 * 224
     assert sheet.height >= 4 * 224
-    compare.screenshot("compare-gallery", full=True)
+    compared.screenshot("compare-gallery", full=True)
 
 
 def test_own_pictures_make_a_sheet_and_a_broken_one_is_told(compare: ExplorePage) -> None:

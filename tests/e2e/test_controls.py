@@ -21,16 +21,17 @@ def set_range(explore: ExplorePage, selector: str, value: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("strategy", "count"), [("block", 98), ("grid", 147), ("random", 147)])
-def test_each_strategy_hides_its_own_share(explore: ExplorePage, strategy: str, count: int) -> None:
-    if strategy == "random":
-        explore.choose("strategy", "block")
-    explore.choose("strategy", strategy)
-    explore.settle()
-    assert len(explore.hidden) == count
-    assert explore.one(".um-ratio-value").inner_text() == f"{count} of 196 · {round(count / 1.96)}%"
-    assert explore.one(".um-strategy-hint").inner_text() != ""
-    explore.screenshot(f"strategy-{strategy}")
+def test_each_strategy_hides_its_own_share(explore: ExplorePage, subtests: pytest.Subtests) -> None:
+    for strategy, count in (("block", 98), ("grid", 147), ("random", 147)):
+        before = explore.mask
+        explore.choose("strategy", strategy)
+        explore.settle()
+        with subtests.test(strategy=strategy):
+            assert explore.mask != before
+            assert len(explore.hidden) == count
+            assert explore.one(".um-ratio-value").inner_text() == f"{count} of 196 · {round(count / 1.96)}%"
+            assert explore.one(".um-strategy-hint").inner_text() != ""
+            explore.screenshot(f"strategy-{strategy}")
 
 
 def test_block_says_why_it_starts_at_half(explore: ExplorePage) -> None:
@@ -38,13 +39,14 @@ def test_block_says_why_it_starts_at_half(explore: ExplorePage) -> None:
     assert "50%" in explore.one(".um-strategy-hint").inner_text()
 
 
-@pytest.mark.parametrize("ratio", [1, 5, 33, 90, 99])
-def test_the_ratio_hides_exactly_what_is_shown(explore: ExplorePage, ratio: int) -> None:
-    set_range(explore, "#um-ratio", ratio)
-    explore.settle()
-    count = 196 - max(1, math.floor(196 * (100 - ratio) / 100))
-    assert len(explore.hidden) == count
-    assert explore.one(".um-count").inner_text() == f"{count} of 196 patches hidden"
+def test_the_ratio_hides_exactly_what_is_shown(explore: ExplorePage, subtests: pytest.Subtests) -> None:
+    for ratio in (1, 5, 33, 90, 99):
+        set_range(explore, "#um-ratio", ratio)
+        explore.settle()
+        with subtests.test(ratio=ratio):
+            count = 196 - max(1, math.floor(196 * (100 - ratio) / 100))
+            assert len(explore.hidden) == count
+            assert explore.one(".um-count").inner_text() == f"{count} of 196 patches hidden"
 
 
 def test_the_same_seed_gives_the_same_mask(explore: ExplorePage) -> None:
@@ -128,13 +130,13 @@ def test_pasted_patches_are_the_originals(explore: ExplorePage) -> None:
     explore.screenshot("raw-output")
 
 
-@pytest.mark.parametrize("mask", ["show", "hide"])
-def test_there_is_nothing_to_download_where_nothing_is_reconstructed(explore: ExplorePage, mask: str) -> None:
-    explore.press(mask)
-    assert explore.one(".um-download").is_disabled()
-    explore.press("undo")
-    explore.settle()
-    assert explore.one(".um-download").is_enabled()
+def test_there_is_nothing_to_download_where_nothing_is_reconstructed(explore: ExplorePage) -> None:
+    for mask in ("show", "hide"):
+        explore.press(mask)
+        assert explore.one(".um-download").is_disabled(), mask
+        explore.press("undo")
+        explore.settle()
+        assert explore.one(".um-download").is_enabled(), mask
 
 
 def test_download_gives_the_triptych(explore: ExplorePage) -> None:
@@ -151,18 +153,19 @@ def test_download_gives_the_triptych(explore: ExplorePage) -> None:
     assert explore.sent()[-1]["panels"] == "masked,pasted,original"
 
 
-@pytest.mark.parametrize("view", ["reconstruction", "error", "uncertainty"])
-def test_download_gives_what_is_shown(explore: ExplorePage, view: str) -> None:
-    if view == "reconstruction":
-        explore.one(".um-paste").click()
-    else:
-        explore.choose("view", view)
-        explore.one(".um-legend").wait_for()
-    with explore.page.expect_download():
-        explore.one(".um-download").click()
-    sent = explore.sent()[-1]
-    assert sent["panels"] == f"masked,{view},original"
-    assert ("cover" in sent) == (view == "uncertainty")
+def test_download_gives_what_is_shown(explore: ExplorePage, subtests: pytest.Subtests) -> None:
+    for view in ("reconstruction", "error", "uncertainty"):
+        if view == "reconstruction":
+            explore.one(".um-paste").click()
+        else:
+            explore.choose("view", view)
+            explore.one(".um-legend").wait_for()
+        with explore.page.expect_download():
+            explore.one(".um-download").click()
+        with subtests.test(view=view):
+            sent = explore.sent()[-1]
+            assert sent["panels"] == f"masked,{view},original"
+            assert ("cover" in sent) == (view == "uncertainty")
 
 
 def test_single_letters_work_and_can_be_switched_off(explore: ExplorePage) -> None:

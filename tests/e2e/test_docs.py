@@ -10,15 +10,18 @@ from server.main import SAMPLES
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("operation", ["reconstruct", "reconstruct_batch", "embed"])
-def test_a_form_needs_nothing_but_a_photo(operation: str, browser: Browser, server_url: str) -> None:
+def test_a_form_needs_nothing_but_a_photo(
+    browser: Browser, server_url: str, subtests: pytest.Subtests
+) -> None:
     page = browser.new_page()
     page.goto(server_url + "/docs")
-    block = page.locator(f"#operations-default-{operation}")
-    block.locator(".opblock-summary-control").click()
-    block.locator(".try-out__btn").click()
-    block.locator("input[type=file]").first.set_input_files(Path(SAMPLES / "cat.jpg"))
-    with page.expect_response(lambda response: response.request.method == "POST") as sent:
-        block.locator("button.execute").click()
-    assert sent.value.status == 200, sent.value.text()
+    for operation in ("reconstruct", "reconstruct_batch", "embed"):
+        with subtests.test(operation=operation):
+            block = page.locator(f"#operations-default-{operation}")
+            block.locator(".opblock-summary-control").click()
+            block.locator(".try-out__btn").click()
+            block.locator("input[type=file]").first.set_input_files(Path(SAMPLES / "cat.jpg"))
+            with page.expect_response(lambda response: response.request.method == "POST") as sent:
+                block.locator("button.execute").click()
+            assert sent.value.status == 200, sent.value.text()
     page.close()

@@ -8,7 +8,7 @@ from tests.e2e.conftest import OpenPage
 
 pytestmark = pytest.mark.e2e
 
-WIDTHS = {1440: 900, 1100: 800, 768: 1024, 390: 844, 320: 640}
+SIZES = ((1440, 900), (1100, 800), (768, 1024), (390, 844), (320, 640))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -42,20 +42,22 @@ def test_the_page_is_light_to_load(new_page: OpenPage) -> None:
     assert len(explore.requests) < 80
 
 
-@pytest.mark.parametrize(("width", "height"), WIDTHS.items())
-def test_no_width_scrolls_sideways(new_page: OpenPage, width: int, height: int) -> None:
-    explore = new_page((width, height)).open()
-    assert explore.evaluate("document.documentElement.scrollWidth") <= width
-    overflowing = explore.evaluate(
-        """() => [...document.querySelectorAll('.um *, .um-head *')].filter((n) => n.checkVisibility()
-             && !n.closest('.um-unseen, .um-skip, dialog') && n.getBoundingClientRect().right > innerWidth + 0.5)
-             .map((n) => n.className)"""
-    )
-    assert overflowing == []
-    side = explore.one(".um-grid").bounding_box()
-    assert side is not None
-    assert side["width"] % 14 == 0, "patches are whole pixels"
-    explore.screenshot(f"width-{width}", full=True)
+def test_no_width_scrolls_sideways(new_page: OpenPage, subtests: pytest.Subtests) -> None:
+    explore = new_page(SIZES[-1]).open()
+    for width, height in SIZES:
+        explore.resize(width, height)
+        with subtests.test(width=width):
+            assert explore.evaluate("document.documentElement.scrollWidth") <= width
+            overflowing = explore.evaluate(
+                """() => [...document.querySelectorAll('.um *, .um-head *')].filter((n) => n.checkVisibility()
+                     && !n.closest('.um-unseen, .um-skip, dialog')
+                     && n.getBoundingClientRect().right > innerWidth + 0.5).map((n) => n.className)"""
+            )
+            assert overflowing == []
+            side = explore.one(".um-grid").bounding_box()
+            assert side is not None
+            assert side["width"] % 14 == 0, "patches are whole pixels"
+            explore.screenshot(f"width-{width}", full=True)
 
 
 def test_a_phone_has_touchable_patches_and_shows_the_result_below(new_page: OpenPage) -> None:

@@ -96,12 +96,3 @@ def test_a_refusal_is_said_in_the_pages_own_words(new_page: OpenPage) -> None:
     assert explore.status == "无法读取此文件，请使用 JPEG、PNG 或 WebP 图片。"
     explore.one(".um-language").click()
     assert explore.status == "This file is not a picture we can read. Use JPEG, PNG or WebP."
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "scheme"), [(1440, 900, "dark"), (390, 844, "light"), (320, 640, "dark")]
-)
-def test_the_chinese_page_fits(new_page: OpenPage, width: int, height: int, scheme: str) -> None:
-    explore = new_page((width, height), scheme, locale="zh-CN").open()
-    assert explore.evaluate("document.documentElement.scrollWidth") <= width
-    explore.screenshot(f"chinese-{width}-{scheme}", full=True)

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.checkpoints import store
 from model.config import SIZES, MAEConfig
+from model.loading import prove
 from model.network import MAE
 from tests.conftest import started_server
 from tests.e2e.conftest import OpenPage
@@ -89,9 +90,10 @@ def test_the_paper_figures_follow_from_the_formula(browser: Browser) -> None:
     )  # we project visible patches only
 
 
-@pytest.fixture
-def learn(new_page: OpenPage) -> ExplorePage:
-    return open_tab(new_page(), "learn")
+@pytest.fixture(scope="module")
+def learn(shared_page: OpenPage) -> ExplorePage:
+    """The tab of the default request; its tests choose steps and nothing else."""
+    return open_tab(shared_page(), "learn")
 
 
 def test_the_steps_tell_the_sizes_of_this_request(learn: ExplorePage) -> None:
@@ -220,6 +222,7 @@ def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (run / "pictures" / "index.json").write_text(json.dumps(index))
     weights = tmp_path_factory.mktemp("weights") / "contrast.safetensors"
     store.write(weights, MAE(replace(SIZES["debug"], target="norm_pixel")), name="contrast", card={})
+    prove(weights)  # so that the server needs no torch
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNMASK_RUN", str(run))
         patch.setenv("UNMASK_MODELS", f"small,contrast={weights}")

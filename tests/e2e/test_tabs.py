@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.request
+from itertools import product
 
 import pytest
 
@@ -58,38 +59,43 @@ def test_what_is_typed_and_dropped_on_another_tab_is_not_explores(explore: Explo
     assert not explore.one(".um-keys").is_visible()
 
 
-@pytest.mark.parametrize("width", [1440, 768, 390, 320])
-def test_all_four_tabs_are_seen_and_nothing_scrolls_sideways(new_page: OpenPage, width: int) -> None:
-    explore = new_page((width, 900)).open()
-    for place in range(4):
-        box = explore.one("button[role=tab]").nth(place).bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width + 0.5
+def test_all_four_tabs_are_seen_and_nothing_scrolls_sideways(
+    explore: ExplorePage, subtests: pytest.Subtests
+) -> None:
     open_tab(explore, 1)
     explore.one(".um-compare h1").wait_for()
-    assert explore.evaluate("document.documentElement.scrollWidth") <= width
-    cut = explore.evaluate(
-        """() => [...document.querySelectorAll('.um-compare *')].filter((n) => n.checkVisibility()
-             && !n.closest('.um-scroll') && n.getBoundingClientRect().right > innerWidth + 0.5)
-             .map((n) => n.className)"""
-    )
-    assert cut == []
-    explore.screenshot(f"compare-{width}", full=True)
+    for width in (1440, 768, 390, 320):
+        explore.resize(width, 900)
+        with subtests.test(width=width):
+            for place in range(4):
+                box = explore.one("button[role=tab]").nth(place).bounding_box()
+                assert box is not None
+                assert box["x"] >= 0
+                assert box["x"] + box["width"] <= width + 0.5
+            assert explore.evaluate("document.documentElement.scrollWidth") <= width
+            cut = explore.evaluate(
+                """() => [...document.querySelectorAll('.um-compare *')].filter((n) => n.checkVisibility()
+                     && !n.closest('.um-scroll') && n.getBoundingClientRect().right > innerWidth + 0.5)
+                     .map((n) => n.className)"""
+            )
+            assert cut == []
+            explore.screenshot(f"compare-{width}", full=True)
 
 
-@pytest.mark.parametrize("name", ["compare", "learn", "use"])
-def test_on_a_phone_a_tab_is_headed_by_its_largest_words_and_its_lead(new_page: OpenPage, name: str) -> None:
-    explore = new_page((390, 844))
-    explore.url += f"?tab={name}"
-    explore.open()
-    explore.one(f"#unmask-{name} .um-lead").wait_for()
-    first, *others = (
-        explore.one(f"#unmask-{name} :is(h1, h2)")
-        .filter(visible=True)
-        .evaluate_all("(all) => all.map((node) => parseFloat(getComputedStyle(node).fontSize))")
-    )
-    assert first > max(others)
+def test_on_a_phone_a_tab_is_headed_by_its_largest_words_and_its_lead(
+    new_page: OpenPage, subtests: pytest.Subtests
+) -> None:
+    explore = new_page((390, 844)).open()
+    for place, name in ((1, "compare"), (2, "learn"), (3, "use")):
+        open_tab(explore, place)
+        with subtests.test(tab=name):
+            explore.one(f"#unmask-{name} .um-lead").wait_for()
+            first, *others = (
+                explore.one(f"#unmask-{name} :is(h1, h2)")
+                .filter(visible=True)
+                .evaluate_all("(all) => all.map((node) => parseFloat(getComputedStyle(node).fontSize))")
+            )
+            assert first > max(others)
 
 
 def test_the_first_link_skips_to_what_the_open_tab_is_about(explore: ExplorePage) -> None:
@@ -110,21 +116,22 @@ OVERLAPS = """() => [...document.querySelectorAll('.um-caption')].filter((captio
 }).map((caption) => caption.textContent)"""
 
 
-@pytest.mark.parametrize("size", [(1024, 768), (1280, 720), (1366, 768)], ids=str)
 def test_for_the_classroom_what_is_talked_about_is_on_one_screen(
-    new_page: OpenPage, size: tuple[int, int]
+    new_page: OpenPage, subtests: pytest.Subtests
 ) -> None:
-    explore = new_page(size)
+    explore = new_page()
     explore.url += "?present=1&pic=cat"
     explore.open()
-    for view in ("result", "error"):
+    for size, view in product(((1024, 768), (1280, 720), (1366, 768)), ("result", "error")):
+        explore.resize(*size)
         explore.choose("view", view)
         explore.settle()
-        for _ in ("en", "zh"):
-            explore.page.wait_for_function(
-                "document.querySelector('.um-facts').getBoundingClientRect().bottom + scrollY <= innerHeight"
-            )
-            assert explore.evaluate(OVERLAPS) == []
+        for language in ("en", "zh"):
+            with subtests.test(size=size, view=view, language=language):
+                explore.page.wait_for_function(
+                    "document.querySelector('.um-facts').getBoundingClientRect().bottom + scrollY <= innerHeight"
+                )
+                assert explore.evaluate(OVERLAPS) == []
             explore.evaluate("document.querySelector('.um-language').click()")  # not shown in the classroom
     assert explore.one(".um-strip").is_hidden(), "the class is to guess"
 

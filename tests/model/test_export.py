@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,9 +15,11 @@ import torch
 
 from model.__main__ import main
 from model.checkpoints import store
+from model.config import SIZES
 from model.errors import CheckpointError
-from model.export import LIMITS, write_onnx
+from model.export import write_onnx
 from model.graph import core
+from model.network import MAE
 
 # What torch's exporter says of its own insides.
 pytestmark = pytest.mark.filterwarnings(
@@ -22,13 +27,27 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def test_the_command_writes_a_graph_with_free_batch_and_visible_count(
-    debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "debug.onnx"
-    assert main(["convert", str(debug_file), str(out), "--to", "onnx"]) == 0
-    assert f"Written: {out}" in capsys.readouterr().out
-    network = store.read(debug_file).network
+def _weights(folder: Path, seed: int) -> Path:
+    network = MAE(SIZES["debug"])
+    network.init_weights(torch.Generator().manual_seed(seed))
+    store.write(folder / "debug.safetensors", network, name="debug", card={"licence": "none"})
+    return folder / "debug.safetensors"
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Weights and the graph that the command wrote of them; once, for torch's exporter takes seconds."""
+    folder = tmp_path_factory.mktemp("converted")
+    path, out = _weights(folder, seed=0), folder / "debug.onnx"
+    with redirect_stdout(io.StringIO()) as said:
+        assert main(["convert", str(path), str(out), "--to", "onnx"]) == 0
+    assert f"Written: {out}" in said.getvalue()
+    return path, out
+
+
+def test_the_command_writes_a_graph_with_free_batch_and_visible_count(converted: tuple[Path, Path]) -> None:
+    path, out = converted
+    network = store.read(path).network
     compiled = core().compile_model(core().read_model(out), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for batch, visible in ((1, 1), (3, 7), (2, 15)):
         image = torch.randn(batch, 3, 64, 64)
@@ -40,16 +59,17 @@ def test_the_command_writes_a_graph_with_free_batch_and_visible_count(
         assert np.abs(pred - expected).max() < 1e-5 * np.abs(expected).max()
     facts = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert json.loads(facts["config"]) == network.config.to_dict()
-    assert facts["digest"] == store.read(debug_file).digest
+    assert facts["digest"] == store.read(path).digest
     assert json.loads(facts["card"]) == {"licence": "none"}
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
-    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    converted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LIMITS, "float32", -1.0)  # nothing is that good
+    graph = onnx.load(converted[1])
+    monkeypatch.setattr("torch.onnx.export", lambda *_, **__: SimpleNamespace(model_proto=graph))
     with pytest.raises(CheckpointError, match="off by"):
-        write_onnx(store.read(debug_file), tmp_path / "debug.onnx")
+        write_onnx(store.read(_weights(tmp_path, seed=1)), tmp_path / "debug.onnx")
     assert list(tmp_path.glob("*.onnx*")) == []
 
 

@@ -100,8 +100,7 @@ def _ours_for(name: str, ours: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ratio", [0.75, 0.4])
-@pytest.mark.parametrize("target", ["pixel", "norm_pixel"])
+@pytest.mark.parametrize(("ratio", "target"), [(0.75, "pixel"), (0.4, "norm_pixel")])
 def test_vit_base_predicts_and_scores_as_transformers_does(ratio: float, target: str) -> None:
     network = MAE(MAEConfig(target=target))  # type: ignore[arg-type]
     network.init_weights(torch.Generator().manual_seed(0))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,63 +12,18 @@ from model.__main__ import main
 from model.checkpoints import download
 from model.errors import DataError
 from model.pretrain.data import Photos
-
-
-@dataclass
-class Host:
-    """A file server that can break off.
-
-    Attributes:
-        files: By path.
-        breaks: Answers to cut in the middle before one is whole.
-        asked: Path and range of each request.
-    """
-
-    files: dict[str, bytes]
-    breaks: int = 0
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    address: str = ""
+from tests.host import Host, serving
 
 
 @pytest.fixture
 def host(shard: Path) -> Iterator[Host]:
-    state = Host({f"/sets/shard-0000{n}.tar": shard.read_bytes() for n in range(2)})
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            wanted = self.headers.get("Range", "")
-            state.asked.append((self.path, wanted))
-            content = state.files.get(self.path)
-            if content is None:
-                self.send_error(404)
-                return
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("ETag", '"one"')
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            rest = content[start:]
-            if state.breaks:
-                state.breaks -= 1
-                rest = rest[: len(rest) // 2]
-            self.wfile.write(rest)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        state.address = f"http://127.0.0.1:{server.server_address[1]}"
-        yield state
-        server.shutdown()
-        thread.join()
+    with serving() as host:
+        host.files = {f"/sets/shard-0000{n}.tar": shard.read_bytes() for n in range(2)}
+        yield host
 
 
 def test_shards_behind_addresses_read_like_local_ones(host: Host, shard: Path, tmp_path: Path) -> None:
-    photos = Photos.open([f"{host.address}/sets/shard-0000{{0..1}}.tar"], tmp_path / "cache")
+    photos = Photos.open([f"{host.url}/sets/shard-0000{{0..1}}.tar"], tmp_path / "cache")
     local = Photos.open([shard, shard])
     assert len(photos) == len(local) == 24
     assert [photos.read(n) for n in (0, 11, 12, 23)] == [local.read(n) for n in (0, 11, 12, 23)]
@@ -79,7 +31,7 @@ def test_shards_behind_addresses_read_like_local_ones(host: Host, shard: Path, t
 
 
 def test_a_shard_is_fetched_once_even_by_several_processes_at_a_time(host: Host, tmp_path: Path) -> None:
-    address = f"{host.address}/sets/shard-00000.tar"
+    address = f"{host.url}/sets/shard-00000.tar"
     with ThreadPoolExecutor(3) as threads:
         opened = list(threads.map(lambda _: Photos.open([address], tmp_path), range(3)))
     again = Photos.open([address], tmp_path)
@@ -91,8 +43,8 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
     host: Host, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "_PAUSE_S", 0.0)
-    host.breaks = 2
-    photos = Photos.open([f"{host.address}/sets/shard-00000.tar"], tmp_path)
+    host.cuts = [1000, 1000]
+    photos = Photos.open([f"{host.url}/sets/shard-00000.tar"], tmp_path)
     assert photos.entries[0].path.read_bytes() == shard.read_bytes()
     assert [wanted for _, wanted in host.asked] == ["", *(wanted for _, wanted in host.asked[1:])]
     assert len(host.asked) == 3
@@ -101,16 +53,16 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
 
 def test_an_address_without_a_shard_is_named(host: Host, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shard-00007\.tar answers 404"):
-        Photos.open([f"{host.address}/sets/shard-00007.tar"], tmp_path / "cache")
+        Photos.open([f"{host.url}/sets/shard-00007.tar"], tmp_path / "cache")
     with pytest.raises(DataError, match=r"does not end in \.tar"):
-        Photos.open([f"{host.address}/sets/*"], tmp_path)
+        Photos.open([f"{host.url}/sets/*"], tmp_path)
     assert not list((tmp_path / "cache").rglob("*.tar"))
 
 
 def test_a_shard_that_is_no_tar_is_named(host: Host, tmp_path: Path) -> None:
     host.files["/odd.tar"] = b"<html>not found</html>" * 100
     with pytest.raises(DataError, match=r"odd\.tar is no tar shard"):
-        Photos.open([f"{host.address}/odd.tar"], tmp_path)
+        Photos.open([f"{host.url}/odd.tar"], tmp_path)
 
 
 def test_a_run_takes_addresses_on_the_command_line(host: Host, tmp_path: Path) -> None:
@@ -118,7 +70,7 @@ def test_a_run_takes_addresses_on_the_command_line(host: Host, tmp_path: Path) -
     recipe.write_text("name = 'toy'\nsize = 'debug'\nsteps = 1\nbatch_size = 4\n")
     arguments = [
         "--data",
-        f"{host.address}/sets/shard-{{00000,00001}}.tar",
+        f"{host.url}/sets/shard-{{00000,00001}}.tar",
         "--cache",
         str(tmp_path / "cache"),
     ]

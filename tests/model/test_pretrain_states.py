@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -29,7 +28,7 @@ from model.pretrain.recipe import load_recipe
 from model.pretrain.resume import Training
 from model.pretrain.watch import Progress
 from model.reconstruct import load
-from tests.training import equal, log, run_until, toy, weights
+from tests.training import equal, log, processes, run_until, toy, weights, write_recipe
 
 # --- states on disk ---------------------------------------------------------------------------------------
 
@@ -141,13 +140,11 @@ def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(folder: Path, tmp_p
     pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
     out = tmp_path / "parts"
     out.mkdir()
-    photos = Photos.open([folder])
     run_until(recipe, folder, out, 6)
     assert resume.latest_step(out) == 4
     # What a killed process may leave: a line of a later step, and one cut off.
     lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
     (out / "metrics.jsonl").write_text("\n".join([*lines[:2], lines[2][:20]]))
-    assert len(photos) == 12
     pretrain(recipe, [folder], out, resumed=True, device="cpu")
     assert log(out) == log(tmp_path / "whole")
 
@@ -268,66 +265,37 @@ def test_a_gpu_run_compiles_fits_the_clock_and_goes_on(folder: Path, tmp_path: P
 
 # --- real processes ---------------------------------------------------------------------------------------
 
-_TORCHRUN = [
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
-]  # fmt: skip
+
+def _recipe(path: Path, **changes: object) -> Path:
+    return write_recipe(path, **{"log_every": 3, "checkpoint_every": 5, **changes})
 
 
-def _write_recipe(path: Path, **changes: object) -> Path:
-    values = {
-        "name": "toy", "size": "debug", "steps": 240, "batch_size": 4, "optimiser": "muon", "lr": 1e-3,
-        "log_every": 3, "picture_every": 1000, "checkpoint_every": 5, **changes,
-    }  # fmt: skip
-    path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
-    return path
-
-
-def _wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
+def _wait_for_step(exit_code: Callable[[], int | None], out: Path, step: int) -> None:
     deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
+    while exit_code() is None and time.monotonic() < deadline:
         log = out / "metrics.jsonl"
         if log.is_file() and log.read_text().count("\n") * 3 >= step:
             return
         time.sleep(0.002)
-    pytest.fail(f"step {step} was not reached (exit {process.poll()})")
+    pytest.fail(f"step {step} was not reached (exit {exit_code()})")
 
 
 def _command(recipe: Path, folder: Path, out: Path, *more: str) -> list[str]:
-    return [
-        "-m",
-        "model",
-        "pretrain",
-        str(recipe),
-        "--data",
-        str(folder),
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-        *more,
-    ]
-
-
-def _children(process: subprocess.Popen[bytes]) -> list[int]:
-    """Process numbers of the ranks that torchrun started."""
-    return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    return ["pretrain", str(recipe), "--data", str(folder), "--out", str(out), "--device", "cpu", *more]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # three processes start one after the other, each loading torch
-def test_a_run_killed_again_and_again_ends_bit_equal(root: Path, folder: Path, tmp_path: Path) -> None:
-    recipe, out = _write_recipe(tmp_path / "toy.toml"), tmp_path / "killed"
+@pytest.mark.timeout(600)
+def test_a_run_killed_again_and_again_ends_bit_equal(folder: Path, tmp_path: Path) -> None:
+    recipe, out = _recipe(tmp_path / "toy.toml", steps=120), tmp_path / "killed"
     whole = pretrain(load_recipe(str(recipe)), [folder], tmp_path / "whole", device="cpu")
     moments = random.Random()
-    for number, step in enumerate((moments.randint(10, 80), moments.randint(100, 170))):
-        command = [sys.executable, *_command(recipe, folder, out, *["--resume"] * number)]
-        with subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) as process:
-            try:
-                _wait_for_step(process, out, step)
-                time.sleep(moments.random() * 0.05)  # at any place in a step, a report or a state
-            finally:
-                process.kill()
-        assert process.returncode == -signal.SIGKILL
+    for number, (first, last) in enumerate(((5, 25), (35, 55), (65, 85))):
+        command = _command(recipe, folder, out, *["--resume"] * (number > 0))
+        with processes(1, command, tmp_path / "said") as (process,):
+            _wait_for_step(lambda: process.exitcode, out, moments.randint(first, last))
+            time.sleep(moments.random() * 0.05)  # at any place in a step, a report or a state
+        assert process.exitcode == -signal.SIGKILL
     killed = pretrain(load_recipe(str(recipe)), [folder], out, resumed=True, device="cpu")
     assert equal(whole, killed)
     assert log(out) == log(tmp_path / "whole")
@@ -335,30 +303,37 @@ def test_a_run_killed_again_and_again_ends_bit_equal(root: Path, folder: Path, t
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900)  # torchrun's processes start one after the other, each loading torch
 def test_two_processes_train_as_one_and_recover_a_killed_rank(
     root: Path, folder: Path, tmp_path: Path
 ) -> None:
-    recipe = _write_recipe(tmp_path / "toy.toml", steps=60, accumulate=2, clip_norm=1.0)
-    torchrun = [*_TORCHRUN, "--max-restarts", "3"]
-    left = []
-    for name in ("whole", "killed"):
-        out = tmp_path / name
-        command = [*torchrun, *_command(recipe, folder, out)]
-        with subprocess.Popen(
-            command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as process:
-            try:
-                if name == "killed":
-                    _wait_for_step(process, out, random.Random().randint(10, 40))
-                    os.kill(_children(process)[-1], signal.SIGKILL)
-                said = process.communicate(timeout=400)[0].decode()
-            finally:
-                process.terminate()
-        assert process.returncode == 0
-        assert said.count("Weights:") == 1
-        left.append(out / "toy.safetensors")
-    assert equal(*left)
+    recipe = _recipe(tmp_path / "toy.toml", steps=60, accumulate=2, clip_norm=1.0)
+    with processes(2, _command(recipe, folder, tmp_path / "whole"), tmp_path / "said") as both:
+        for process in both:
+            process.join(400)
+    assert [process.exitcode for process in both] == [0, 0]
+    torchrun = [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        "3",
+        "-m",
+        "model",
+    ]
+    command = [sys.executable, "-m", *torchrun, *_command(recipe, folder, tmp_path / "killed")]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as agent:
+        try:
+            _wait_for_step(agent.poll, tmp_path / "killed", random.Random().randint(10, 40))
+            ranks = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+            os.kill(int(ranks[-1]), signal.SIGKILL)
+            said = agent.communicate(timeout=400)[0].decode()
+        finally:
+            agent.terminate()
+    assert agent.returncode == 0
+    assert said.count("Weights:") == (tmp_path / "said").read_text().count("Weights:") == 1
+    assert equal(*(tmp_path / name / "toy.safetensors" for name in ("whole", "killed")))
     assert log(tmp_path / "killed") == log(tmp_path / "whole")
     # One process: the same samples and masks; sums in another order, which training slowly amplifies.
     pretrain(load_recipe(str(recipe)), [folder], tmp_path / "alone", device="cpu")
@@ -373,26 +348,17 @@ def test_two_processes_train_as_one_and_recover_a_killed_rank(
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_of_two_processes_one_that_is_told_to_stop_stops_both_with_the_same_step_saved(
-    root: Path, folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
-    recipe, out = (
-        _write_recipe(tmp_path / "toy.toml", steps=100_000, checkpoint_every=50_000),
-        tmp_path / "run",
-    )
-    with subprocess.Popen(
-        [*_TORCHRUN, *_command(recipe, folder, out)],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            _wait_for_step(process, out, 3)
-            os.kill(_children(process)[-1], signal.SIGTERM)
-            said = process.communicate(timeout=240)[0].decode()
-        finally:
-            process.terminate()
-    assert process.returncode == 0
-    assert said.count("Weights:") == 1
+    recipe = _recipe(tmp_path / "toy.toml", steps=100_000, checkpoint_every=50_000)
+    out = tmp_path / "run"
+    with processes(2, _command(recipe, folder, out), tmp_path / "said") as both:
+        _wait_for_step(lambda: both[0].exitcode, out, 3)
+        both[1].terminate()
+        for process in both:
+            process.join(240)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert (tmp_path / "said").read_text().count("Weights:") == 1
     step = resume.latest_step(out)
     assert 0 < step < 50_000
     assert store.read(out / "toy.safetensors").card["steps"] == step

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +137,16 @@ def debug_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         store.write(path, MAE(SIZES["debug"]), name="debug", card={"licence": "none"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def proved_weights(debug_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with its proof beside it, so that a started server needs no torch."""
+    from model.loading import prove
+
+    path = Path(shutil.copy(debug_weights, tmp_path_factory.mktemp("proved")))
+    prove(path)
     return path
 
 

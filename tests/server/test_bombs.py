@@ -66,10 +66,10 @@ async def send_all(address: str, images: list[bytes]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_bombs_at_once_cost_little_memory(tmp_path: Path, debug_weights: Path) -> None:
+def test_bombs_at_once_cost_little_memory(tmp_path: Path, proved_weights: Path) -> None:
     bombs = [unpack(WEBP), unpack(AVIF), png_bomb()]
     assert len(bombs[0]) == 34
-    with start(tmp_path, UNMASK_MODELS=debug_weights, UNMASK_DEADLINE_S=120) as process:
+    with start(tmp_path, UNMASK_MODELS=proved_weights, UNMASK_DEADLINE_S=120) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip().rpartition(" ")[2]

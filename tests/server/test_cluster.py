@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.loading import prove
 from tests.bench.mixups import Tally, ask_alone, ask_together
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,21 +59,15 @@ def started(command: list[str], environment: dict[str, str]) -> Iterator[tuple[s
 
 
 @pytest.fixture(scope="module")
-def weights(debug_weights: Path) -> Path:
-    prove(debug_weights)  # so that no replica needs torch
-    return debug_weights
-
-
-@pytest.fixture(scope="module")
-def alone(weights: Path) -> Iterator[str]:
-    for address, _ in started([sys.executable, "-m", "server"], settings(weights)):
+def alone(proved_weights: Path) -> Iterator[str]:
+    for address, _ in started([sys.executable, "-m", "server"], settings(proved_weights)):
         yield address
 
 
 @pytest.fixture(scope="module")
-def cluster(weights: Path) -> Iterator[tuple[str, int]]:
+def cluster(proved_weights: Path) -> Iterator[tuple[str, int]]:
     yield from started(
-        [sys.executable, "-m", "server", "cluster"], settings(weights, UNMASK_MIN_REPLICAS="2")
+        [sys.executable, "-m", "server", "cluster"], settings(proved_weights, UNMASK_MIN_REPLICAS="2")
     )
 
 

@@ -24,7 +24,8 @@ START_S = 120  # seconds on a quiet machine, many on a loaded one
 @contextmanager
 def start(tmp_path: Path, **settings: Any) -> Iterator["subprocess.Popen[str]"]:
     """Start the service without its page, which is what takes long; at the end it is killed, if it still runs."""
-    chosen = {"UNMASK_PAGE": "false", "UNMASK_PORT": "0", "TMPDIR": str(tmp_path)} | settings
+    own = {"TMPDIR": tmp_path, "XDG_CACHE_HOME": tmp_path / "cache"}
+    chosen = {"UNMASK_PAGE": "false", "UNMASK_PORT": "0"} | own | settings
     with subprocess.Popen(
         [sys.executable, "-m", "server"],
         cwd=ROOT,
@@ -50,9 +51,9 @@ def failure(tmp_path: Path, **settings: Any) -> str:
 
 @pytest.mark.slow
 def test_it_says_when_it_is_ready_and_finishes_what_runs_when_asked_to_stop(
-    tmp_path: Path, debug_weights: Path
+    tmp_path: Path, proved_weights: Path
 ) -> None:
-    with start(tmp_path, UNMASK_MODELS=debug_weights) as process:
+    with start(tmp_path, UNMASK_MODELS=proved_weights) as process:
         assert process.stdout is not None
         ready = process.stdout.readline().strip()
         assert ready.startswith("Unmask is ready at http://127.0.0.1:")
