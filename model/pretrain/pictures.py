@@ -50,7 +50,9 @@ class Pictures:
         self._device = device
         self._folder = out / "pictures"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._shown = _readable(Photos.open([SAMPLES]) if pictures_below(SAMPLES)[0] else photos)
+        self._shown = _readable(
+            Photos.open([SAMPLES]) if SAMPLES.is_dir() and pictures_below(SAMPLES)[0] else photos
+        )
         self._drawn = [step for step in self._earlier() if step <= start]
 
     def _earlier(self) -> list[int]:
