@@ -42,7 +42,7 @@ def classify(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) 
         part = test[start : start + block]
         cosine, nearest = (part @ train.T).topk(min(k, len(train)), dim=1)
         weight = ((cosine - 1) / TEMPERATURE).exp()  # less one: never overflows, names the same
-        votes = torch.zeros(len(part), classes, dtype=weight.dtype).scatter_add_(1, labels[nearest], weight)
+        votes = weight.new_zeros(len(part), classes).scatter_add_(1, labels[nearest], weight)
         named.append(votes.argmax(dim=1))
     return torch.cat(named)
 
