@@ -66,8 +66,8 @@ def build(
         from ui.page import build_page, preview
         from ui.theme import build_theme, head
 
-        page, look = build_page(service.describe()), {"theme": build_theme(), "head": head()}
-        mount_page(app, page, settings, preview(), **look)
+        page = build_page(service.describe())
+        mount_page(app, page, settings, preview(), theme=build_theme(), head=head())
     return app, service
 
 

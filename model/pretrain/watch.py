@@ -63,7 +63,6 @@ class Watch:
             )
         self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
         self._named: frozenset[int] = frozenset()
-        out.mkdir(parents=True, exist_ok=True)
         self._pictures = Pictures(recipe, photos, out, device, start)
         self._board = Board(out, start)
         self._log = out / "metrics.jsonl"
