@@ -63,3 +63,12 @@ class DataError(UnmaskError):
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's code says, in one line of at most 160 signs; its kind where it says nothing."""
     return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
+
+
+def unwritten(what: str) -> CheckpointError:
+    """The refusal of a training run that cannot write: a sentence on which file and why, and how to go on."""
+    return CheckpointError(
+        f"{what} The state before it is intact.",
+        code="state-write",
+        hint="Make room, then go on with --resume.",
+    )

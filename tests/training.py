@@ -78,6 +78,7 @@ def _rank(rank: int, count: int, port: int, command: list[str], said: Path) -> N
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
+        torch.set_num_threads(1)  # as torchrun does: with two, sums end otherwise in the last bit
     with said.open("a") as file, redirect_stdout(file):
         code = main(command)
     raise SystemExit(code)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from model import presets
 from model.errors import RecipeError
 from model.pretrain.recipe import KEYS
 
@@ -124,10 +123,7 @@ class Table:
 
 def names() -> list[str]:
     """Of all shipped tables."""
-    folder = resources.files("model.ablate") / "tables"
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return presets.names("model.ablate", "tables")
 
 
 def load(name_or_path: str) -> Table:
@@ -136,23 +132,15 @@ def load(name_or_path: str) -> Table:
     Raises:
         RecipeError: There is none, or it is no such table.
     """
-    path = Path(name_or_path)
+    values = presets.read(name_or_path, "model.ablate", "tables", "table")
+    name = Path(name_or_path).stem
     try:
-        if not path.is_file():
-            path = Path(str(resources.files("model.ablate") / "tables" / f"{name_or_path}.toml"))
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
         rows = tuple(Row(**row | {"name": str(row["name"])}) for row in values.pop("row"))
         claims = tuple(_claim(claim) for claim in values.pop("claim", ()))
         measure = tuple(values.pop("measure"))
-        table = Table(name=path.stem, measure=measure, rows=rows, claims=claims, **values)
-    except FileNotFoundError as error:
-        raise _bad(
-            "table", f"there is no file or table called {name_or_path!r}; known are {', '.join(names())}"
-        ) from error
-    except OSError as error:
-        raise _bad("table", f"{name_or_path} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:  # a ValueError also of a file that is no UTF-8
-        raise _bad("table", f"{path.name} is no table of rows: {error}") from error
+        table = Table(name=name, measure=measure, rows=rows, claims=claims, **values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _bad("table", f"{name_or_path} is no table of rows: {error}") from error
     for kind, given, known in (
         ("measure", measure, MEASURES),
         ("recipe", [key for row in rows for key in row.recipe], sorted(KEYS)),
@@ -161,7 +149,7 @@ def load(name_or_path: str) -> Table:
         ("claim's row", [name for claim in claims for name in claim.rows], [row.name for row in rows]),
     ):
         if unknown := sorted(set(given) - set(known)):
-            raise _bad(kind, f"{path.name} names the {kind} {unknown[0]!r}; known are {', '.join(known)}")
+            raise _bad(kind, f"{name_or_path} names the {kind} {unknown[0]!r}; known are {', '.join(known)}")
     for claim in claims:
         if claim.at_most and claim.figure not in MARGINS:
             raise _bad("claim", f"{claim.figure} has no margin for at_most; there are {', '.join(MARGINS)}")

@@ -137,8 +137,10 @@ def parts(path: Path) -> list[Path]:
         )
     if path.is_dir() and (path / LATEST).is_file():
         path /= LATEST
-    if path.name in (LATEST, BEST) and path.is_file():
-        return _pointed(path)
+    if path.name in (LATEST, BEST) and (state := pointed(path)):
+        if not state.is_file():
+            raise refuse(f"{path} names no state that is there", "Give a state file itself.", "missing")
+        return [state]
     if path.is_dir():
         inside = next((path / name for name in IN_FOLDER if (path / name).exists()), None)
         if inside is None:
@@ -175,17 +177,14 @@ def _no_index(index: Path) -> CheckpointError:
     return refuse(f"{index.name} is no index of weight files", "Fetch it again.", "unreadable")
 
 
-def _pointed(pointer: Path) -> list[Path]:
-    """The state that ``LATEST`` or ``BEST`` of a run names."""
-    with pointer.open("rb") as file:
+def pointed(pointer: Path) -> Path | None:
+    """The state that ``LATEST`` or ``BEST`` of a run names, there or not; None without a pointer."""
+    if not pointer.is_file():
+        return None
+    with pointer.open("rb") as file:  # a stranger's may be of any size
         name = file.read(200).decode(errors="replace").strip()
     # Beside the pointer: a name with a folder in it could lead anywhere.
-    state = pointer.parent / Path(name).name
-    if not name or not state.is_file():
-        raise refuse(
-            f"{pointer} names {name or 'nothing'}, which is not there", "Give a state file itself.", "missing"
-        )
-    return [state]
+    return pointer.parent / Path(name).name
 
 
 def configs_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

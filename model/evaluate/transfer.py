@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +24,7 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import box_iou, masks_to_boxes
 from tqdm import tqdm
 
+from model import presets
 from model.errors import DataError, RecipeError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.augment import DRAWS, Samples, seeded
@@ -83,22 +82,7 @@ def load_settings(name_or_path: str | None, changes: dict[str, Any]) -> Settings
     Raises:
         RecipeError: There is no such recipe, or it cannot be read.
     """
-    values: dict[str, Any] = {}
-    if name_or_path is not None:
-        shipped = resources.files("model.evaluate") / "recipes"
-        path = Path(name_or_path)
-        try:
-            path = path if path.is_file() else Path(str(shipped / f"{name_or_path}.toml"))
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            known = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir())
-            raise _bad(
-                f"there is no file or recipe called {name_or_path!r}; known are {', '.join(known)}"
-            ) from error
-        except OSError as error:
-            raise _bad(f"{name_or_path} cannot be read ({error.strerror})") from error
-        except ValueError as error:  # also of a file that is no UTF-8
-            raise _bad(f"{path.name} is no valid TOML: {error}") from error
+    values = presets.read(name_or_path, "model.evaluate", "recipes", "recipe") if name_or_path else {}
     keys = sorted(entry.name for entry in fields(Settings))
     if unknown := sorted(values.keys() - set(keys)):
         raise _bad(f"{unknown[0]} is no key of it; known are {', '.join(keys)}")

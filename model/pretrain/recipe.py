@@ -6,13 +6,12 @@ Recipes live in ``model/pretrain/recipes``; each file's header says hardware, co
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from model import presets
 from model.config import SIZES, MAEConfig, Target, choices
 from model.errors import CheckpointError, RecipeError
 from model.masking import SAMPLERS
@@ -294,7 +293,7 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     Raises:
         RecipeError: No such recipe, a key is unknown or missing, or a value is out of range.
     """
-    values = _read(name_or_path)
+    values = presets.read(name_or_path, "model.pretrain", "recipes", "recipe")
     changes = {key: value for key, value in changes.items() if value is not None}
     if changes.keys() & _LENGTHS:  # one takes the other's place
         values = {key: value for key, value in values.items() if key not in _LENGTHS}
@@ -316,24 +315,6 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
         return Recipe(**values)
     except (TypeError, CheckpointError) as error:
         raise _bad("recipe", f"{name_or_path}: {error}") from error
-
-
-def _read(name_or_path: str) -> dict[str, Any]:
-    path = Path(name_or_path)
-    shipped = resources.files("model.pretrain") / "recipes"
-    if not path.is_file():
-        path = Path(str(shipped / f"{name_or_path}.toml"))
-    if not path.is_file():
-        known = sorted(
-            entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml")
-        )
-        raise _bad(
-            "recipe", f"there is no file or recipe called {name_or_path!r}; known are {', '.join(known)}"
-        )
-    try:
-        return tomllib.loads(path.read_text())
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise _bad("recipe", f"{path.name} is no valid TOML: {error}") from error
 
 
 def _require_types(settings: Recipe | Adversarial) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from model.checkpoints import store
 from model.checkpoints.containers import DAMAGED, lost_positions
-from model.checkpoints.files import BEST, LATEST, replacing
-from model.errors import CheckpointError, first_line
+from model.checkpoints.files import BEST, LATEST, pointed, replacing
+from model.errors import CheckpointError, first_line, unwritten
 from model.network import MAE
 from model.pretrain import sharded
 from model.pretrain.adversarial import Adversary
@@ -151,16 +151,12 @@ def _atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         with replacing(path) as part, part.open("wb") as file:
             write(file)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{error} The state before it is intact.",
-            code="state-write",
-            hint="Make room, then go on with --resume.",
-        ) from error
+        raise unwritten(str(error)) from error
 
 
 def _prune(folder: Path, keep: int) -> None:
     """Delete old states, but never one that a pointer names."""
-    named = {_pointed(folder / pointer) for pointer in (LATEST, BEST)}
+    named = {pointed(folder / pointer) for pointer in (LATEST, BEST)}
     for old in sorted(folder.glob("state-*.pt"))[:-keep]:
         if old not in named:
             old.unlink()
@@ -169,13 +165,8 @@ def _prune(folder: Path, keep: int) -> None:
 
 def latest_step(folder: Path) -> int:
     """Steps made by the run in this folder, 0 if it has left no state yet."""
-    state = _pointed(folder / LATEST)
+    state = pointed(folder / LATEST)
     return int(state.stem.removeprefix("state-")) if state else 0
-
-
-def _pointed(pointer: Path) -> Path | None:
-    """The state that a pointer names, or None without a pointer; whoever writes one by hand may end its line."""
-    return pointer.parent / pointer.read_text().strip() if pointer.is_file() else None
 
 
 def colours(folder: Path) -> dict[str, list[float]]:
@@ -255,7 +246,7 @@ def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> 
 def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The file that ``LATEST`` names, and what it holds."""
     pointer = folder / LATEST
-    path = _pointed(pointer)
+    path = pointed(pointer)
     if path is None:
         raise CheckpointError(
             f"There is nothing to resume in {folder}.",

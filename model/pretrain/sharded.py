@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from model.errors import CheckpointError, first_line
+from model.errors import first_line, unwritten
 from model.network import MAE
 
 Optimisers = list[torch.optim.Optimizer]
@@ -71,11 +71,7 @@ def save(folder: Path, network: MAE, optimisers: Optimisers) -> None:
         save_parts(_state(network, optimisers), checkpoint_id=str(folder))
     except CheckpointException as error:  # of every process, where one could not write
         causes = {first_line(cause) for cause, _ in error.failures.values()}
-        raise CheckpointError(
-            f"{folder} cannot be written ({', '.join(sorted(causes))}). The state before it is intact.",
-            code="state-write",
-            hint="Make room, then go on with --resume.",
-        ) from error
+        raise unwritten(f"{folder} cannot be written ({', '.join(sorted(causes))}).") from error
 
 
 def load(folder: Path, network: MAE, optimisers: Optimisers) -> None:

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoints.files import replacing
-from model.errors import CheckpointError
+from model.errors import unwritten
 from model.network import MAE
 from model.pretrain.board import Board
 from model.pretrain.data import Photos
@@ -109,11 +109,7 @@ class Watch:
             with self._log.open("a") as log:
                 log.write(json.dumps({"step": step, "samples": samples, **values}) + "\n")
         except OSError as error:
-            raise CheckpointError(
-                f"{self._log} cannot be written ({error.strerror}). The last state is intact.",
-                code="state-write",
-                hint="Make room, then go on with --resume.",
-            ) from error
+            raise unwritten(f"{self._log} cannot be written ({error.strerror}).") from error
         self._board.scalars(step, values)
         self._draw(step, network)
 

@@ -264,26 +264,15 @@ def test_a_recipe_says_how_it_was_run_and_what_is_given_comes_on_top(recipe: Pat
     assert epochs == pytest.approx(100 * {"detect": 118_287, "segment": 20_210}[settings.task], rel=1e-4)
 
 
-def test_a_recipe_that_is_not_there_or_has_unknown_keys_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_of_unknown_keys_or_values_is_refused(tmp_path: Path) -> None:
     assert len(RECIPES) == 4
-    with pytest.raises(RecipeError, match="known are paper-ade20k-base"):
-        transfer.load_settings("paper-lvis", {})
     for text, says in (
         ("speed = 3", "speed is no key"),
-        ("steps =", "no valid TOML"),
         ('task = "fly"', "detect or"),
     ):
         (tmp_path / "own.toml").write_text(text)
         with pytest.raises(RecipeError, match=says):
             transfer.load_settings(str(tmp_path / "own.toml"), {})
-
-
-def test_a_recipe_that_is_no_utf8_or_no_file_that_can_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "latin.toml").write_bytes("# é\nsteps = 3\n".encode("latin-1"))
-    with pytest.raises(RecipeError, match=r"latin\.toml is no valid TOML"):
-        transfer.load_settings(str(tmp_path / "latin.toml"), {})
-    with pytest.raises(RecipeError, match=r"cannot be read \(File name too long\)"):
-        transfer.load_settings("x" * 300, {})
 
 
 @pytest.mark.slow
