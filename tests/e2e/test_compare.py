@@ -174,6 +174,21 @@ def test_own_pictures_make_a_sheet_and_a_broken_one_is_told(compare: ExplorePage
     compare.one(".um-samples-again").wait_for()
 
 
+def test_more_pictures_than_a_sheet_holds_are_told(compare: ExplorePage) -> None:
+    files: list[FilePayload] = [
+        {"name": f"{n}.txt", "mimeType": "text/plain", "buffer": b"no picture, and not sent"}
+        for n in range(25)
+    ]
+    compare.one(".um-files .um-file").set_input_files(files)
+    left_out = row(compare, "gallery").locator(".um-left-out")
+    assert left_out.inner_text() == "The first 24 of your 25 pictures: a sheet holds no more."
+    captions = row(compare, "gallery").locator(".um-triptych > figcaption")
+    captions.nth(23).wait_for(timeout=LONG)
+    assert captions.all_inner_texts() == [f"{n}.txt could not be read" for n in range(24)]
+    compare.one(".um-files .um-file").set_input_files(files[:2])
+    assert left_out.inner_text() == ""
+
+
 def test_the_walk_can_be_kept_as_one_moving_picture(compare: ExplorePage) -> None:
     compare.page.emulate_media(reduced_motion="reduce")
     compare.one(".um-walk-go").click()

@@ -18,7 +18,7 @@ import pytest
 from tests.server.conftest import photo
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 120  # seconds on a quiet machine, many on a loaded one
+START_S = 240  # seconds on a quiet machine, many on a loaded one
 
 
 @contextmanager

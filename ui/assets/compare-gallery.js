@@ -35,11 +35,12 @@ $('.um-preset-fig2').addEventListener('click', () => runGallery(80));
 $('.um-preset-fig10').addEventListener('click', () => runGallery(75));
 function takeFiles(list) {
   files = [...list].slice(0, LIMIT);
+  $('.um-left-out').textContent = list.length > LIMIT ? words('compare.left_out', { n: LIMIT, all: list.length }) : '';
   $('.um-samples-again').hidden = !files.length;
   if (files.length) gallery.run();
 }
 $('.um-files .um-file').addEventListener('change', (event) => { takeFiles(event.target.files); event.target.value = ''; });
-$('.um-samples-again').addEventListener('click', () => { files = []; $('.um-samples-again').hidden = true; runGallery(galleryRatio); });
+$('.um-samples-again').addEventListener('click', () => { takeFiles([]); runGallery(galleryRatio); });
 const section = $('.um-row-gallery');
 section.addEventListener('dragover', () => section.classList.add('um-over'));
 section.addEventListener('dragleave', (event) => { if (!section.contains(event.relatedTarget)) section.classList.remove('um-over'); });
