@@ -31,6 +31,8 @@ from model.export import LIMITS, Proof, make_proof
 from model.positions import Grid
 
 if TYPE_CHECKING:
+    import torch
+
     from model.checkpoints.store import Checkpoint
 
 _LOGGER = logging.getLogger(__name__)
@@ -372,6 +374,19 @@ def check_device(device: str) -> None:
             hint="Leave the device out to run on what is here; if there is a GPU, check its number and driver.",
             field="device",
         ) from error
+
+
+def find_device(wanted: str | None) -> torch.device:
+    """The device asked for, or the GPU where there is one.
+
+    Raises:
+        CheckpointError: torch does not know it, or it is not here.
+    """
+    import torch
+
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(name)
+    return torch.device(name)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

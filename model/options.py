@@ -26,7 +26,7 @@ from model.placement import Placement
 #: Which tokens get decoder positions, see ``network.MAE.decode``.
 POSITIONS = ("both", "hidden_only")
 #: Strategies that are told what to hide instead of drawing it.
-_LISTED = ("indices", "drawing")
+_GIVEN = ("indices", "drawing")
 
 
 #: Options that settings hold under their own names.
@@ -100,7 +100,7 @@ class Options:
             MaskError: The settings do not hold together.
         """
         values = {name: settings[name] for name in REPLAYED if settings.get(name) is not None}
-        if settings.get("strategy") in _LISTED:
+        if settings.get("strategy") in _GIVEN:
             grid = placement.read_grid(str(settings.get("mask_grid")), any_size=True)
             indices = labels.unpack(str(settings.get("mask")), grid)
             if indices is None:
@@ -146,7 +146,7 @@ class Options:
             ImageError: The drawing is no readable picture.
         """
         self.check()
-        if self.strategy in _LISTED:
+        if self.strategy in _GIVEN:
             given = self._given_mask(grid)
             return (cover.complement(given) if self.cover == "complete" else (given,)), self.seed
         count = self._count(grid[0] * grid[1])
@@ -199,7 +199,7 @@ class Options:
                 hint=f"Leave it out for {cover.DEFAULT_SAMPLES}.",
                 field="samples",
             )
-        if self.cover == "ensemble" and self.strategy in _LISTED:
+        if self.cover == "ensemble" and self.strategy in _GIVEN:
             raise MaskError(
                 f"cover 'ensemble' draws masks with several seeds, and strategy {self.strategy!r} has only one mask.",
                 code="cover",
@@ -208,7 +208,7 @@ class Options:
             )
 
     def _check_mask(self) -> None:
-        for name in _LISTED:
+        for name in _GIVEN:
             given = getattr(self, name) is not None
             if self.strategy == name and not given:
                 raise MaskError(
@@ -224,7 +224,7 @@ class Options:
                     hint=f"Give strategy={name} too, or leave out {name}.",
                     field=name,
                 )
-        listed = self.strategy in _LISTED
+        listed = self.strategy in _GIVEN
         for name in ("ratio", "hidden_count"):
             if getattr(self, name) is None:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,8 @@ def reconstruct(given: argparse.Namespace) -> str:
     options = _options(given, like)
     panels = _panels(given, like)
     check_panels(panels, options.cover)
+    if given.json:
+        _refuse_beside(given, ("out", "full_size"), "is about the picture that --json does not write")
     photo = _read(given.photo)
     result = load(given.weights, given.device)(photo, options)
     if given.json:
@@ -93,19 +95,15 @@ def _array(given: argparse.Namespace) -> str:
     from model import arrays
     from model.checkpoints import store
     from model.checkpoints.files import replacing
-    from model.loading import check_device
+    from model.loading import find_device
 
-    for name in ("like", "panels", "full_size", "json"):
-        if getattr(given, name):
-            raise MaskError(
-                f"{name} is about pictures, and {given.photo.name} is an array.",
-                code=name.replace("_", "-"),
-                hint=f"Leave out --{name.replace('_', '-')}.",
-                field=name,
-            )
+    _refuse_beside(
+        given,
+        ("like", "panels", "full_size", "json"),
+        f"is about pictures, and {given.photo.name} is an array",
+    )
     out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.npy")
-    device = given.device or "cpu"
-    check_device(device)
+    device = find_device(given.device)
     checkpoint = store.read(given.weights or store.shipped())
     checkpoint.network.to(device)
     result = arrays.repaint(checkpoint, arrays.read(given.photo), _options(given, None))
@@ -116,6 +114,14 @@ def _array(given: argparse.Namespace) -> str:
         f"{out}: hid {mask.hidden_count} of {mask.hidden.size} patches{_times(result.masks)} "
         f"({given.strategy or 'random'}{seed}); nmse {result.nmse:.3f} (a plain fill: {result.fill_nmse:.3f})."
     )
+
+
+def _refuse_beside(given: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Nothing is ignored silently."""
+    for name in names:
+        if getattr(given, name):
+            flag = name.replace("_", "-")
+            raise MaskError(f"{flag} {why}.", code=flag, hint=f"Leave out --{flag}.", field=name)
 
 
 def _options(given: argparse.Namespace, like: Settings | None) -> Options:

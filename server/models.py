@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from model import Reconstructor, UnmaskError
-from model.checkpoints import registry
+from model.checkpoints import files, registry
 from model.loading import said_of
 from server import problems
 from server.batcher import stand_back
@@ -49,10 +49,12 @@ class Source:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on the disk: all that is known of a model's need before it is loaded."""
-        if self.path.is_dir():
-            return sum(part.stat().st_size for part in self.path.iterdir() if part.is_file())
-        return self.path.stat().st_size
+        """Bytes of its files: all that is known of a model's need before it is loaded.
+
+        Raises:
+            CheckpointError: The folder holds no weights.
+        """
+        return sum(part.stat().st_size for part in files.parts(self.path))
 
 
 Load = Callable[[Path], Reconstructor]

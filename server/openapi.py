@@ -23,7 +23,7 @@ from server.responses import (
     SettingsAnswer,
     WeightReport,
 )
-from server.schemas import LISTED_STRATEGIES, BatchFields, EmbedFields, NoFields, ReconstructFields
+from server.schemas import SAMPLED, BatchFields, EmbedFields, NoFields, ReconstructFields
 from server.security import HEALTH_PATHS
 from server.settings import MIB
 
@@ -62,7 +62,7 @@ JSON_TYPES: dict[str, Schema] = {
     "ratio": {"type": "number"},
     "indices": {"type": "array", "items": {"type": "integer"}},
     "panels": {"type": "array", "items": {"enum": list(EVERY_PANEL)}},
-    "strategies": {"type": "array", "items": {"enum": list(LISTED_STRATEGIES)}},
+    "strategies": {"type": "array", "items": {"enum": list(SAMPLED)}},
     "ratios": {"type": "array", "items": {"type": "number"}},
     "seeds": {"type": "array", "items": {"type": "integer"}},
 }

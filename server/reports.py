@@ -36,11 +36,10 @@ class Reports:
     """Reports on files, each made once, and on heads of files that clients hold. Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self._made: dict[Path, asyncio.Task[Report]] = {}
+        self._made: dict[tuple[Path, str], asyncio.Task[Report]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-report")  # one process at a time
-        self._reader: ProcessPoolExecutor | None = (
-            None  # begun by the first head, and kept: it imports for seconds
-        )
+        # Begun by the first head, and kept: it imports for seconds.
+        self._reader: ProcessPoolExecutor | None = None
 
     async def get(self, path: Path, digest: str) -> Report:
         """The report on a file; its folder is left out. Whoever stops waiting stops nothing.
@@ -49,9 +48,10 @@ class Reports:
             path: The file, or its folder.
             digest: Of the weights, which a kept report must name.
         """
-        task = self._made.get(path)
+        made = (path, digest)  # a file can be another one by the time it is loaded again
+        task = self._made.get(made)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._made[path] = asyncio.create_task(self._make(path, digest))
+            task = self._made[made] = asyncio.create_task(self._make(path, digest))
         return await asyncio.shield(task)
 
     async def of_head(self, head: bytes, name: str, size: int | None) -> Report:

@@ -19,7 +19,7 @@ from server.openapi import problem_responses
 from server.problems import InvalidFieldsError
 from server.reading import add_reading
 from server.samples import Sample
-from server.schemas import ReconstructFields
+from server.schemas import SAMPLED, ReconstructFields
 from server.service import Service
 from server.settings import Settings
 from server.training import Record, find_records
@@ -91,7 +91,7 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
 
 def _repeats(fields: ReconstructFields) -> bool:
     """Whether the same request gives the same answer again."""
-    return fields.seed is not None or fields.strategy in ("indices", "drawing")
+    return fields.seed is not None or fields.strategy not in SAMPLED
 
 
 def _etag(fields: ReconstructFields, files: Files, media_type: str, digest: str) -> Callable[[], str]:

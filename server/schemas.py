@@ -16,6 +16,9 @@ from pydantic import (
 )
 
 from model import EVERY_PANEL, STRATEGIES, Options
+from model.cover import DEFAULT_SAMPLES, MAX_SAMPLES, MIN_SAMPLES
+from model.masking import DEFAULT_RATIO, MAX_SEED, SAMPLERS
+from model.placement import MAX_CELLS, MIN_CELLS
 from model.result import TRIPTYCH, check_panels
 
 DEFAULT_PANELS = TRIPTYCH
@@ -121,8 +124,8 @@ class CommonFields(BaseModel):
     )
     grid: Word | None = Field(
         default=None,
-        description="With fit 'whole': ROWSxCOLUMNS, each 4 to 40, such as 12x18; about as many patches as usual when "
-        "omitted.",
+        description=f"With fit 'whole': ROWSxCOLUMNS, each {MIN_CELLS} to {MAX_CELLS}, such as 12x18; about as many "
+        "patches as usual when omitted.",
     )
     cover: Word | None = Field(
         default=None,
@@ -130,7 +133,9 @@ class CommonFields(BaseModel):
         "'ensemble': several seeds, mean and spread. Single when omitted.",
     )
     samples: WholeNumber | None = Field(
-        default=None, description="With cover 'ensemble': how many seeds, 2 to 32; 8 when omitted."
+        default=None,
+        description=f"With cover 'ensemble': how many seeds, {MIN_SAMPLES} to {MAX_SAMPLES}; {DEFAULT_SAMPLES} when "
+        "omitted.",
     )
     positions: Word | None = Field(
         default=None,
@@ -165,14 +170,15 @@ class ReconstructFields(CommonFields):
     )
     ratio: Ratio | None = Field(
         default=None,
-        description="Share of patches to hide, above 0 and below 1, as a decimal number; 0.75 when omitted.",
+        description=f"Share of patches to hide, above 0 and below 1, as a decimal number; {DEFAULT_RATIO} when "
+        "omitted.",
     )
     hidden_count: WholeNumber | None = Field(
         default=None, description="Number of patches to hide, instead of a ratio."
     )
     seed: WholeNumber | None = Field(
         default=None,
-        description="0 to 4294967295; the same seed hides the same patches. Omitted: drawn and returned.",
+        description=f"0 to {MAX_SEED}; the same seed hides the same patches. Omitted: drawn and returned.",
     )
     indices: (
         Annotated[
@@ -236,7 +242,7 @@ class EmbedFields(BaseModel):
 
 
 # Strategies that need nothing but numbers, and so can be listed.
-LISTED_STRATEGIES = tuple(name for name in STRATEGIES if name not in ("indices", "drawing"))
+SAMPLED = tuple(SAMPLERS)
 MAX_LISTED = 1024
 
 
@@ -249,8 +255,8 @@ def _split(value: object) -> object:
 
 
 def _listed_strategy(value: object) -> object:
-    if value not in LISTED_STRATEGIES:
-        raise ValueError(f"must be a comma separated list of {', '.join(LISTED_STRATEGIES)}")
+    if value not in SAMPLED:
+        raise ValueError(f"must be a comma separated list of {', '.join(SAMPLED)}")
     return value
 
 
@@ -272,28 +278,33 @@ class BatchFields(CommonFields):
         WithJsonSchema({"type": "string"}),
     ] = Field(
         default=("random",),
-        description=f"Comma separated, of {', '.join(LISTED_STRATEGIES)}; random when omitted.",
+        description=f"Comma separated, of {', '.join(SAMPLED)}; random when omitted.",
     )
-    ratios: Annotated[tuple[Ratio, ...], BeforeValidator(_split), WithJsonSchema({"type": "string"})] = Field(
-        default=("0.75",),
-        description="Shares of patches to hide, comma separated decimal numbers; 0.75 when omitted.",
+    ratios: (
+        Annotated[tuple[Ratio, ...], BeforeValidator(_split), WithJsonSchema({"type": "string"})] | None
+    ) = Field(
+        default=None,
+        description="Shares of patches to hide, comma separated decimal numbers; omitted as in a single request: "
+        f"{DEFAULT_RATIO}, and with cover 'complete' a quarter in each of four masks.",
     )
     seeds: (
         Annotated[tuple[WholeNumber, ...], BeforeValidator(_split), WithJsonSchema({"type": "string"})] | None
     ) = Field(
         default=None,
-        description="Comma separated, 0 to 4294967295. Omitted: one is drawn for each and returned.",
+        description=f"Comma separated, 0 to {MAX_SEED}. Omitted: one is drawn for each and returned.",
     )
     panels: Panels = Field(default=DEFAULT_PANELS, description=PANELS_WANTED)
 
     @property
     def count(self) -> int:
         """Variants of each picture."""
-        return len(self.strategies) * len(self.ratios) * len(self.seeds or (None,))
+        return len(self.variants())
 
     def variants(self) -> list[Variant]:
         """All combinations; seeds change fastest."""
-        return [Variant(*each) for each in product(self.strategies, self.ratios, self.seeds or (None,))]
+        return [
+            Variant(*each) for each in product(self.strategies, self.ratios or (None,), self.seeds or (None,))
+        ]
 
     def options(self, variant: Variant) -> Options:
         """The model's options for one combination.

@@ -22,7 +22,8 @@ from model.errors import CheckpointError, DataError, MaskError, RecipeError, Unm
 from model.evaluate import finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
-from model.evaluate.task import Task, find_device
+from model.evaluate.task import Task
+from model.loading import find_device
 from model.pretrain.data import Photos, places
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoints import layouts, shapes, store
+from model.checkpoints import layouts, store
 from model.checkpoints.files import RawFile, refuse, replacing, write_json
-from model.checkpoints.layouts import Tensors
+from model.checkpoints.registry import Entry
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.network import sees_images
@@ -42,8 +42,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     """
     _check_out(out, to)
     if to == "timm":
-        raw, given, _ = store.open_known(source, given)
-        return _write_timm(out, raw, layouts.recognise(raw).to_house(raw.tensors), given)
+        return _write_timm(out, *store.open_known(source, given))
     checkpoint = store.read(source, given)
     config = checkpoint.network.config
     if to == "unmask":
@@ -101,8 +100,10 @@ def _check_common(name: str, config: MAEConfig, to: str) -> None:
     )
 
 
-def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
-    """The encoder of anything that has one: a file of timm's names, positions included."""
+def _write_timm(out: Path, raw: RawFile, given: Given, entry: Entry | None) -> Path:
+    """The encoder of anything that has one: a file of timm's names, positions included; a pickle holds them alone."""
+    layout = layouts.recognise(raw)
+    house = layout.to_house(raw.tensors)
     config = store.encoder_config(raw, house, given, "Convert the pre-trained file that it was made from.")
     encoder = {key: value.float().contiguous() for key, value in house.items() if sees_images(key)}
     if "pos_embed" not in encoder:
@@ -110,7 +111,8 @@ def _write_timm(out: Path, raw: RawFile, house: Tensors, given: Given) -> Path:
     if out.suffix != ".safetensors":  # timm chooses its reader by the name
         _save_pickle(out, encoder)
         return out
-    facts = {**shapes.stored_facts(raw), "config": config.to_dict()}
+    name, card = store.told(raw, layout, entry)
+    facts = {"config": config.to_dict(), "name": name, "card": card}
     header = {"format": "pt", "unmask": json.dumps(facts)}
     with replacing(out) as part:
         save_file(encoder, part, metadata=header)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from model.errors import CheckpointError, first_line
 
@@ -92,7 +92,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: The disk is full, or the place may not be written to.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(
+        f"{path.name}.{os.getpid()}.part"
+    )  # two processes may write one file, the last one wins
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
@@ -137,9 +139,11 @@ def parts(path: Path) -> list[Path]:
         )
     if path.is_dir() and (path / LATEST).is_file():
         path /= LATEST
-    if path.name in (LATEST, BEST) and (state := pointed(path)):
-        if not state.is_file():
-            raise refuse(f"{path} names no state that is there", "Give a state file itself.", "missing")
+    if path.name in (LATEST, BEST) and path.is_file():
+        state = pointed(path)
+        if state is None or not state.is_file():
+            named = state.name if state else "nothing"
+            raise refuse(f"{path} names {named}, which is not there", "Give a state file itself.", "missing")
         return [state]
     if path.is_dir():
         inside = next((path / name for name in IN_FOLDER if (path / name).exists()), None)
@@ -178,13 +182,13 @@ def _no_index(index: Path) -> CheckpointError:
 
 
 def pointed(pointer: Path) -> Path | None:
-    """The state that ``LATEST`` or ``BEST`` of a run names, there or not; None without a pointer."""
+    """The state that ``LATEST`` or ``BEST`` of a run names, there or not; None where there is none."""
     if not pointer.is_file():
         return None
     with pointer.open("rb") as file:  # a stranger's may be of any size
         name = file.read(200).decode(errors="replace").strip()
     # Beside the pointer: a name with a folder in it could lead anywhere.
-    return pointer.parent / Path(name).name
+    return pointer.parent / Path(name).name if name else None
 
 
 def configs_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -236,12 +240,14 @@ def check_container(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(9)
-        if head[8:] == b"{":  # safetensors: the length of the header, the header, the tensors
-            header = json.loads(b"{" + file.read(int.from_bytes(head[:8], "little") - 1))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-            whole = file.tell() + max(ends, default=0) == path.stat().st_size
-        else:  # a zip ends in its own table; an old pickle begins with its protocol
-            whole = zipfile.is_zipfile(path) or head[:1] == b"\x80"
+    if head[8:] == b"{":  # safetensors: the length of the header, the header, the tensors
+        try:
+            with safe_open(path, framework="numpy"):
+                whole = True
+        except SafetensorError:
+            whole = False
+    else:  # a zip ends in its own table; an old pickle begins with its protocol
+        whole = zipfile.is_zipfile(path) or head[:1] == b"\x80"
     if not whole:
         raise refuse(
             f"{path.name} is no whole weight file",

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 from tqdm import tqdm
 
-from model.checkpoints import layouts, shapes, store
+from model.checkpoints import layouts, store
 from model.checkpoints.files import replacing
 from model.checkpoints.shapes import Given
 from model.errors import CheckpointError
@@ -84,10 +84,10 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
             or looks at channels that photos do not have.
     """
     raw, given, entry = store.open_known(path, given)
-    house = layouts.recognise(raw).to_house(raw.tensors)
+    layout = layouts.recognise(raw)
+    house = layout.to_house(raw.tensors)
     config = store.encoder_config(raw, house, given, "Give the pre-trained file that it was made from.")
-    facts = shapes.stored_facts(raw)
-    name = str(facts.get("name", entry.name if entry else raw.path.stem))
+    name, _ = store.told(raw, layout, entry)
     if config.channels == 1:
         # Brightness is a sum of the colours, so that the patch projection can take it of them itself.
         projection = "patch_embed.proj.weight"

@@ -326,10 +326,7 @@ def _train(
         if run.step % every == 0 or run.step == run.steps:
             loss = float(torch.stack(losses).mean())
             losses = []
-            if not math.isfinite(loss):
-                raise DataError(
-                    f"The loss is {loss} after step {run.step}.", code="loss", hint="Lower the learning rate."
-                )
+            state.refuse_not_finite(loss, f"after step {run.step}")
             rate = max(group["lr"] for group in run.optimiser.param_groups)
             run.curve.append({"step": run.step, "loss": round(loss, 5), "lr": rate})
             bar.set_postfix(loss=f"{loss:.3f}")

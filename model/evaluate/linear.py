@@ -261,10 +261,8 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         batches = cached(features, labels, size, protocol.seed)
     wanted = list(zip(POOLS, rates, strict=True))
     fitted = fit(batches, width, classes, wanted, protocol, steps, task.device, keep)
-    if wrong := [loss for loss in fitted.curve[-1]["loss"] if not np.isfinite(loss)]:
-        raise DataError(
-            f"The loss is {wrong[0]} after the last epoch.", code="loss", hint="Lower --lr.", field="lr"
-        )
+    for loss in fitted.curve[-1]["loss"]:
+        state.refuse_not_finite(loss, "after the last epoch")
     answers = fitted.answers(test.to(task.device))
     found = {
         pool: Accuracy.of(answer.numpy(), task.test.labels, task.train.classes)

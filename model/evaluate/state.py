@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,3 +119,13 @@ class Keeper:
 
     def _run(self) -> str:
         return digest(self.facts)
+
+
+def refuse_not_finite(loss: float, when: str) -> None:
+    """Stop a training that has come apart: its figures would mean nothing.
+
+    Raises:
+        DataError: The loss is infinite or not a number.
+    """
+    if not math.isfinite(loss):
+        raise DataError(f"The loss is {loss} {when}.", code="loss", hint="Lower --lr.", field="lr")

@@ -13,7 +13,6 @@ from torch import Tensor
 from model.evaluate import bounds, state
 from model.evaluate.features import Encoder, extract
 from model.evaluate.labelled import Labelled, refuse_shared
-from model.loading import check_device
 from model.pretrain.data import places
 
 
@@ -101,14 +100,3 @@ class Task:
             f"{len(self.train.classes)} classes to learn from ({self.label_share:.0%} of the labels), "
             f"{len(self.test)} to judge by."
         )
-
-
-def find_device(wanted: str | None) -> torch.device:
-    """The device asked for, or the GPU where there is one.
-
-    Raises:
-        CheckpointError: torch does not know it, or it is not here.
-    """
-    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(name)
-    return torch.device(name)

@@ -302,10 +302,12 @@ def _train(
         with seeded(settings.seed, step, device=device):  # Mask R-CNN samples its proposals
             loss: Any = _loss(model, batch, device)
         optimiser.zero_grad()
+        value = float(loss.detach())
+        state.refuse_not_finite(value, f"in step {step + 1}")
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimiser.step()
-        curve.append({"step": step + 1, "loss": round(float(loss.detach()), 5)})
+        curve.append({"step": step + 1, "loss": round(value, 5)})
         if (step + 1) % save_every == 0:
             keep.save(
                 {

@@ -188,22 +188,9 @@ def restore(folder: Path, training: Training) -> None:
     """
     path, state = _read(folder)
     _refuse_another(folder, state, training)
-    if state["network"] is None:
-        sharded.load(path.with_suffix(PARTS), training.network, training.optimisers)
-    elif sharded.is_sharded(training.network):
-        raise CheckpointError(
-            f"The run in {folder} was not shared out among processes.",
-            code="resume-recipe",
-            hint='Resume it with sharding = "ddp", or start anew in another folder.',
-        )
-    else:
-        _fill(training.network, state["network"])
-    if training.average is not None:
-        _fill(training.average, state["average"])
-    for name, stored in state.get("positions", {}).items():
-        training.network.get_buffer(name).copy_(stored)
-        if training.average is not None:
-            training.average.get_buffer(name).copy_(stored)
+    for left in folder.glob("*.part"):  # by a process that was killed while it wrote
+        left.unlink(missing_ok=True)
+    _restore_weights(folder, path, state, training)
     if lost := lost_positions(state):
         _LOGGER.warning("%s: %s", folder, lost)
     for optimiser, saved_state in zip(training.optimisers, state["optimisers"] or (), strict=False):
@@ -221,6 +208,26 @@ def restore(folder: Path, training: Training) -> None:
     if training.recipe.minutes is not None and saved.get("steps"):
         known = replace(training.recipe, minutes=None, steps=saved["steps"])
         training.recipe = known.with_short_warmup()
+
+
+def _restore_weights(folder: Path, path: Path, state: dict[str, Any], training: Training) -> None:
+    """Fill network and average; where processes shared them out, the optimisers too."""
+    if state["network"] is None:
+        sharded.load(path.with_suffix(PARTS), training.network, training.optimisers)
+    elif sharded.is_sharded(training.network):
+        raise CheckpointError(
+            f"The run in {folder} was not shared out among processes.",
+            code="resume-recipe",
+            hint='Resume it with sharding = "ddp", or start anew in another folder.',
+        )
+    else:
+        _fill(training.network, state["network"])
+    if training.average is not None:
+        _fill(training.average, state["average"])
+    for name, stored in state.get("positions", {}).items():
+        training.network.get_buffer(name).copy_(stored)
+        if training.average is not None:
+            training.average.get_buffer(name).copy_(stored)
 
 
 def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> None:

@@ -19,6 +19,7 @@ from model.pretrain.board import Board
 from model.pretrain.data import Photos
 from model.pretrain.pictures import Pictures
 from model.pretrain.recipe import Recipe
+from model.pretrain.samples import Sampler
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Watch:
                 f"source_weights of {', '.join(strange)} weigh nothing: the photos are of {named}.",
                 file=sys.stderr,
             )
+        self._epoch = Sampler(photos, recipe).length(0)  # samples; of weighted sources about as many in each
         self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
         self._named: frozenset[int] = frozenset()
         self._pictures = Pictures(recipe, photos, out, device, start)
@@ -91,7 +93,7 @@ class Watch:
         self._bar.total = progress.steps or None
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix(
-            epoch=f"{samples / len(self._photos):.2f}",
+            epoch=f"{samples / self._epoch:.2f}",
             loss=f"{progress.loss:.4f}",
             lr=f"{rate:.2e}",
             images_per_second=f"{speed:.1f}",

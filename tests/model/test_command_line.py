@@ -56,6 +56,9 @@ def test_reconstruct_prints_the_services_answer(
     answer = json.loads(capsys.readouterr().out)
     assert answer["hidden"] == [0, 5]
     assert set(answer["images"]) == {"pasted"}
+    for flags in (["--full-size"], ["--out", "elsewhere.png"]):
+        assert main([*arguments, "--json", *flags]) == 2
+        assert f"Leave out {flags[0]}." in capsys.readouterr().err
 
 
 def test_a_picture_made_like_another_is_the_same_to_the_byte(

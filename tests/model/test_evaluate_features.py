@@ -28,8 +28,9 @@ from model.evaluate import classifier, finetune, judge, knn, linear, state, tran
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import Encoder, extract, load_encoder
 from model.evaluate.labelled import Labelled
-from model.evaluate.task import Task, find_device
+from model.evaluate.task import Task
 from model.images import grey
+from model.loading import find_device
 from model.network import MAE
 from tests.pictures import encoded, photo, two_classes
 

@@ -275,6 +275,14 @@ def test_a_recipe_of_unknown_keys_or_values_is_refused(tmp_path: Path) -> None:
             transfer.load_settings(str(tmp_path / "own.toml"), {})
 
 
+def test_a_training_that_comes_apart_is_stopped(encoder_file: Path, tmp_path: Path) -> None:
+    scenes, others = (Scenes.open(_set(tmp_path / str(seed), 4, seed)) for seed in (1, 2))
+    settings = transfer.Settings(task="segment", steps=9, batch_size=4, width=32, lr=1e9)
+    with pytest.raises(DataError, match=r"The loss is nan in step \d") as caught:
+        transfer.evaluate(load_encoder(encoder_file), scenes, others, tmp_path / "out", settings, CPU)
+    assert caught.value.field == "lr"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "score", "least"), [("segment", "miou", 60), ("detect", "mask_ap50", 20)])
 def test_a_short_training_learns_to_find_shapes(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -554,6 +555,22 @@ def test_an_encoder_is_converted_from_an_encoder(tmp_path: Path, ours: Path, net
     assert one.keys() == two.keys()
     assert all(value.equal(two[key]) for key, value in one.items())
     assert one["norm.weight"].equal(network.norm.weight)
+
+
+def test_an_encoder_alone_keeps_name_and_licence(tmp_path: Path, network: MAE) -> None:
+    ours = tmp_path / "ours.safetensors"
+    store.write(ours, network, name="mine", card={"licence": "CC-BY-4.0"})
+    torch.save({"model": network.state_dict()}, tmp_path / "theirs-1.5.pth")
+    for source, name, licence in (
+        (ours, "mine", "CC-BY-4.0"),
+        (tmp_path / "theirs-1.5.pth", "theirs-1.5", "not stated"),
+    ):
+        with safe_open(
+            convert(source, tmp_path / "e.safetensors", to="timm", given=ODD_HEADS), framework="pt"
+        ) as file:
+            facts = json.loads(file.metadata()["unmask"])
+        assert (facts["name"], facts["card"]["licence"]) == (name, licence)
+        assert load_encoder(source, ODD_HEADS).name == name
 
 
 def test_an_encoder_that_knew_hidden_places_leaves_their_token_behind(tmp_path: Path) -> None:

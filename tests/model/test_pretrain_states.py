@@ -47,7 +47,7 @@ def test_the_newest_states_and_the_best_one_stay(folder: Path, tmp_path: Path) -
 def test_a_full_disk_is_said_and_leaves_the_state_before(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    (out / "state-0000004.pt.part").symlink_to("/dev/full")
+    (out / f"state-0000004.pt.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match="No space left") as caught:
         pretrain(toy(), [folder], out, device="cpu")
     assert "--resume" in caught.value.hint
@@ -296,8 +296,10 @@ def test_a_run_killed_again_and_again_ends_bit_equal(folder: Path, tmp_path: Pat
             _wait_for_step(lambda: process.exitcode, out, moments.randint(first, last))
             time.sleep(moments.random() * 0.05)  # at any place in a step, a report or a state
         assert process.exitcode == -signal.SIGKILL
+    (out / "state-0000119.pt.1.part").write_bytes(b"left by the moment of death that chance may have missed")
     killed = pretrain(load_recipe(str(recipe)), [folder], out, resumed=True, device="cpu")
     assert equal(whole, killed)
+    assert not list(out.glob("*.part"))
     assert log(out) == log(tmp_path / "whole")
 
 

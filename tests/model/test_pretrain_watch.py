@@ -91,6 +91,13 @@ def test_every_line_of_the_log_has_what_the_page_reads(folder: Path, tmp_path: P
     assert all({"loss", "lr", "images_per_second", "broken"} <= line.keys() for line in lines)
 
 
+def test_an_epoch_of_the_bar_is_one_of_the_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(toy(steps=6, batch_size=8, crops=2), [folder], tmp_path, device="cpu")
+    assert "epoch=2.00" in capsys.readouterr().err  # of 12 photos, two crops each: 6 steps of 8 are two
+
+
 def test_the_log_tells_the_learning_rate_itself(folder: Path, tmp_path: Path) -> None:
     recipe = toy(lr=3e-7, warmup_steps=3)
     pretrain(recipe, [folder], tmp_path / "run", device="cpu")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from filelock import FileLock
 
 from model.__main__ import main
-from model.checkpoints import download, registry, store
+from model.checkpoints import download, files, registry, store
 from model.checkpoints.pull import pull
 from model.checkpoints.registry import Entry
 from model.checkpoints.report import inspect
@@ -192,8 +193,11 @@ def test_another_file_than_promised_is_thrown_away(host: Host, weights: bytes, p
 
 
 def test_a_web_page_in_place_of_weights_is_not_recorded(host: Host, weights: bytes) -> None:
-    host.files["/w.safetensors"] = b"<html>Please log in</html>"
-    assert _refused().code == "checkpoint-unreadable"
+    cut, longer = weights[:-7], weights + b"xx"
+    # The ninth byte of safetensors is a brace, of these pages too.
+    for page in (b"<html>Please log in</html>", b"<script>{", b"\x09" + bytes(7) + b'{"a":[1]}', cut, longer):
+        host.files["/w.safetensors"] = page
+        assert _refused().code == "checkpoint-unreadable"
     host.files["/w.safetensors"] = weights
     assert pull("debug").exists()
 
@@ -523,3 +527,15 @@ def test_the_command_takes_a_licence_from_the_keyboard_or_a_flag(
     assert main(["weights", "pull", "nc"]) == 2
     assert "--accept-licence" in capsys.readouterr().err
     assert main(["weights", "pull", "nc", "--accept-licence"]) == 0
+
+
+def test_two_processes_may_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "proof.json"
+    writes = f"files.write_json(Path({str(path)!r}), {{}})"
+    other = f"from pathlib import Path; from model.checkpoints import files; {writes}"
+    with files.replacing(path) as part:
+        part.write_text("mine")
+        subprocess.run([sys.executable, "-c", other], check=True)
+        assert path.read_text() == "{}\n"
+    assert path.read_text() == "mine"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["proof.json"]

@@ -57,6 +57,17 @@ def test_every_combination_is_answered_in_order_as_alone(
             assert item["result"][key] == alone[key]
 
 
+@pytest.mark.parametrize("fields", [{}, {"cover": "complete"}, {"cover": "ensemble"}])
+def test_what_a_batch_leaves_out_is_what_a_single_request_leaves_out(
+    client: TestClient, fields: dict[str, str]
+) -> None:
+    (item,) = items_of(as_json(client, seeds=[7], **fields))
+    assert item["asked"] == {"strategy": "random", "ratio": None, "seed": 7}
+    alone = post(client, photo(), seed="7", **fields).json()
+    for key in ("hidden", "images", "metrics", "ratio"):
+        assert item["result"][key] == alone[key]
+
+
 def pixels_of(address: str) -> bytes:
     """The picture alone: files of the same picture are labelled with different settings."""
     return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).tobytes()

@@ -20,6 +20,7 @@ from model.checkpoints import registry
 from server.app import create_app
 from server.models import Models, Source, find_sources
 from server.problems import ModelUnavailableError, OverloadedError
+from server.reports import Reports
 from server.service import Service
 from server.settings import Settings
 from tests.server.conftest import FakeEngine, into, post, problem_of, running
@@ -217,6 +218,27 @@ def test_a_report_is_kept_beside_the_weights_or_made_elsewhere_while_nobody_wait
             assert told["report"]["digest"] == told["digest"]
     assert told["report"] == report
     assert answer.json()["report"]["path"] == "kept.safetensors", "the folder is nobody's business"
+
+
+def test_weights_that_replace_others_have_a_report_of_their_own(tmp_path: Path) -> None:
+    file, beside = tmp_path / "mine.safetensors", tmp_path / "mine.report.json"
+
+    async def ask() -> None:
+        reports = Reports()
+        for digest in ("before", "after"):
+            beside.write_text(json.dumps({"digest": digest, "path": file.name}))
+            assert (await reports.get(file, digest))["digest"] == digest
+        reports.close()
+
+    asyncio.run(ask())
+
+
+def test_of_a_runs_folder_only_the_state_that_is_read_takes_room(tmp_path: Path) -> None:
+    for step in (2, 4):
+        (tmp_path / f"state-000000{step}.pt").write_bytes(bytes(1000 * step))
+    (tmp_path / "metrics.jsonl").write_bytes(bytes(500))
+    (tmp_path / "LATEST").write_text("state-0000004.pt")
+    assert Source("run", tmp_path).size_bytes == 4000
 
 
 def test_the_setting_takes_paths_names_and_shipped_models(tmp_path: Path) -> None:
