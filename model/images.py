@@ -1,6 +1,7 @@
 """Strangers' picture files to clean pixels, safely; and arrays back to PNG.
 
-    header -> format and size checked -> draft -> decode -> upright -> 16 bit -> cut, scaled -> colours -> RGB
+    parts counted -> header -> format and size checked -> draft -> decode -> upright -> 16 bit -> cut, scaled
+    -> colours -> RGB
 
 Nothing is decoded before its size is known: 34 bytes of WebP can ask for 1.3 GB. Knows no tensor and no mask.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from model.budget import Budget
+from model.clutter import MAX_PARTS, MAX_SCANS, is_cluttered
 from model.errors import ImageError
 
 Pixels = NDArray[np.uint8]
@@ -137,8 +139,8 @@ def load_square(data: bytes, side: int, *, field: str = "image") -> Pixels:
         return picture.cut(_centre(*picture.size), (side, side))
 
 
-def load_grey(data: bytes, *, field: str = "drawing") -> NDArray[np.float32]:
-    """Read a drawing as ``[H, W] float32`` in 0..1: white, and what is opaque, counts as 1.
+def load_grey(data: bytes, *, field: str = "drawing") -> Pixels:
+    """Read a drawing as ``[H, W] uint8``: white, and what is opaque, counts as 255.
 
     A drawing with transparency is read by its opacity, any other by its brightness.
 
@@ -150,8 +152,8 @@ def load_grey(data: bytes, *, field: str = "drawing") -> NDArray[np.float32]:
         try:
             image = _eight_bit(ImageOps.exif_transpose(image))
             if image.has_transparency_data:
-                return np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / np.float32(255)
-            return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+                return np.asarray(image.convert("RGBA").getchannel("A"))
+            return np.asarray(image.convert("L"))
         except _BROKEN as error:
             raise _unreadable(error, field) from error
 
@@ -224,6 +226,13 @@ def notes(data: bytes) -> dict[str, str]:
 
 def _open(data: bytes, field: str) -> Image.Image:
     """Read the header only, and refuse by it."""
+    if is_cluttered(data):
+        raise ImageError(
+            f"{field} is made of more than {MAX_PARTS} segments, or of more than {MAX_SCANS} scans.",
+            code="image-parts",
+            hint="Save it again without its metadata.",
+            field=field,
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own bounds follow; a warning would be noise in the log

@@ -304,11 +304,11 @@ def mask_from_indices(indices: Sequence[int], grid: Grid) -> Mask:
     return Mask(grid, _some_but_not_all(hidden, "indices"))
 
 
-def mask_from_drawing(drawing: NDArray[np.float32], grid: Grid) -> Mask:
+def mask_from_drawing(drawing: NDArray[np.uint8], grid: Grid) -> Mask:
     """A mask from a black and white picture: a patch is hidden where its mean is above one half (white).
 
     Args:
-        drawing: ``[H, W]`` in 0..1, any size of at least the grid.
+        drawing: ``[H, W] uint8``, white is 255; any size of at least the grid.
         grid: Rows and columns.
 
     Raises:
@@ -326,9 +326,9 @@ def mask_from_drawing(drawing: NDArray[np.float32], grid: Grid) -> Mask:
     # Cell borders at the nearest pixel; reduceat sums each cell, whatever its size.
     tops = np.arange(rows) * height // rows
     lefts = np.arange(columns) * width // columns
-    sums = np.add.reduceat(np.add.reduceat(drawing.astype(np.float64), tops, axis=0), lefts, axis=1)
+    sums = np.add.reduceat(np.add.reduceat(drawing, tops, axis=0, dtype=np.int64), lefts, axis=1)
     sizes = np.outer(np.diff([*tops, height]), np.diff([*lefts, width]))
-    return Mask(grid, _some_but_not_all((sums / sizes > 0.5).reshape(-1), "drawing"))
+    return Mask(grid, _some_but_not_all((2 * sums > 255 * sizes).reshape(-1), "drawing"))
 
 
 def _some_but_not_all(hidden: Bools, field: str) -> Bools:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,11 @@ class Reconstructor:
         otherwise, so the same request would not always give the same bytes. On a GPU in groups of equal grid and
         visible count (padding is slower).
         """
+        *_, predictions = self.work(jobs)
+        return cast(list[Prediction], predictions)
+
+    def _calls(self, jobs: list[Job]) -> Generator[list[Prediction | Floats], None, list[Prediction]]:
+        """``run``, one call of the network at a time: yields nothing yet after each."""
         merged = [Merged() for _ in jobs]
         elapsed = [0.0] * len(jobs)
         for members in self._groups(jobs):
@@ -146,6 +151,7 @@ class Reconstructor:
                 elapsed[position] += took
             for (position, mask), patches in zip(members, pred, strict=True):
                 merged[position].add(self._shown(patches, jobs[position], mask), mask)
+            yield []
         return [
             self._prediction(job, one, took) for job, one, took in zip(jobs, merged, elapsed, strict=True)
         ]
@@ -271,11 +277,16 @@ class Reconstructor:
         """``prepare_embedding`` and ``embed_all`` for one picture."""
         return self.embed_all([self.prepare_embedding(image, kind)])[0]
 
-    def work(self, jobs: list[Job | Look]) -> list[Prediction | Floats]:
-        """``run`` and ``embed_all`` for a mixed queue, in its order: what a service's one worker calls."""
-        predictions = iter(self.run([job for job in jobs if isinstance(job, Job)]))
+    def work(self, jobs: Sequence[Job | Look]) -> Iterator[list[Prediction | Floats]]:
+        """``run`` and ``embed_all`` for a mixed queue: what a service's one worker calls.
+
+        Yields:
+            Nothing yet after each call of the network, so that others may have theirs; in the end what was made of
+            all jobs, in their order.
+        """
+        predictions = iter((yield from self._calls([job for job in jobs if isinstance(job, Job)])))
         embeddings = iter(self.embed_all([job for job in jobs if isinstance(job, Look)]))
-        return [next(predictions) if isinstance(job, Job) else next(embeddings) for job in jobs]
+        yield [next(predictions) if isinstance(job, Job) else next(embeddings) for job in jobs]
 
     def __call__(self, image: bytes, options: Options | None = None) -> Reconstruction:
         """``prepare``, ``run`` and ``finish`` for one picture."""

@@ -3,7 +3,7 @@
 There is no waiting window: the moment the worker is free it takes what waits, up to `max_batch`. A window
 would add delay when idle and win nothing under load. Work that was cancelled (deadline passed, client gone)
 is dropped when a batch is formed and costs no compute. Several networks share the one thread; a batch holds
-jobs of one of them.
+jobs of one of them. A job of more passes than a batch runs one call at a time, and others in between.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -27,8 +27,9 @@ STAND_BACK = 10
 J = TypeVar("J")  # job
 P = TypeVar("P")  # prediction
 
-# Gives one prediction per job, in order. Only ever called by the worker thread.
-Run = Callable[[list[J]], Sequence[P]]
+# Gives one prediction per job, in order, after an empty sequence for each call of the network. Only ever called by the
+# worker thread.
+Run = Callable[[list[J]], Iterator[Sequence[P]]]
 
 
 def stand_back() -> None:
@@ -52,6 +53,12 @@ class _Entry(Generic[J, P]):
     future: "Future[P]" = field(default_factory=Future)
     surface: str = field(default_factory=surface.get)
     queued: float = field(default_factory=time.monotonic)
+    begun: "Iterator[Sequence[P]] | None" = None  # of a long job, between its calls
+    ran_s: float = 0.0  # in those before
+
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits; from then on nobody can leave."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
 
 
 class Batcher(Generic[J, P]):
@@ -59,7 +66,7 @@ class Batcher(Generic[J, P]):
 
     Args:
         line: Is told how long a forward pass takes.
-        max_batch: Most forward passes of one call; a job that needs more runs alone.
+        max_batch: Most forward passes at a time; a job of more runs alone, and others between its calls.
         metrics: Where waits, batches and times are counted.
     """
 
@@ -81,9 +88,7 @@ class Batcher(Generic[J, P]):
         with self._wake:
             self._stopping = True
             while self._queue:
-                entry = self._queue.popleft()
-                if entry.future.set_running_or_notify_cancel():
-                    entry.future.set_exception(ShuttingDownError())
+                self._drop(self._queue.popleft())
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()
@@ -115,8 +120,10 @@ class Batcher(Generic[J, P]):
         while (batch := self._take()) is not None:
             started = time.monotonic()
             for entry in batch:
-                self._metrics.queue_wait.labels(entry.surface).observe(started - entry.queued)
-            self._settle(batch)
+                if entry.begun is None:
+                    self._metrics.queue_wait.labels(entry.surface).observe(started - entry.queued)
+            if batch:
+                self._settle(batch)
 
     def _learn(self, batch: list[_Entry[J, P]], batch_s: float) -> None:
         self._metrics.batch_size.observe(len(batch))
@@ -136,28 +143,60 @@ class Batcher(Generic[J, P]):
                 entry = self._queue.popleft()
                 if batch and (entry.network != batch[0].network or entry.weight > room):
                     left.append(entry)
-                elif entry.future.set_running_or_notify_cancel():
+                elif not entry.future.cancelled() if self._is_long(entry) else entry.is_wanted():
                     batch.append(entry)
                     room -= entry.weight
             self._queue.extendleft(reversed(left))
             return batch
 
+    def _is_long(self, entry: _Entry[J, P]) -> bool:
+        """Whether it takes turns with others; whoever waits for such a job may leave while it runs."""
+        return entry.weight > self._max_batch
+
     def _settle(self, batch: list[_Entry[J, P]]) -> None:
         """Run a batch; when it fails, each job once alone, so that only the bad one fails."""
-        if not batch:
-            return
+        first = batch[0]
         began = time.monotonic()
         try:
-            predictions = batch[0].run([entry.job for entry in batch])
-            self._learn(batch, time.monotonic() - began)  # before anybody hears of it and sends more
+            predictions = self._advance(batch)
+            first.ran_s += time.monotonic() - began
+            if not predictions:
+                self._requeue(first)
+                return
             if len(predictions) != len(batch):
                 raise RuntimeError(f"{len(predictions)} predictions for {len(batch)} jobs")
+            self._learn(batch, first.ran_s)  # before anybody hears of it and sends more
         except Exception as error:  # noqa: BLE001 - handed on to whoever waits
             if len(batch) == 1:
-                batch[0].future.set_exception(error)
+                if first.is_wanted():
+                    first.future.set_exception(error)
                 return
+            first.begun, first.ran_s = None, 0.0
             for entry in batch:
                 self._settle([entry])
         else:
             for entry, prediction in zip(batch, predictions, strict=True):
-                entry.future.set_result(prediction)
+                if entry.is_wanted():
+                    entry.future.set_result(prediction)
+
+    def _advance(self, batch: list[_Entry[J, P]]) -> Sequence[P]:
+        """The predictions; of a long job none until its last call."""
+        first = batch[0]
+        first.begun = first.begun or first.run([entry.job for entry in batch])
+        for predictions in first.begun:
+            if predictions or self._is_long(first):
+                return predictions
+        raise RuntimeError(f"no predictions for {len(batch)} jobs")
+
+    def _requeue(self, entry: _Entry[J, P]) -> None:
+        """Whoever came meanwhile goes first."""
+        with self._wake:
+            if self._stopping:
+                self._drop(entry)
+            else:
+                self._queue.append(entry)
+
+    @staticmethod
+    def _drop(entry: _Entry[J, P]) -> None:
+        if entry.is_wanted():
+            entry.future.set_exception(ShuttingDownError())

@@ -26,6 +26,7 @@ from server.line import Line, Place, Turn
 from server.metrics import Metrics, surface
 from server.models import Models
 from server.problems import (
+    BadRequestError,
     DeadlineExceededError,
     ModelLoadingError,
     OverloadedError,
@@ -66,6 +67,9 @@ EMBED_PASSES = 2  # the encoder sees four times as many patches as usual, and no
 
 CPU_BATCH = 4  # more gains little throughput on a CPU and makes everybody wait for the whole batch
 GPU_BATCH = 32
+
+# Most that are also interpolated: a tenth of a second each. Four masks of the largest grid, or 32 of the usual one.
+INTERPOLATED_PASSES = 36
 
 # Requests for many reconstructions at once: each holds a body of many pictures in memory for its whole time.
 BATCHES = 4
@@ -207,7 +211,7 @@ class Service:
         """
         return await self._serve(
             model,
-            lambda: model.prepare(image, options),
+            lambda: _prepare(model, image, options),
             _ending(model, render),
             passes=lambda job: count_passes(job, model),
         )
@@ -258,7 +262,11 @@ class Service:
             async with self._deadline():
                 work = await self._decode(prepare)
                 place.decoding, place.passes = False, passes(work)
-                return await self._compute(model, work, place, finish, least)
+                if place.passes <= max(least, self.max_batch):
+                    return await self._compute(model, work, place, finish, least)
+                place.patient = True  # takes turns with batches: one client's large jobs lock nobody out
+                async with self._hold_places(place.passes):
+                    return await self._compute(model, work, place, finish, least)
 
     async def _compute(
         self, model: Reconstructor, work: W, place: Place, finish: Callable[[W, Done], T], least: int = 1
@@ -328,7 +336,7 @@ class Service:
                 stops.
         """
         async with self._hold_places(1):
-            job = await self._decode(lambda: model.prepare(image, options))
+            job = await self._decode(lambda: _prepare(model, image, options))
         passes = count_passes(job, model)
         async with self._hold_places(passes):
             clock = asyncio.get_running_loop().time
@@ -377,6 +385,20 @@ class Service:
 def most_passes(settings: Settings, device: str) -> int:
     """Pictures in one call of the network on a device."""
     return settings.max_batch or (CPU_BATCH if device == "cpu" else GPU_BATCH)
+
+
+def _prepare(model: Reconstructor, image: bytes, options: Options) -> Job:
+    """Refuses also what would keep a thread busy long after its deadline: threads cannot be ended."""
+    job = model.prepare(image, options)
+    if options.interpolation and (passes := count_passes(job, model)) > INTERPOLATED_PASSES:
+        raise BadRequestError(
+            f"'interpolation' of {passes} usual pictures is too much work; the limit is {INTERPOLATED_PASSES}.",
+            status=422,
+            code="too-much-work",
+            hint="Leave it out, or ask for fewer samples or a smaller grid.",
+            field="interpolation",
+        )
+    return job
 
 
 def _ending(model: Reconstructor, render: Callable[[Reconstruction], T]) -> Callable[[Job, Done], T]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
+from model.clutter import is_cluttered
 from model.errors import ImageError
 from model.images import MAX_PIXELS, encode, load_grey, load_square
 from tests.pictures import encoded, photo
@@ -188,7 +189,66 @@ def test_a_mutated_file_is_read_or_refused_and_nothing_else(
 
 def test_a_drawing_is_read_by_brightness_or_by_opacity() -> None:
     grey = np.array([[0, 255]] * 8 * 8, dtype=np.uint8).reshape(8, 16)
-    assert np.array_equal(load_grey(encoded(grey)), grey / np.float32(255))
+    assert np.array_equal(load_grey(encoded(grey)), grey)
     clear = np.zeros((8, 8, 4), dtype=np.uint8)
     clear[:4, :, 3] = 255
-    assert load_grey(encoded(clear)).mean() == 0.5
+    assert load_grey(encoded(clear)).mean() == 255 / 2
+
+
+def _jpeg(segments: int = 0, scans: int = 0, junk: int = 0, trailer: bytes = b"") -> bytes:
+    """A progressive JPEG with more of everything."""
+    data = encoded(np.full((16, 16, 3), 90, dtype=np.uint8), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return (
+        data[:2]
+        + b"\xff\xe5\0\2" * segments
+        + b"x" * junk
+        + data[2:-2]
+        + data[last:-2] * scans
+        + data[-2:]
+        + trailer
+    )
+
+
+def _png(chunks: int) -> bytes:
+    data = encoded(np.full((16, 16, 3), 90, dtype=np.uint8))
+    chunk = bytes(4) + b"prIv" + zlib.crc32(b"prIv").to_bytes(4, "big")
+    return data[:33] + chunk * chunks + data[33:]
+
+
+def _gif(comments: int, blocks: int = 1) -> bytes:
+    data = encoded(np.full((16, 16, 3), 90, dtype=np.uint8), "GIF")
+    start = 13 + (3 << (data[10] & 7) + 1)
+    return data[:start] + (b"!\xfe" + b"\1x" * blocks + b"\0") * comments + data[start:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _jpeg(segments=20_000), _jpeg(junk=20_000), _jpeg(scans=60), _png(20_000), _gif(20_000), _gif(1, 20_000),
+        # The end of a picture in a comment ends nothing.
+        _jpeg(scans=60).replace(b"\xff\xda", b"\xff\xfe\0\4\xff\xd9\xff\xda", 2),
+    ],
+    ids=["segments", "junk", "scans", "chunks", "comments", "blocks", "scans behind a comment"],
+)  # fmt: skip
+def test_a_file_of_countless_parts_is_refused_before_it_is_opened(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(ImageError) as caught:
+        load_square(data, 32)
+    assert caught.value.code == "image-parts"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _jpeg(segments=500), _jpeg(scans=20), _jpeg(trailer=b"\xff\xda" * 1000), _png(500), _gif(20, 20),
+        _jpeg()[:100], _png(3)[:40], _gif(3)[:20],
+    ],
+    ids=["segments", "scans", "a film behind the photo", "chunks", "comments", "cut jpeg", "cut png", "cut gif"],
+)  # fmt: skip
+def test_files_of_as_many_parts_as_cameras_and_editors_make_are_opened(data: bytes) -> None:
+    with suppress(ImageError):  # of the cut ones
+        load_square(data, 32)
+    assert not is_cluttered(data)

@@ -152,29 +152,29 @@ def test_wrong_indices_are_refused(indices: list[int]) -> None:
 
 
 def test_a_drawing_hides_what_is_mostly_white() -> None:
-    drawing = np.zeros((100, 130), dtype=np.float32)
-    drawing[:50] = 1
+    drawing = np.zeros((100, 130), dtype=np.uint8)
+    drawing[:50] = 255
     mask = mask_from_drawing(drawing, (4, 5))
     assert mask.indices == list(range(10))
 
 
 def test_a_patch_is_hidden_by_more_than_half_of_its_pixels_however_they_divide() -> None:
-    drawing = np.zeros((8, 11), dtype=np.float32)  # columns of 2, 3, 3 and 3 pixels
-    drawing[:4, :1] = 1  # half of its patch
-    drawing[:4, 5:7] = 1  # two thirds of its
+    drawing = np.zeros((8, 11), dtype=np.uint8)  # columns of 2, 3, 3 and 3 pixels
+    drawing[:4, :1] = 255  # half of its patch
+    drawing[:4, 5:7] = 255  # two thirds of its
     assert mask_from_drawing(drawing, (2, 4)).hidden.nonzero()[0].tolist() == [2]
 
 
 def test_drawing_and_indices_agree_at_one_pixel_a_patch() -> None:
     wanted = sample_mask("random", GRID, 100, 5)
-    drawn = mask_from_drawing(wanted.hidden.reshape(GRID).astype(np.float32), GRID)
+    drawn = mask_from_drawing(wanted.hidden.reshape(GRID).astype(np.uint8) * np.uint8(255), GRID)
     assert drawn.indices == wanted.indices
 
 
 @pytest.mark.parametrize("drawing", [np.zeros((20, 20)), np.ones((20, 20)), np.ones((3, 20))])
 def test_a_drawing_that_gives_no_mask_is_refused(drawing: np.ndarray) -> None:
     with pytest.raises(MaskError) as caught:
-        mask_from_drawing(drawing.astype(np.float32), GRID)
+        mask_from_drawing(255 * drawing.astype(np.uint8), GRID)
     assert caught.value.field == "drawing"
 
 

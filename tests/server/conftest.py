@@ -98,13 +98,13 @@ class FakeEngine:
     def prepare(self, image: bytes, options: Options) -> "FakeJob":
         return FakeJob(image)
 
-    def work(self, jobs: list[bytes]) -> list[bytes]:
+    def work(self, jobs: list[bytes]) -> Iterator[list[bytes]]:
         self.batches.append(list(jobs))
         self.entered.set()
         assert self.gate.wait(20)
         if self.fails_on in jobs:
             raise RuntimeError("the network broke")
-        return [b"painted " + job for job in jobs]
+        yield [b"painted " + job for job in jobs]
 
     def finish(self, job: bytes, prediction: bytes) -> FakeResult:
         assert prediction == b"painted " + job

@@ -26,14 +26,14 @@ class Recorder:
         self.batches: list[list[str]] = []
         self.slow_s = 0.0
 
-    def __call__(self, jobs: list[str]) -> list[str]:
+    def __call__(self, jobs: list[str]) -> Iterator[list[str]]:
         self.batches.append(jobs)
         self.entered.set()
         assert self.gate.wait(10)
         time.sleep(self.slow_s)
         if "bad" in jobs:
             raise ValueError("bad job")
-        return [job.upper() for job in jobs]
+        yield [job.upper() for job in jobs]
 
 
 @contextmanager
@@ -116,8 +116,8 @@ def test_a_bad_job_fails_alone() -> None:
 def test_predictions_that_do_not_fit_the_jobs_are_an_error() -> None:
     batcher: Batcher[str, str] = Batcher(a_line(), max_batch=1, metrics=Metrics())
     batcher.start()
-    with pytest.raises(RuntimeError, match="0 predictions for 1 jobs"):
-        asyncio.run(batcher.submit("a", lambda _: [], "n"))
+    with pytest.raises(RuntimeError, match="no predictions for 1 jobs"):
+        asyncio.run(batcher.submit("a", lambda _: iter([[]]), "n"))
     batcher.stop()
 
 
@@ -200,6 +200,59 @@ def test_a_batch_is_of_one_network_and_counts_passes() -> None:
     assert other.batches == [["b", "e"]]
 
 
+class Patient(Recorder):
+    """One that needs as many calls for a job as its name has letters; notes each."""
+
+    def __call__(self, jobs: list[str]) -> Iterator[list[str]]:
+        for name in jobs[0] if len(jobs) == 1 else ():
+            self.batches.append([name])
+            self.entered.set()
+            assert self.gate.wait(10)
+            yield []
+        yield from super().__call__(jobs)
+
+
+def test_a_long_job_lets_others_in_between_its_calls_and_is_given_up_when_nobody_waits() -> None:
+    network = Patient()
+
+    async def scene(batcher: Batcher[str, str]) -> list[str]:
+        network.gate.clear()
+        long = asyncio.create_task(batcher.submit("abc", network, "n", 9))
+        left = asyncio.create_task(batcher.submit("xyz", network, "n", 9))
+        await asyncio.to_thread(network.entered.wait, 10)
+        short = asyncio.create_task(batcher.submit("s", network, "n"))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        network.gate.set()
+        return list(await asyncio.gather(short, long))
+
+    with started(network) as batcher:
+        assert asyncio.run(scene(batcher)) == ["S", "ABC"]
+    assert network.batches == [["a"], ["s"], ["s"], ["b"], ["c"], ["abc"]]
+
+
+def test_a_long_job_that_fails_or_is_stopped_is_told() -> None:
+    network = Patient()
+
+    async def scene(batcher: Batcher[str, str]) -> None:
+        with pytest.raises(ValueError, match="bad job"):
+            await batcher.submit("bad", network, "n", 9)
+        network.gate.clear()
+        network.entered.clear()
+        stopped = asyncio.create_task(batcher.submit("abc", network, "n", 9))
+        await asyncio.to_thread(network.entered.wait, 10)
+        stopping = asyncio.create_task(asyncio.to_thread(batcher.stop))
+        await asyncio.sleep(0.05)
+        network.gate.set()
+        with pytest.raises(ShuttingDownError):
+            await stopped
+        await stopping
+
+    with started(network) as batcher:
+        asyncio.run(scene(batcher))
+
+
 def test_stopping_refuses_what_waits_and_what_comes() -> None:
     network = Recorder()
 
@@ -222,8 +275,8 @@ def test_stopping_refuses_what_waits_and_what_comes() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
 def test_who_computes_stands_back_behind_who_answers() -> None:
-    def priority(_: list[str]) -> list[str]:
-        return [str(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))]
+    def priority(_: list[str]) -> Iterator[list[str]]:
+        yield [str(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))]
 
     with started(Recorder()) as batcher:
         computing = int(asyncio.run(batcher.submit("job", priority, "n")))

@@ -6,7 +6,8 @@ import io
 import json
 import time
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import httpx
@@ -237,9 +238,9 @@ def test_work_that_would_hold_up_everybody_is_refused(reconstructor: Reconstruct
     app, _ = build_app(reconstructor, deadline_s=5.0)
     quick = reconstructor.work
 
-    def slow(jobs: list[Any]) -> list[Any]:
+    def slow(jobs: Sequence[Any]) -> Iterator[list[Any]]:
         time.sleep(1.0)
-        return quick(jobs)
+        yield from quick(jobs)
 
     with running(app) as client:
         reconstructor.work = slow  # type: ignore[method-assign]
@@ -249,6 +250,38 @@ def test_work_that_would_hold_up_everybody_is_refused(reconstructor: Reconstruct
         finally:
             del reconstructor.work
     assert told["type"].endswith("too-much-work")
+
+
+def test_a_large_job_refuses_nobody_and_ends(reconstructor: Reconstructor) -> None:
+    app, service = build_app(reconstructor, max_queue_s=0.2)
+    quick = reconstructor.work
+
+    def slow(jobs: Sequence[Any]) -> Iterator[list[Any]]:
+        for made in quick(jobs):
+            time.sleep(0.03)
+            yield made
+
+    with running(app) as client, ThreadPoolExecutor(1) as pool:
+        reconstructor.work = slow  # type: ignore[method-assign]
+        service._line.learn(reconstructor.digest, 0.03)  # a second for the large one
+        try:
+            large = pool.submit(post, client, photo(), cover="ensemble", samples="32")
+            took = []
+            while not large.done():
+                began = time.monotonic()
+                assert post(client, photo()).status_code == 200
+                took.append(time.monotonic() - began)
+        finally:
+            del reconstructor.work
+    assert large.result().status_code == 200
+    assert len(took) > 3, "they had their turns between its calls"
+
+
+@pytest.mark.parametrize("fields", [{"fit": "whole", "grid": "40x40", "cover": "complete"}])
+def test_interpolation_of_much_more_than_usual_is_refused(fields: dict[str, str], client: TestClient) -> None:
+    told = problem_of(post(client, photo(), interpolation="true", **fields), 422)
+    assert [error["field"] for error in told["errors"]] == ["interpolation"]
+    assert post(client, photo(), **fields).status_code == 200
 
 
 def test_the_least_work_is_tried_however_slow_the_model_was(reconstructor: Reconstructor) -> None:
