@@ -10,6 +10,7 @@ Source: arXiv 2111.06377 sec. 3 and fig. 6 (random, grid); BEiT, arXiv 2106.0825
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,14 @@ class Mask:
     def ids_restore(self) -> Ints:
         """``[L] int64``: where patch i stands in (visible ascending, then hidden ascending)."""
         return np.argsort(np.argsort(self.hidden, kind="stable"), kind="stable").astype(np.int64)
+
+    @property
+    def digest(self) -> str:
+        """Names the mask: the first 16 hex digits of SHA-256 over its bits.
+
+        One bit per patch, row-major, the first in the highest bit of the first byte, 1 is hidden.
+        """
+        return hashlib.sha256(np.packbits(self.hidden).tobytes()).hexdigest()[:16]
 
 
 # --- counts -----------------------------------------------------------------------------------------------

@@ -238,6 +238,7 @@ class Reconstruction:
         job = self.job
         return {
             "model": self.model,
+            "model_digest": self.digest,
             "engine": self.prediction.engine,
             "precision": self.prediction.precision,
             "strategy": job.options.strategy,
@@ -245,6 +246,7 @@ class Reconstruction:
             "seed": job.seed,
             "grid": list(job.grid),
             "hidden": job.mask.indices,
+            "mask_hash": job.mask.digest,
             "placement": job.placement.to_dict(),
             "cover": job.options.cover,
             "samples": len(job.masks),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from fastapi import Response
 
 from model import Reconstruction, labels
@@ -36,7 +35,6 @@ class Form:
         media_type: One of `FORMS`.
         panels: Pictures in JSON, or side by side on the sheet.
         panel: The one picture of an image answer: a panel's name, or the sheet.
-        model_digest: Which weights answer.
         pictures: How the pictures in JSON are written: PNG or WEBP.
         request_id: Of the request.
         etag: Where the answer can be had again.
@@ -45,7 +43,6 @@ class Form:
     media_type: str
     panels: tuple[str, ...]
     panel: str
-    model_digest: str
     pictures: str = PNG
     request_id: str | None = None
     etag: Callable[[], str] | None = None
@@ -53,13 +50,13 @@ class Form:
     def render(self, result: Reconstruction) -> Response:
         """The answer for a result. Encodes pictures: not for the event loop."""
         as_json = self.media_type == JSON
-        facts = describe(result, self.panels if as_json else (), self.model_digest, self.pictures)
+        facts = describe(result, self.panels if as_json else (), self.pictures)
         headers = {
             "Cache-Control": "no-store",
             "Vary": "Accept",
             "X-Unmask-Hidden-Count": str(len(facts["hidden"])),
             "X-Unmask-Mask": facts["mask_hash"],
-            "X-Unmask-Model": self.model_digest,
+            "X-Unmask-Model": facts["model_digest"],
         }
         if facts["seed"] is not None:
             headers["X-Unmask-Seed"] = str(facts["seed"])
@@ -81,34 +78,18 @@ def _encode(result: Reconstruction, names: tuple[str, ...], media_type: str) -> 
     return labels.write(pixels, result.settings(names), **ENCODINGS[media_type])
 
 
-def describe(
-    result: Reconstruction, panels: tuple[str, ...], model_digest: str, pictures: str = PNG
-) -> dict[str, Any]:
-    """A result ready for JSON, with what identifies mask and model."""
+def describe(result: Reconstruction, panels: tuple[str, ...], pictures: str = PNG) -> dict[str, Any]:
+    """A result ready for JSON."""
     facts = result.to_dict(panels if pictures == PNG else ())
     if pictures != PNG:
         files = {name: base64.b64encode(_encode(result, (name,), pictures)).decode() for name in panels}
         facts["images"] = {name: f"data:{pictures};base64,{content}" for name, content in files.items()}
-    return facts | {"mask_hash": mask_hash(facts["hidden"], facts["grid"]), "model_digest": model_digest}
+    return facts
 
 
 def dump(value: Any) -> bytes:
     """JSON as bytes."""
     return json.dumps(value, allow_nan=False).encode()
-
-
-def mask_hash(hidden: Sequence[int], grid: Sequence[int]) -> str:
-    """Names a mask: the first 16 hex digits of SHA-256 over its bits.
-
-    One bit per patch, row by row, the first in the highest bit of the first byte, 1 is hidden.
-
-    Args:
-        hidden: Hidden patches, row by row from 0.
-        grid: Rows, columns.
-    """
-    bits = np.zeros(grid[0] * grid[1], dtype=bool)
-    bits[list(hidden)] = True
-    return hashlib.sha256(np.packbits(bits).tobytes()).hexdigest()[:16]
 
 
 def etag(parts: Sequence[bytes], parameters: dict[str, Any]) -> str:

@@ -176,9 +176,7 @@ async def _entry(
     variant: Variant,
     head: Head,
 ) -> bytes:
-    render: Callable[[Reconstruction], bytes] = partial(
-        _render, head=head, panels=fields.panels, digest=model.digest
-    )
+    render: Callable[[Reconstruction], bytes] = partial(_render, head=head, panels=fields.panels)
     try:
         return await service.reconstruct_patiently(model, image, fields.options(variant), render)
     except UnmaskError as error:
@@ -194,8 +192,8 @@ def _refused(head: Head, error: UnmaskError | None) -> bytes:
     return dump(head)[:-1] + b', "problem": ' + bytes(answer.body) + b"}"
 
 
-def _render(result: Reconstruction, *, head: Head, panels: tuple[str, ...], digest: str) -> bytes:
-    return dump(head | {"result": describe(result, panels, digest)})
+def _render(result: Reconstruction, *, head: Head, panels: tuple[str, ...]) -> bytes:
+    return dump(head | {"result": describe(result, panels)})
 
 
 def _check_count(fields: BatchFields, images: int, limit: int) -> None:

@@ -67,7 +67,6 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
                 media_type,
                 panels=fields.panels,
                 panel=fields.panel or SHEET,
-                model_digest=model.digest,
                 pictures=f"image/{fields.picture_format or 'png'}",
                 request_id=correlation_id.get(),
                 etag=_etag(fields, files, media_type, model.digest) if _repeats(fields) else None,

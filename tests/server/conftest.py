@@ -46,10 +46,12 @@ class FakeResult:
 
     image: bytes
     seed: int
+    digest: str
 
     def to_dict(self, panels: tuple[str, ...]) -> dict[str, Any]:
         images = {name: self.image.hex() for name in panels}
-        return {"seed": self.seed, "grid": [2, 2], "hidden": [0], "images": images}
+        told = {"mask_hash": "0" * 16, "model_digest": self.digest}
+        return {"seed": self.seed, "hidden": [0], "images": images, **told}
 
     def sheet(self, names: tuple[str, ...]) -> bytes:
         return self.image
@@ -108,7 +110,7 @@ class FakeEngine:
 
     def finish(self, job: bytes, prediction: bytes) -> FakeResult:
         assert prediction == b"painted " + job
-        return FakeResult(job, seed=1)
+        return FakeResult(job, seed=1, digest=self.digest)
 
 
 @pytest.fixture(scope="session", autouse=True)
