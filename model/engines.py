@@ -112,10 +112,7 @@ class TorchEngine:
         import torch
 
         with torch.inference_mode():  # on a GPU too in float32: embeddings are compared, not looked at
-            image = self._image(pixels)
-            rows, columns = self._network.grid_of(image)
-            everything = torch.arange(rows * columns, device=self._device).expand(len(pixels), -1)
-            result: Floats = self._network.encode(image, everything).float().cpu().numpy()
+            result: Floats = self._network.encode(self._image(pixels)).float().cpu().numpy()
         return result
 
     def _image(self, pixels: Pixels) -> torch.Tensor:

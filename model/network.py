@@ -165,12 +165,14 @@ class MAE(nn.Module):
 
     # --- encoder, decoder -------------------------------------------------------------------------------
 
-    def encode(self, image: Tensor, ids_keep: Tensor, ids_restore: Tensor | None = None) -> Tensor:
+    def encode(
+        self, image: Tensor, ids_keep: Tensor | None = None, ids_restore: Tensor | None = None
+    ) -> Tensor:
         """Encode the visible patches.
 
         Args:
             image: ``[B, C, H, W]`` normalised; any height and width in whole patches.
-            ids_keep: ``[B, K] int64``, indices of the visible patches, row-major.
+            ids_keep: ``[B, K] int64``, indices of the visible patches, row-major; None for all.
             ids_restore: As for ``decode``, only for a model whose mask tokens join the encoder: it then sees them in
                 the hidden places.
 
@@ -178,6 +180,9 @@ class MAE(nn.Module):
             ``latent [B, 1 + K, D]``: class token, then the visible patches in the order of ``ids_keep``; with
             ``ids_restore`` all patches, row-major.
         """
+        if ids_keep is None:
+            rows, columns = self.grid_of(image)
+            ids_keep = torch.arange(rows * columns, device=image.device).expand(image.shape[0], -1)
         visible = _take(self.patchify(image), ids_keep)  # [B, K, P*P*C]: hidden pixels end here
         positions = resized(self.pos_embed, self.config.grid, self.grid_of(image))
         where = positions[:, 1:].expand(image.shape[0], -1, -1)

@@ -61,9 +61,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens ``[B, 1+L, D]`` after the last norm, class token first, of ``images [B, 3, H, W]`` in 0..1."""
-        image = self.network.normalise(images)
-        everything = torch.arange(self.config.patches, device=images.device).expand(len(images), -1)
-        return self.network.encode(image, everything)
+        return self.network.encode(self.network.normalise(images))
 
     def weights(self) -> dict[str, Tensor]:
         """The encoder's tensors under their public names, positions included: what timm's ViT has too."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +19,6 @@ import torch
 from timm.optim.lars import Lars
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resized_crop
 from tqdm import tqdm
 
 from model.engines import autocast
@@ -30,7 +29,9 @@ from model.evaluate.augment import shuffled
 from model.evaluate.features import POOLS, pooled
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
-from model.pretrain.augment import crop_boxes
+from model.pretrain.augment import Box, crop_boxes
+from model.pretrain.data import in_order
+from model.pretrain.host import scaled
 
 #: Learning rates tried on held-out photos, and the one taken where there are too few to hold any out.
 RATES, PLAIN_RATE = (0.4, 1.6, 6.4, 25.6, 102.4), 6.4
@@ -192,22 +193,14 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
 
         def load(number: int) -> Tensor:
             photo = task.train.photos.decode(number)
-            box = crop_boxes(keys[[number]], [photo.shape[1]], [photo.shape[2]], (0.08, 1.0))
-            top, left, height, width, flip = (int(values[0]) for values in box)
-            crop = resized_crop(
-                photo, top, left, height, width, [side, side], InterpolationMode.BICUBIC, antialias=True
-            )
-            return crop.flip(-1) if flip else crop
+            boxes = crop_boxes(keys[[number]], [photo.shape[1]], [photo.shape[2]], (0.08, 1.0))
+            return scaled(photo, Box(*(of[0].item() for of in boxes)), side)
 
         with ThreadPoolExecutor(max(task.workers, 1), thread_name_prefix="decode") as pool:
-            parts = [order[start : start + batch_size] for start in range(0, len(order) - 1, batch_size)]
-            ahead = [pool.submit(load, int(number)) for number in parts[0]]
-            for place, part in enumerate(parts):
-                loaded = ahead
-                ahead = (
-                    [pool.submit(load, int(n)) for n in parts[place + 1]] if place + 1 < len(parts) else []
-                )
-                images = torch.stack([future.result() for future in loaded]).to(task.device)
+            loaded = in_order(load, order.tolist(), pool, ahead=2 * batch_size)
+            for start in range(0, len(order) - 1, batch_size):
+                part = order[start : start + batch_size]
+                images = torch.stack(list(islice(loaded, len(part)))).to(task.device)
                 with torch.no_grad(), autocast(task.device):
                     features = pooled(encoder(images.float() / 255))
                 yield features.float(), torch.from_numpy(task.train.labels[part]).to(task.device)

@@ -128,8 +128,7 @@ class Pyramid(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Maps ``[B, W, h, w]`` by level, of normalised pictures in whole patches."""
         rows, columns = self.network.grid_of(image)
-        everything = torch.arange(rows * columns, device=image.device).expand(len(image), -1)
-        tokens = self.network.encode(image, everything)[:, 1:]
+        tokens = self.network.encode(image)[:, 1:]
         last = tokens.transpose(1, 2).reshape(len(image), -1, rows, columns)
         maps = OrderedDict((str(number), level(last)) for number, level in enumerate(self.levels))
         maps["pool"] = nn.functional.max_pool2d(maps["3"], 1, 2)

@@ -178,10 +178,9 @@ class Adversary:
     @staticmethod
     def _perceptual(judge: MAE, pasted: Tensor, image: Tensor) -> Tensor:
         """Distance in the features of the encoder the stage began with, patch for patch."""
-        everything = torch.arange(judge.config.patches, device=image.device).expand(len(image), -1)
         with torch.no_grad():
-            wanted = judge.encode(image, everything)
-        return mse_loss(judge.encode(pasted, everything), wanted)
+            wanted = judge.encode(image)
+        return mse_loss(judge.encode(pasted), wanted)
 
     def judge(self, share: float) -> None:
         """Add the discriminator's gradients for the pictures of the last ``terms``, times ``share``."""
