@@ -16,16 +16,6 @@ from model.evaluate import bounds, classifier, finetune, knn, linear, pages, plo
 from model.evaluate.features import Encoder
 from model.evaluate.task import Task
 
-#: Other people's figures on Imagenette, for scale (stable-pretraining and fastai/imagenette): full-size photos.
-PUBLISHED = (
-    ("MAE ViT-S/16, 224 px, 200 epochs: linear probe", 84.1),
-    ("the same: 20-NN", 72.1),
-    ("best of 27 self-supervised methods: linear probe", 89.7),
-    ("the same: 20-NN", 86.4),
-    ("supervised from scratch, 256 px, 200 epochs", 95.1),
-)
-
-
 #: Last blocks that are tuned unless others are asked for, as far as an encoder has them.
 _BLOCKS = (0.5, 1.0, 4.0)
 
@@ -184,7 +174,4 @@ def _blocks(task: Task, rows: list[dict[str, Any]], margins: dict[str, float]) -
             plots.lines("Photos named rightly", "labels, percent", "percent", series, log_x=True),
             "All questions by share of labels",
         ),
-        pages.Heading("For scale"),
-        "Figures of others on Imagenette. They are not about the same photos where yours are reduced or fewer.",
-        pages.Table(("published", "right %"), PUBLISHED),
     ]  # fmt: skip
