@@ -93,7 +93,7 @@ def _array(given: argparse.Namespace) -> str:
     import numpy as np
 
     from model import arrays
-    from model.checkpoints import store
+    from model.checkpoints import registry, store
     from model.checkpoints.files import replacing
     from model.loading import find_device
 
@@ -104,7 +104,7 @@ def _array(given: argparse.Namespace) -> str:
     )
     out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.npy")
     device = find_device(given.device)
-    checkpoint = store.read(given.weights or store.shipped())
+    checkpoint = store.read(given.weights or registry.shipped())
     checkpoint.network.to(device)
     result = arrays.repaint(checkpoint, arrays.read(given.photo), _options(given, None))
     with replacing(out) as part, part.open("wb") as file:

@@ -227,11 +227,9 @@ def _read_json(body: bytes, shape: Shape[Any]) -> tuple[Values, Files]:
         many = name == shape.picture and shape.max_pictures > 1
         texts = value if many and isinstance(value, list) else [value]
         if many and len(texts) > shape.max_pictures:
-            break  # refused by count, before anything is decoded
+            raise _too_many(shape)  # before anything is decoded
         files[name] = [_decode(name, text, shape.max_bytes) for text in texts]
-    else:
-        return values, files
-    raise _too_many(shape)
+    return values, files
 
 
 def parse_object(body: bytes) -> list[tuple[str, Any]]:

@@ -34,9 +34,17 @@ class ServiceError(UnmaskError):
     status = 500
     title = "The service failed"
 
-    def __init__(self, message: str, *, code: str, hint: str, field: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        hint: str,
+        field: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message, code=code, hint=hint, field=field)
-        self.headers: dict[str, str] = {}
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
         self.errors: Sequence[Mapping[str, str]] = (
             [{"field": field, "message": message, "hint": hint}] if field else []
         )
@@ -154,8 +162,8 @@ class OverloadedError(ServiceError):
             "The service is busy and takes no more for the moment.",
             code="overloaded",
             hint=f"Send the same request again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
         )
-        self.headers = {"Retry-After": str(retry_after_s)}
 
 
 class TooManyRequestsError(ServiceError):
@@ -168,8 +176,8 @@ class TooManyRequestsError(ServiceError):
             f"A client may send {rate} here, and this one sent more.",
             code="too-many-requests",
             hint=f"Send the same request again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
         )
-        self.headers = {"Retry-After": str(retry_after_s)}
 
 
 class ShuttingDownError(ServiceError):
@@ -179,9 +187,11 @@ class ShuttingDownError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The service is stopping.", code="shutting-down", hint="Send the same request again soon."
+            "The service is stopping.",
+            code="shutting-down",
+            hint="Send the same request again soon.",
+            retry_after_s=5,
         )
-        self.headers = {"Retry-After": "5"}
 
 
 class ModelUnavailableError(ServiceError):
@@ -195,8 +205,8 @@ class ModelUnavailableError(ServiceError):
             code="model-unavailable",
             hint="Take another one of /v1/models.",
             field="model",
+            retry_after_s=30,
         )
-        self.headers = {"Retry-After": "30"}
 
 
 class ModelLoadingError(ServiceError):
@@ -210,8 +220,8 @@ class ModelLoadingError(ServiceError):
             code="model-loading",
             hint="Send the same request again in 2 s.",
             field="model",
+            retry_after_s=2,
         )
-        self.headers = {"Retry-After": "2"}
 
 
 class ReportPendingError(ServiceError):
@@ -225,8 +235,8 @@ class ReportPendingError(ServiceError):
             code="report-pending",
             hint="Send the same request again in 2 s.",
             field="name",
+            retry_after_s=2,
         )
-        self.headers = {"Retry-After": "2"}
 
 
 class NoTorchError(ServiceError):

@@ -22,7 +22,6 @@ from model.checkpoints.containers import open_raw
 from model.checkpoints.files import FORMAT, RawFile, refuse, replacing
 from model.checkpoints.layouts import POSITIONS, Layout
 from model.checkpoints.registry import Entry
-from model.checkpoints.registry import shipped as shipped  # where every other weight file is asked for
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.network import MAE, sees_images

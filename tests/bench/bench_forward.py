@@ -23,7 +23,7 @@ import torch
 from openvino import opset13 as op
 from transformers import ViTMAEForPreTraining
 
-from model.checkpoints import store
+from model.checkpoints import registry, store
 from model.checkpoints.convert import convert
 from model.config import SIZES, MAEConfig
 from model.engines import OpenVINOEngine, TorchEngine, usable_cpus
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _measure(size: str, batch: int, rounds: int, peaks: dict[str, float], threads: int) -> list[list[str]]:
-    network = store.read(store.shipped(size)).network if size in SHIPPED else MAE(SIZES[size]).eval()
+    network = store.read(registry.shipped(size)).network if size in SHIPPED else MAE(SIZES[size]).eval()
     config = network.config
     pixels, ids_keep, ids_restore = _inputs(config, batch)
     variants = {BASELINE: _transformers(network, pixels, ids_keep)}

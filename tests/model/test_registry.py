@@ -73,9 +73,9 @@ def test_the_registry_holds_the_public_weights_and_every_one_says_what_it_is() -
 
 
 def test_every_shipped_model_has_a_name_and_is_what_the_registry_says() -> None:
-    assert registry.locate("mini").path == store.shipped()
+    assert registry.locate("mini").path == registry.shipped()
     named = {name for name, entry in registry.entries().items() if entry.shipped}
-    assert named == {path.stem for path in store.shipped().parent.glob("*.safetensors")}
+    assert named == {path.stem for path in registry.shipped().parent.glob("*.safetensors")}
     for name in named:
         entry, said = registry.entries()[name], said_of(registry.locate(name).path)
         told = (said["target"], said["strategy"], said["licence"])
