@@ -16,8 +16,9 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -175,9 +176,42 @@ class _InMemory(MultiPartParser):
     """Keeps files off the disk: they are read back at once, and what all bodies hold is bounded and counted."""
 
     spool_max_size = 0  # never
+    _ended = False
+
+    def on_end(self) -> None:
+        """The last boundary is there."""
+        self._ended = True
+
+    async def parse(self) -> FormData:
+        """Read all fields; of a form that was cut off the last one would be missing without a word."""
+        form = await super().parse()
+        if not self._ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("The form ends before its last boundary. Send all of it.")
+        return form
+
+
+def _check_charset(request: Request) -> None:
+    """Refuse texts in another encoding: a client would choose among all that Python knows, the slow ones too.
+
+    Raises:
+        BadRequestError: The form names one.
+    """
+    _, parameters = parse_options_header(request.headers["content-type"])
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() != "utf-8":
+        raise BadRequestError(
+            f"The form's charset is '{charset[:60]}'; accepted is utf-8.",
+            status=415,
+            code="charset",
+            hint="Send texts in UTF-8, and leave the charset out of Content-Type.",
+            field="Content-Type",
+        )
 
 
 async def _read_form(request: Request, shape: Shape[Any]) -> tuple[Values, Files]:
+    _check_charset(request)
     max_files = max(MAX_FIELDS, shape.max_pictures + len(shape.files))
     try:
         form = await _InMemory(

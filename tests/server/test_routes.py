@@ -183,6 +183,34 @@ def test_a_broken_form_is_refused(client: TestClient) -> None:
     problem_of(many, 400)
 
 
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "latin-1", "a" * 60_000, '"utf-16"'])
+def test_a_form_in_another_charset_is_refused_before_it_is_read(
+    charset: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codecs.lookup", lambda _: pytest.fail("it is looked up"))
+    kind = f"multipart/form-data; boundary=b; charset={charset}"
+    answer = client.post("/reconstruct", content=b"--b--", headers={"content-type": kind})
+    assert fields_of(answer, 415) == ["Content-Type"]
+    assert "accepted is utf-8" in answer.json()["detail"]
+
+
+def test_a_form_may_say_that_it_is_utf_8(client: TestClient) -> None:
+    form = httpx.Request("POST", "http://t", files={"image": ("a", png())}, data={"seed": "1"})
+    for charset in ("utf-8", '"UTF-8"'):
+        headers = {"content-type": f"{form.headers['content-type']}; charset={charset}"}
+        assert client.post("/reconstruct", content=form.read(), headers=headers).status_code == 200
+
+
+def test_a_form_that_was_cut_off_is_refused_and_loses_no_field(client: TestClient) -> None:
+    image = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + png()
+    ratio = b'\r\n--b\r\nContent-Disposition: form-data; name="ratio"\r\n\r\n0.5'
+    whole, headers = image + ratio + b"\r\n--b--", {"content-type": "multipart/form-data; boundary=b"}
+    assert client.post("/reconstruct", content=whole, headers=headers).status_code == 200
+    for missing in (1, 2, 5, 8, 20, len(ratio), len(ratio) + 20):
+        refused = client.post("/reconstruct", content=whole[:-missing], headers=headers)
+        assert "last boundary" in problem_of(refused, 400)["detail"]
+
+
 def test_wrong_methods_and_paths_are_problems(client: TestClient) -> None:
     refused = client.get("/reconstruct")
     problem_of(refused, 405)
