@@ -1,5 +1,6 @@
 """The application without the page: middleware, routes, problems, lifespan."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -45,7 +46,7 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
         try:
             yield
         finally:
-            service.stop()
+            await asyncio.to_thread(service.stop)  # meanwhile those whom it gives up are answered
 
     app = FastAPIOffline(
         docs_url="/docs",
@@ -104,19 +105,29 @@ class Head:
 
 def _middleware(service: Service, settings: Settings) -> list[Middleware]:
     """From the outermost inwards; every answer, refusals included, passes the first four."""
-    return [
-        Middleware(CorrelationIdMiddleware, header_name=REQUEST_ID, validator=_is_request_id),
-        Middleware(Watch, observers=(log_request, service.metrics.count), crashed=problems.crashed),
-        Middleware(Compress),  # outside of the next, which reads the page it sends
-        Middleware(SecurityHeaders, frame_ancestors=settings.frame_ancestors),
+
+    def dress(app: ASGIApp) -> ASGIApp:
+        """The headers that every answer has."""
         # Always there, even without origins: where it is, gradio's own generous rules stay silent.
-        Middleware(
-            Cors,
+        cors = Cors(
+            app,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=ALLOWED,
             expose_headers=EXPOSED,
+        )
+        return SecurityHeaders(cors, frame_ancestors=settings.frame_ancestors)
+
+    return [
+        Middleware(CorrelationIdMiddleware, header_name=REQUEST_ID, validator=_is_request_id),
+        Middleware(
+            Watch,
+            observers=(log_request, service.metrics.count),
+            dress=dress,
+            stopping=lambda: not service.ready,
         ),
+        Middleware(Compress),  # outside of the next, which reads the page it sends
+        Middleware(dress),
         *([Middleware(Keys, digests=settings.api_keys)] if settings.api_keys else []),
         *([Middleware(ClientLimit, rate=settings.client_rate)] if settings.client_rate else []),
         Middleware(

@@ -24,6 +24,8 @@ from server.problems import ShuttingDownError
 # How far threads that compute stand back behind the one that answers: as `nice` counts.
 STAND_BACK = 10
 
+STOP_S = 2.0  # in which what runs may end when the service stops; nobody waits for it any more
+
 J = TypeVar("J")  # job
 P = TypeVar("P")  # prediction
 
@@ -84,14 +86,14 @@ class Batcher(Generic[J, P]):
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the worker finish what it runs, drop what waits, and end."""
+        """Drop what waits, and let the worker end; what it runs may take longer than we wait."""
         with self._wake:
             self._stopping = True
             while self._queue:
                 self._drop(self._queue.popleft())
             self._wake.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_S)
 
     @property
     def alive(self) -> bool:

@@ -147,7 +147,12 @@ class Settings(BaseSettings):
     deadline_s: float = Field(
         default=10.0, gt=0, description="Seconds after which an admitted request is given up."
     )
-    graceful_s: int = Field(default=5, ge=1, description="Seconds that running requests get after SIGTERM.")
+    graceful_s: int = Field(
+        default=5,
+        ge=1,
+        description="Seconds that running requests get after SIGTERM, then they are refused (503). The process is out "
+        "some three later: with five within the ten that `docker stop` waits, though a request may take DEADLINE_S.",
+    )
 
     page: bool = Field(default=True, description="Serve the page at / beside the API.")
     metrics: bool = Field(

@@ -1,14 +1,16 @@
 """The one place that sees every request from its first byte to its last, for log and counters alike.
 
-It is the last boundary too: what nobody caught is logged once and answered.
+It is the last boundary too: what nobody caught is logged once and answered, and so is who is given up at the end.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server import problems
 from server.logs import Seen, log_crash
 from server.metrics import surface
 
@@ -19,15 +21,21 @@ class Watch:
     Args:
         app: The next application.
         observers: Are told when a request is over.
-        crashed: Makes the answer to a mistake of ours.
+        dress: Gives an answer that is made here the headers that all have.
+        stopping: Whether the service stops, and gives up what still runs.
     """
 
     def __init__(
-        self, app: ASGIApp, observers: Sequence[Callable[[Seen], None]], crashed: Callable[[], ASGIApp]
+        self,
+        app: ASGIApp,
+        observers: Sequence[Callable[[Seen], None]],
+        dress: Callable[[ASGIApp], ASGIApp],
+        stopping: Callable[[], bool],
     ) -> None:
         self.app = app
         self.observers = observers
-        self.crashed = crashed
+        self.dress = dress
+        self.stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -48,10 +56,16 @@ class Watch:
         token = surface.set("page" if own_page else "api")
         try:
             await self.app(scope, receive, note)
+        except asyncio.CancelledError:
+            if not self.stopping():
+                raise
+            # Not raised: the server would write it down as a mistake of ours, and answer in words of its own.
+            if status == 0:
+                await self.dress(problems.from_error(problems.ShuttingDownError()))(scope, receive, note)
         except Exception:  # noqa: BLE001 - the last boundary: logged and answered
             log_crash(scope)
             if status == 0:
-                await self.crashed()(scope, receive, note)
+                await self.dress(problems.crashed())(scope, receive, note)
         finally:
             seen = Seen(scope, status, time.monotonic() - began, surface.get())
             surface.reset(token)

@@ -273,6 +273,20 @@ def test_stopping_refuses_what_waits_and_what_comes() -> None:
         asyncio.run(scene(batcher))
 
 
+def test_the_end_does_not_wait_for_a_call_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.batcher.STOP_S", 0.01)
+    network = Recorder()
+
+    async def scene(batcher: Batcher[str, str]) -> None:
+        first = await behind_a_busy_worker(batcher, network)
+        await asyncio.wait_for(asyncio.to_thread(batcher.stop), 10)
+        network.gate.set()
+        assert await first == "FIRST"
+
+    with started(network) as batcher:
+        asyncio.run(scene(batcher))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
 def test_who_computes_stands_back_behind_who_answers() -> None:
     def priority(_: list[str]) -> Iterator[list[str]]:

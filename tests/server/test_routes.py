@@ -261,6 +261,55 @@ def test_a_mistake_of_ours_tells_nothing_about_the_inside(engine: FakeEngine) ->
         assert post(client, png((1, 2, 3))).status_code == 200
 
 
+def test_a_mistake_of_ours_has_the_headers_of_every_answer(engine: FakeEngine) -> None:
+    engine.fails_on = png()
+    app, _ = build_app(engine, cors_origins=("https://a.example",))
+    with running(app) as client:
+        crashed, fine = (
+            post(client, image, headers={"origin": "https://a.example"}) for image in (png(), png((1, 2, 3)))
+        )
+    problem_of(crashed, 500)
+    assert "Origin" in crashed.headers["vary"]
+    for name in ("access-control-allow-origin", "x-content-type-options", "referrer-policy"):
+        assert crashed.headers[name] == fine.headers[name]
+
+
+def test_a_request_that_is_given_up_at_the_end_is_told_to_come_again(engine: FakeEngine) -> None:
+    app, service = build_app(engine)
+
+    async def scene() -> httpx.Response:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as client:
+            engine.gate.clear()
+            given_up = asyncio.create_task(client.post("/reconstruct", files={"image": ("a", png())}))
+            await asyncio.to_thread(engine.entered.wait, 10)
+            service.drain()
+            given_up.cancel()  # as the server does once its patience is over
+            answer = await given_up
+            engine.gate.set()
+            return answer
+
+    answer = asyncio.run(scene())
+    assert problem_of(answer, 503)["type"].endswith("shutting-down")
+    assert answer.headers["retry-after"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_who_cancels_a_request_of_a_running_service_is_obeyed(engine: FakeEngine) -> None:
+    app, _ = build_app(engine)
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as client:
+            engine.gate.clear()
+            left = asyncio.create_task(client.post("/reconstruct", files={"image": ("a", png())}))
+            await asyncio.to_thread(engine.entered.wait, 10)
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+            engine.gate.set()
+
+    asyncio.run(scene())
+
+
 def test_the_description_is_complete(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     assert description["openapi"].startswith("3.1")
