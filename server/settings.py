@@ -31,7 +31,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Settings(BaseSettings):
     """What an operator may change, checked once at start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,  # as `${NAME:-}` in a compose file leaves it: the default
+        allow_inf_nan=False,
+    )
 
     host: str = Field(
         default="127.0.0.1", description="Address to listen on. Local by default: opening it is a decision."
@@ -52,7 +58,7 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[tuple[Sha256, ...], NoDecode] = Field(
         default=(),
-        description="SHA-256 digests (hex, comma separated) of keys; with any, page and API need one.",
+        description="SHA-256 digests (hex, comma separated) of keys; with any, page and API need one. Empty: none.",
     )
 
     client_rate: str = Field(
@@ -165,10 +171,16 @@ class Settings(BaseSettings):
     @field_validator("api_keys", "cors_origins", "frame_ancestors", "models", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
-        """Lists are written `a,b` in the environment, which is easier to type right than JSON."""
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        """Lists are written `a,b` in the environment, which is easier to type right than JSON.
+
+        One of commas and blanks alone was meant as something: as no keys it would open the service in silence.
+        """
+        if not isinstance(value, str):
+            return value
+        parts = _listed(value)
+        if value and not parts:
+            raise ValueError(f"{value!r} lists nothing; write entries with commas between, or leave it empty")
+        return parts
 
     @field_validator("client_rate")
     @classmethod
@@ -179,8 +191,10 @@ class Settings(BaseSettings):
             count = len(limits.parse_many(value))
         except ValueError:
             count = 0
-        if count != 1:
-            raise ValueError(f"{value!r} is not one rate; write a number and a time, such as 1200/minute")
+        if count != 1 or not all(map(int, re.findall("[0-9]+", value))):  # no requests, or in no time
+            raise ValueError(
+                f"{value!r} is not one rate; write a number and a time, both at least 1, such as 1200/minute"
+            )
         return value
 
     @field_validator("cors_origins")
@@ -198,7 +212,9 @@ class Settings(BaseSettings):
     @classmethod
     def _addresses(cls, value: str) -> str:
         """A name would be believed in silence and match nobody."""
-        for proxy in filter(None, (part.strip() for part in value.split(","))):
+        for proxy in _listed(value):
+            if proxy == "*" != value:
+                raise ValueError(f"{value!r} has more than *, which counts alone; write it or addresses")
             try:
                 _ = proxy == "*" or ipaddress.ip_network(proxy)
             except ValueError as error:
@@ -211,8 +227,11 @@ class Settings(BaseSettings):
     @classmethod
     def _no_client_names_itself(cls, value: str, info: ValidationInfo) -> str:
         """Where everybody is believed, a client writes its own address and is somebody else every time."""
-        if "*" in value and info.data.get("client_rate") and not info.data.get("api_keys"):
-            raise ValueError("with a client rate, name the proxies' addresses instead of *")
+        if not info.data.get("client_rate") or info.data.get("api_keys"):
+            return value
+        for proxy in _listed(value):
+            if proxy == "*" or ipaddress.ip_network(proxy).prefixlen == 0:
+                raise ValueError(f"with a client rate, name the proxies' addresses instead of {proxy}")
         return value
 
     @property
@@ -226,6 +245,11 @@ class Settings(BaseSettings):
     def max_body_bytes(self) -> int:
         """Bytes of a whole request with a picture: the picture, its drawing and the form around them."""
         return self.max_bytes + MIB
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    """The entries of a text with commas between."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:

@@ -32,7 +32,15 @@ def test_the_defaults_listen_locally_and_open_nothing() -> None:
         ("ROOT_PATH", "x/"),
         ("LOG_LEVEL", "x"),
         ("API_KEYS", "a secret"),
+        ("API_KEYS", ","),
+        ("API_KEYS", " , "),
+        ("API_KEYS", " "),
+        ("MODELS", ","),
         ("CLIENT_RATE", "many"),
+        ("CLIENT_RATE", "0/minute"),
+        ("CLIENT_RATE", "10/0 minutes"),
+        ("TRUSTED_PROXIES", "10.0.0.1,*"),
+        ("DEADLINE_S", "inf"),
         ("CLIENT_RATE", "10 per minute; 5/second"),
         ("TRUSTED_PROXIES", "10.0.0.1,nginx"),
         ("TRUSTED_PROXIES", "10.0.0.0/33"),
@@ -57,6 +65,8 @@ def test_a_wrong_value_is_refused_at_start(name: str, value: str, monkeypatch: p
         ("CORS_ORIGINS", "*"),
         ("CORS_ORIGINS", "http://localhost:3000, https://[::1]:8443"),
         ("CLIENT_RATE", "10 per minute"),
+        ("CLIENT_RATE", "100 per 10 minutes"),
+        ("API_KEYS", ""),
     ],
 )
 def test_what_an_operator_may_write_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +78,10 @@ def test_with_a_client_rate_nobody_may_write_its_own_address(monkeypatch: pytest
     monkeypatch.setenv("UNMASK_CLIENT_RATE", "3/minute")
     monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "10.1.2.3")
     assert Settings().trusted_proxies == "10.1.2.3"
-    monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "*")
-    with pytest.raises(ValidationError, match="name the proxies' addresses"):
-        Settings()
+    for everybody in ("0.0.0.0/0", "10.1.2.3, ::/0", "*"):
+        monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", everybody)
+        with pytest.raises(ValidationError, match="name the proxies' addresses"):
+            Settings()
     monkeypatch.setenv("UNMASK_CLIENT_RATE", "")
     assert Settings().trusted_proxies == "*"
 
