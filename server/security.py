@@ -152,7 +152,7 @@ class Admission:
 
 
 class Keys:
-    """Asks for a key on every path but those of health: the page is no way around it.
+    """Asks for a key on every path but those of health: the page is no way around it, and neither is a shared cache.
 
     Args:
         app: The next application.
@@ -165,11 +165,19 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or answer 401."""
+
+        async def keep_private(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if "cache-control" in headers:
+                    headers["Cache-Control"] = headers["cache-control"].replace("public", "private")
+            await send(message)
+
         open_to_all = scope["type"] != "http" or local_path(scope) in HEALTH_PATHS
         digest = "" if open_to_all else hashlib.sha256(_given_key(Headers(scope=scope))).hexdigest()
         if open_to_all or self._known(digest):
             scope[KEY_SCOPE] = digest
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, keep_private)
         else:
             await problems.from_error(problems.UnauthorisedError())(scope, receive, send)
 

@@ -11,7 +11,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from server.main import mount_page
+from server.app import create_app
+from server.main import SAMPLES, mount_page
+from server.samples import read_samples
 from server.settings import Settings
 from tests.server.conftest import FakeEngine, build_app, post, problem_of, running
 
@@ -80,6 +82,20 @@ def test_without_a_key_only_health_is_told(headers: dict[str, str], client: Test
         assert answer.headers["www-authenticate"].startswith("Basic ")
     for path in ("/healthz", "/readyz"):
         assert client.get(path, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(("keys", "kept_by"), [((), "public"), (DIGESTS, "private")])
+def test_what_needs_a_key_is_kept_by_no_shared_cache(
+    keys: tuple[str, ...], kept_by: str, engine: FakeEngine
+) -> None:
+    _, service = build_app(engine)
+    app = create_app(service, Settings(api_keys=keys), read_samples(SAMPLES))
+    with running(app) as client:
+        for path in ("/v1/samples/cat", "/v1/samples/cat/thumb"):
+            photo = client.get(path, headers={"x-api-key": "another"})
+            assert photo.headers["cache-control"] == f"{kept_by}, max-age=86400"
+        unknown = client.get("/v1/samples/nope", headers={"x-api-key": "another"})
+        assert unknown.headers["cache-control"] == "no-store"
 
 
 def test_the_description_says_how_to_send_it(client: TestClient) -> None:
