@@ -56,6 +56,7 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
         version=__version__,
         summary="Hide patches of a photo and see the model paint them.",
         lifespan=lifespan,
+        redirect_slashes=False,  # to the host that the client names, whoever that is
         middleware=_middleware(service, settings),
     )
     app.include_router(build_router(service, settings, samples or {}))

@@ -44,6 +44,9 @@ COMMON_HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+# Longer than any name in the page's folders; longer ones no file system takes, which gradio answers with a crash.
+MAX_PATH_BYTES = 255
+
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\ssrc\s*=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 
 
@@ -60,7 +63,8 @@ def is_api(path: str) -> bool:
 
 def is_served(path: str) -> bool:
     """Whether a path belongs to the API or to what the page needs."""
-    return is_api(path) or path in PAGE_PATHS or path.startswith(PAGE_FOLDERS)
+    short = len(path.encode()) <= MAX_PATH_BYTES
+    return is_api(path) or path in PAGE_PATHS or (path.startswith(PAGE_FOLDERS) and short)
 
 
 class PageMount(Mount):
@@ -83,6 +87,7 @@ def body_limit(picture_bytes: int, batch_bytes: int) -> Callable[[str, str], int
     """
 
     def limit(path: str, kind: str) -> int:
+        path = path.rstrip("/")  # what is wrong with one that ends so is told as 404, not by its size
         if path.endswith(BATCH_PATH):
             allowed = batch_bytes
         elif path.endswith(PICTURE_PATHS):

@@ -165,6 +165,13 @@ def test_paths_the_page_does_not_need_are_not_there(mounted: tuple[TestClient, F
         problem_of(client.post(path, json={"data": []}), 404)
 
 
+def test_names_that_no_file_can_have_are_not_there(mounted: tuple[TestClient, FastAPI]) -> None:
+    client, _ = mounted
+    for folder in ("/assets", "/static"):
+        for name in ("a" * 3000, "%C3%A4" * 200, "a/" * 3000, "a%00b", "%FF", "a" * 200):
+            problem_of(client.get(f"{folder}/{name}"), 404)
+
+
 def test_no_route_of_gradio_reads_a_file_or_fetches_an_address(
     mounted: tuple[TestClient, FastAPI], secret: Path
 ) -> None:

@@ -220,6 +220,14 @@ def test_wrong_methods_and_paths_are_problems(client: TestClient) -> None:
         problem_of(client.get(path), 404)
 
 
+def test_a_path_that_ends_in_a_slash_leads_nowhere_else(client: TestClient) -> None:
+    headers = {"host": "evil.example"}
+    for path in ("/v1/models/", "/v1/reconstruct/", "/docs/", "/healthz/"):
+        problem_of(client.get(path, headers=headers), 404)
+    for path in ("/reconstruct/", "/v1/reconstruct/batch/"):
+        problem_of(client.post(path, content=b"x" * 300_000, headers=headers), 404)
+
+
 def test_health_is_told(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
