@@ -111,7 +111,7 @@ def negotiate(headers: Sequence[str], offers: Sequence[str]) -> str:
     Raises:
         BadRequestError: When no form is acceptable.
     """
-    weights = _weights(",".join(headers).strip(" ,") or "*/*")
+    weights = read_weights(",".join(headers).strip(" ,") or "*/*")
     wanted = max(offers, key=lambda offer: _quality(weights, offer))  # the first of equals
     if _quality(weights, wanted):
         return wanted
@@ -125,8 +125,8 @@ def negotiate(headers: Sequence[str], offers: Sequence[str]) -> str:
     )
 
 
-def _weights(accept: str) -> dict[str, float]:
-    """What a client wants of each range of media types, 0..1."""
+def read_weights(accept: str) -> dict[str, float]:
+    """What a client wants of each name in a list, such as ranges of media types; 0..1."""
     weights: dict[str, float] = {}
     for part in accept.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))

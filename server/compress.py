@@ -2,10 +2,11 @@
 
 import anyio.to_thread
 import brotli  # type: ignore[import-untyped]
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.answers import read_weights
 from server.security import local_path
 
 # Their answers are pictures, in base64 at worst: a quarter fewer bytes for milliseconds of every drag.
@@ -33,10 +34,24 @@ class Compress:
         """Serve one request."""
         if scope["type"] != "http" or local_path(scope) in PICTURE_ANSWERS:
             await self.app(scope, receive, send)
-        elif local_path(scope) == PAGE and "br" in Headers(scope=scope).get("accept-encoding", ""):
+            return
+
+        async def weaken(message: Message) -> None:
+            """The tag of what was packed, by gradio too: its bytes are not those of the file."""
+            if message["type"] == "http.response.start":
+                told = MutableHeaders(scope=message)
+                if "content-encoding" in told and told.get("etag", "").startswith('"'):
+                    told["ETag"] = f"W/{told['etag']}"
+            await send(message)
+
+        headers = MutableHeaders(scope=scope)
+        weights = read_weights(",".join(headers.getlist("accept-encoding")))
+        # Starlette and gradio look for the name alone: what is refused must not stand there.
+        headers["Accept-Encoding"] = ", ".join(name for name, weight in weights.items() if weight)
+        if local_path(scope) == PAGE and weights.get("br"):
             await self.app(scope, receive, _Packer(send))
         else:
-            await self.compressed(scope, receive, send)
+            await self.compressed(scope, receive, weaken)
 
 
 class _Packer:

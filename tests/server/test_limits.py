@@ -187,9 +187,12 @@ def test_text_is_compressed_and_pictures_are_not(engine: FakeEngine) -> None:
         assert "Accept-Encoding" in described.headers["vary"]
         for answer in (post(client, png(size=(300, 300))), client.get("/healthz")):
             assert "content-encoding" not in answer.headers
-        assert (
-            "content-encoding" not in client.get("/openapi.json", headers={"accept-encoding": "br"}).headers
-        )
+        for refusing in ("br", "gzip;q=0", "br, gzip ; Q=0.0, *", "identity"):
+            plain = client.get("/openapi.json", headers={"accept-encoding": refusing})
+            assert "content-encoding" not in plain.headers, refusing
+        for wanting in ("gzip", "br;q=1, GZIP;q=0.1"):
+            packed = client.get("/openapi.json", headers={"accept-encoding": wanting})
+            assert packed.headers["content-encoding"] == "gzip", wanting
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The mounted page: what Gradio would leave open stays closed, and its refusals are problems too."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,9 +246,9 @@ def test_the_page_comes_with_a_policy_that_names_its_inline_scripts(
 ) -> None:
     client, _ = mounted
     policies = set()
-    for encoding in ("identity", "gzip", "br"):
-        page = client.get("/", headers={"accept-encoding": encoding})
-        assert page.headers.get("content-encoding") == (None if encoding == "identity" else encoding)
+    for accepted, encoding in (("identity", None), ("gzip, br;q=0", "gzip"), ("br;q=0.1", "br")):
+        page = client.get("/", headers={"accept-encoding": accepted})
+        assert page.headers.get("content-encoding") == encoding
         policies.add(page.headers["content-security-policy"])
     assert len(policies) == 1, "the scripts are hashed as the browser unpacks them"
     assert page.status_code == 200
@@ -263,6 +264,19 @@ def test_the_page_comes_with_a_policy_that_names_its_inline_scripts(
         "cross-origin-opener-policy",
     ):
         assert name in page.headers
+
+
+def test_files_of_the_page_are_packed_as_asked_for_and_tagged_as_what_they_are(
+    mounted: tuple[TestClient, FastAPI],
+) -> None:
+    client, _ = mounted
+    script = next(iter(re.findall(r"assets/index-[^\"]+\.js", client.get("/").text)))
+    tags = {}
+    for accepted, encoding in (("gzip;q=0, br;q=0", None), ("gzip, br;q=0", "gzip"), ("br", "br")):
+        answer = client.get(f"/{script}", headers={"accept-encoding": accepted})
+        assert answer.headers.get("content-encoding") == encoding
+        tags[encoding] = answer.headers["etag"]
+    assert tags["gzip"] == tags["br"] == f"W/{tags[None]}"
 
 
 def test_a_forged_host_does_not_end_up_in_the_page(mounted: tuple[TestClient, FastAPI]) -> None:
