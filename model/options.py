@@ -16,6 +16,7 @@ from model.masking import (
     MAX_SEED,
     Grid,
     Mask,
+    check_sampling,
     hidden_count,
     mask_from_drawing,
     mask_from_indices,
@@ -127,6 +128,7 @@ class Options:
         self._check_company()
         self._check_samples()
         self._check_mask()
+        self._check_draw()
 
     def place(self, size: tuple[int, int], own: Grid) -> tuple[Placement, Grid]:
         """Where in a picture of this width and height a model with this grid looks, and on what grid.
@@ -240,6 +242,13 @@ class Options:
                     hint=f"Leave out {name}.",
                     field=name,
                 )
+
+    def _check_draw(self) -> None:
+        """Refuse what no mask of any grid is drawn with; whether a count fits, the grid will tell."""
+        if self.ratio is not None:
+            hidden_count(str(self.ratio), 2)
+        strategy = "random" if self.strategy in _GIVEN else self.strategy
+        check_sampling(strategy, (1, 2), 1, self.seed or 0)
 
 
 def _whole(name: str, given: Any, code: str) -> int | tuple[int, ...]:

@@ -9,6 +9,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Query, Request, Response
 
 from model import Options, Reconstructor, labels
+from model.result import check_panels
 from server import openapi
 from server.answers import JSON, dump
 from server.inputs import Shape, check_encoding, read
@@ -100,6 +101,7 @@ def _replay(image: bytes, served: list[str]) -> bytes:
         raise _no_settings()
     options = Options.from_settings(found)
     options.check()
+    check_panels(tuple(found.get("panels", ())), options.cover)
     fields = {
         name: value for name, value in asdict(options).items() if value is not None and value is not False
     }

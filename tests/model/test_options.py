@@ -259,6 +259,16 @@ def test_options_out_of_range_are_refused_by_field(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("ratio", "2"), ("ratio", 0), ("ratio", "x"), ("seed", -1), ("seed", 2**32), ("strategy", "spiral")],
+)
+def test_what_no_grid_could_mend_is_refused_before_the_picture_is_opened(field: str, value: Any) -> None:
+    with pytest.raises(MaskError) as caught:
+        Options(**{field: value}).check()
+    assert caught.value.field == field
+
+
 def test_whole_numbers_of_numpy_become_plain_ones() -> None:
     hidden = np.arange(16).reshape(4, 4) % 3 == 0
     given = Options(strategy="indices", indices=np.flatnonzero(hidden))

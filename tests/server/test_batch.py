@@ -94,9 +94,10 @@ def test_lines_carry_the_same_as_the_whole(client: TestClient) -> None:
 
 
 def test_a_bad_entry_leaves_the_others_alone(client: TestClient) -> None:
-    items = items_of(as_json(client, images=[photo(), b"no picture"], ratios=["0.5", "2"]))
-    assert ["result" in item for item in items] == [True, False, False, False]
-    assert items[1]["problem"]["errors"][0]["field"] == "ratio"
+    images = [photo(), photo(size=(40, 40)), b"no picture"]
+    items = items_of(as_json(client, images=images, crop="0,0,80"))
+    assert ["result" in item for item in items] == [True, False, False]
+    assert items[1]["problem"]["errors"][0]["field"] == "crop"
     assert items[2]["problem"]["status"] == 415
 
 
@@ -120,6 +121,9 @@ def test_a_bad_network_call_fails_one_entry_only(engine: FakeEngine) -> None:
         ({"ratios": "0.5,,1"}, "ratios"),
         ({"strategies": "drawing"}, "strategies"),
         ({"strategies": "a" * 10_000}, "strategies"),
+        ({"ratios": ["0.5", "2"]}, "ratio"),
+        ({"seeds": "1,-2"}, "seed"),
+        ({"seeds": [2**32]}, "seed"),
         ({"seed": 1}, "seed"),
         ({"images": []}, "images"),
         ({"images": [png()] * 13}, "images"),

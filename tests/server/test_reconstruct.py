@@ -346,8 +346,22 @@ def test_a_picture_without_settings_has_none_to_tell(client: TestClient) -> None
     for image in (photo(), b"no picture"):
         told = problem_of(client.post("/v1/settings", files={"image": image}), 404)
         assert told["type"].endswith("no-settings")
-    forged = labels.write(
-        np.zeros((8, 8, 3), np.uint8),
-        {labels.MARK: labels.FORM, "strategy": "indices", "mask": "zz", "mask_grid": "4x4"},
-    )
-    problem_of(client.post("/v1/settings", files={"image": forged}), 422)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"strategy": "indices", "mask": "zz", "mask_grid": "4x4"}, "settings"),
+        ({"strategy": "random", "seed": -5}, "seed"),
+        ({"strategy": "\0<script>"}, "strategy"),
+        ({"strategy": "random", "ratio": "1.5"}, "ratio"),
+        ({"strategy": "random", "panels": ["nope"]}, "panels"),
+        ({"strategy": "random", "panels": ["uncertainty"]}, "panels"),
+    ],
+)
+def test_forged_settings_are_refused_as_a_request_with_them_would_be(
+    settings: dict[str, Any], field: str, client: TestClient
+) -> None:
+    forged = labels.write(np.zeros((8, 8, 3), np.uint8), {labels.MARK: labels.FORM} | settings)
+    refused = problem_of(client.post("/v1/settings", files={"image": forged}), 422)
+    assert [error["field"] for error in refused["errors"]] == [field]
