@@ -261,7 +261,7 @@ def _openvino(
     off = proof.error(engine.run)
     if off > LIMITS[precision]:
         raise _Unproved(
-            f"OpenVINO is off torch by {off:.1e} of the largest value with {facts.name}, more than the "
+            f"OpenVINO differs from torch by {off:.1e} of the largest value with {facts.name}, more than the "
             f"{LIMITS[precision]:.0e} allowed in {precision}."
         )
     return Loaded(facts, engine, error=off, again=again)

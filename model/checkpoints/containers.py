@@ -138,7 +138,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise refuse(
-            f"{path.name} is no readable safetensors file ({error})", "Copy or fetch it again.", "unreadable"
+            f"{path.name} is not a readable safetensors file ({error})",
+            "Copy or fetch it again.",
+            "unreadable",
         ) from error
 
 
@@ -186,7 +188,7 @@ def _unpickled(path: Path) -> object:
         raise _pickled_object(path, str(error)) from error
     except DAMAGED as error:
         raise refuse(
-            f"{path.name} is no readable weight file ({first_line(error)})",
+            f"{path.name} is not a readable weight file ({first_line(error)})",
             "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
             "unreadable",
         ) from error
@@ -230,7 +232,7 @@ def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     weights = state.get("average") or state["network"]
     if not isinstance(weights, Mapping):
         raise refuse(
-            f"{path.name} is a state in parts, one of each process",
+            f"{path.name} is a state in parts, one per process",
             "Go on with --resume until the run writes its weights, or take a run that kept whole states.",
             "layout",
         )
@@ -254,7 +256,7 @@ def lost_positions(state: Mapping[str, Any]) -> str:
     if "positions" in state or before is None:
         return ""
     return (
-        f"This state is from before states kept positions, and its run began from {before['name']}: if that stores "
+        f"This state was written before states kept positions, and its run began from {before['name']}: if that stores "
         "positions other than the formula's, they are missing here, and predictions are wrong."
     )
 

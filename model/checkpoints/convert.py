@@ -71,7 +71,7 @@ def _check_out(out: Path, to: To) -> None:
         raise refuse(f"{out} is a folder, and {to} is a file", "Name a file.", "out")
     if to == "authors" and out.suffix == ".safetensors":
         raise refuse(
-            f"{out.name} would be no safetensors file: {to} is a pickle",
+            f"{out.name} would not be a safetensors file: {to} is a pickle",
             "Name it *.pth, or --to unmask.",
             "out",
         )
@@ -81,20 +81,20 @@ def _check_common(name: str, config: MAEConfig, to: str) -> None:
     """Other layouts know two targets and the paper's decoder: the rest of ours would be misread there."""
     if to == "authors" and (config.pixel_mean or config.pixel_std):
         raise refuse(
-            f"{name} normalises pixels by other colours than ImageNet's, which {to} cannot say",
+            f"{name} normalises pixels by other colours than ImageNet's, which {to} cannot express",
             "Convert to unmask or huggingface.",
             "target",
         )
     if config.decoder != "paper":
         raise refuse(
-            f"{name} has a decoder without a class token, which {to} cannot say",
+            f"{name} has a decoder without a class token, which {to} cannot express",
             "Convert to unmask, or the encoder alone to timm.",
             "target",
         )
     if config.target in ("pixel", "norm_pixel") and config.mask_tokens == "decoder":
         return
     raise refuse(
-        f"{name} predicts {config.target} with mask tokens in the {config.mask_tokens}, which {to} cannot say",
+        f"{name} predicts {config.target} with mask tokens in the {config.mask_tokens}, which {to} cannot express",
         "Convert to unmask, or the encoder alone to timm.",
         "target",
     )

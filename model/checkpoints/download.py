@@ -102,8 +102,8 @@ def download(url: str, out: Path, *, sha256: str = "", md5: str = "") -> str:
                 barren = 0 if file.have > before else barren + 1
                 if barren == _ATTEMPTS:
                     raise refuse(
-                        f"{url} broke off at {file.have / 1e6:.1f} MB ({cut})",
-                        "Give the same command again: it goes on from there.",
+                        f"{url} was interrupted at {file.have / 1e6:.1f} MB ({cut})",
+                        "Run the same command again: it goes on from there.",
                         "cut",
                     ) from cut
                 time.sleep(_PAUSE_S * 2**barren)
@@ -180,7 +180,7 @@ def _answer(
         if error.code == 416 or error.code in _TRANSIENT:
             raise _CutError(f"{error.code} {error.reason}") from error
         hint = (
-            "It wants an account or a licence accepted there: fetch it by hand, then `weights add NAME FILE`."
+            "It needs an account, or its licence accepted there: fetch it by hand, then `weights add NAME FILE`."
             if error.code in (401, 403)
             else "See `python -m model weights list` for what is known, or give another address."
         )
@@ -215,7 +215,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if req.type == "https" and urlsplit(newurl).scheme != "https":
-            raise refuse(f"{req.host} sends on to an address without https", "Do not use it.", "absent")
+            raise refuse(f"{req.host} redirects to an address without https", "Do not use it.", "absent")
         if told := _SHA256.match(headers.get("X-Linked-ETag", "")):
             self.sha256 = told[1]
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
@@ -243,8 +243,8 @@ def _check_room(file: _Received, start: int) -> None:
 
 def _no_room(file: _Received, why: str) -> Exception:
     return refuse(
-        f"{file.part.parent} has no room for {file.url} ({why})",
-        "Make room, or set XDG_CACHE_HOME to where there is some; the same command goes on from what came.",
+        f"{file.part.parent} has no space left for {file.url} ({why})",
+        "Free some space, or set XDG_CACHE_HOME to where there is some; the same command goes on from what came.",
         "disk",
     )
 
@@ -261,8 +261,8 @@ def _checked(file: _Received, md5: str) -> str:
         if not found[name].startswith(wanted):
             file.forget()
             raise refuse(
-                f"{file.url} sent a file of {name} {found[name]}, and {wanted} was promised; it was thrown away",
-                "Try again; if it happens twice, the file there is another one: do not use it.",
+                f"{file.url} sent a file of {name} {found[name]}, and {wanted} was promised; it was discarded",
+                "Try again; if it happens twice, the file there is a different one: do not use it.",
                 "hash",
             )
     return found["sha256"]

@@ -134,7 +134,7 @@ def parts(path: Path) -> list[Path]:
     if not path.exists():
         raise refuse(
             f"There is no weight file at {path}",
-            "Check the path; `python -m model weights list` tells the names that are known.",
+            "Check the path; `python -m model weights list` lists the known names.",
             "missing",
         )
     if path.is_dir() and (path / LATEST).is_file():
@@ -178,7 +178,7 @@ def listed(index: Path) -> list[str]:
 
 
 def _no_index(index: Path) -> CheckpointError:
-    return refuse(f"{index.name} is no index of weight files", "Fetch it again.", "unreadable")
+    return refuse(f"{index.name} is not an index of weight files", "Fetch it again.", "unreadable")
 
 
 def pointed(pointer: Path) -> Path | None:
@@ -208,7 +208,9 @@ def _json_beside(path: Path, name: str) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text()) if file.exists() else {}
     except (OSError, ValueError) as error:
-        raise refuse(f"{file.name} beside the weights is no JSON", "Fetch it again.", "unreadable") from error
+        raise refuse(
+            f"{file.name} beside the weights is not JSON", "Fetch it again.", "unreadable"
+        ) from error
     return values if isinstance(values, dict) else {}
 
 
@@ -250,7 +252,7 @@ def check_container(path: Path) -> None:
         whole = zipfile.is_zipfile(path) or head[:1] == b"\x80"
     if not whole:
         raise refuse(
-            f"{path.name} is no whole weight file",
+            f"{path.name} is not a complete weight file",
             "Fetch it again; .pth, .pt, .bin and .safetensors are read.",
             "unreadable",
         )

@@ -44,8 +44,8 @@ def read_header(data: bytes, name: str, size_bytes: int | None = None) -> RawFil
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) <= _LENGTH_BYTES or data[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
         raise refuse(
-            f"{name} is no safetensors file",
-            "Other files are looked at where they are: python -m model inspect FILE.",
+            f"{name} is not a safetensors file",
+            "Inspect other files locally: python -m model inspect FILE.",
             "unreadable",
         )
     if len(data) < _LENGTH_BYTES + length:
@@ -57,7 +57,7 @@ def read_header(data: bytes, name: str, size_bytes: int | None = None) -> RawFil
     try:
         entries = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
     except (ValueError, RecursionError) as error:
-        raise _broken(name, "it is no JSON") from error
+        raise _broken(name, "it is not JSON") from error
     header = entries.pop(_METADATA, {})
     if not isinstance(header, dict) or not all(isinstance(value, str) for value in header.values()):
         raise _broken(name, f"{_METADATA} holds more than text")
@@ -69,7 +69,7 @@ def read_header(data: bytes, name: str, size_bytes: int | None = None) -> RawFil
     whole = _LENGTH_BYTES + length + _end(name, spans)
     if size_bytes is not None and size_bytes != whole:
         raise refuse(
-            f"{name} has {size_bytes} bytes, and its head promises {whole}: it was cut, or its copy is not done",
+            f"{name} has {size_bytes} bytes, but its head promises {whole}: it was cut, or its copy is not done",
             "Copy or fetch it again.",
             "unreadable",
         )

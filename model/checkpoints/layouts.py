@@ -237,7 +237,7 @@ def recognise(raw: RawFile) -> Layout:
     for pattern, family in _FAMILIES:
         if any(re.search(pattern, key) for key in raw.tensors):
             raise refuse(
-                f"{name} holds {family}: another model than the masked autoencoder of the paper",
+                f"{name} holds {family}: a different model from the masked autoencoder of the paper",
                 "Give a file of one of the layouts in docs/models.md.",
                 "family",
             )

@@ -43,7 +43,7 @@ def pull(
     if found:
         return found.path
     if not (entry.file or entry.hub):
-        raise refuse(f"{name} is at {entry.source}, which is not there", "Bring it back.", "missing")
+        raise refuse(f"{name} is at {entry.source}, which is not there", "Restore it.", "missing")
     _accept(entry, accepted, ask)
     home = registry.weights_folder() / name
     hashes = _fetch(entry, home)
@@ -121,9 +121,9 @@ class _Source:
             for name in names:
                 (self._home / name).unlink()
             raise refuse(
-                f"The parts of {self._entry.name} have sha256 {joint} together, and {promised} was promised; they "
-                "were thrown away",
-                "Try again; if it happens twice, the files there are others: do not use them.",
+                f"The parts of {self._entry.name} have sha256 {joint} together, but {promised} was promised; they "
+                "were discarded",
+                "Try again; if it happens twice, the files there are different ones: do not use them.",
                 "hash",
             )
         return hashes
@@ -134,7 +134,7 @@ def _hash(path: Path) -> str:
 
 
 def _accept(entry: Entry, accepted: bool, ask: Callable[[str], bool] | None) -> None:
-    """Remember a licence that was accepted once, for all weights under it from this source's owner."""
+    """Ask once per licence; an accepted licence holds for every other name under it."""
     answers = registry.weights_folder() / _ACCEPTED
     given = registry.read_json(answers)
     if entry.licence in given or entry.licence == "not stated":

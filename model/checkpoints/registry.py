@@ -173,8 +173,8 @@ def locate(name_or_path: str | Path) -> Found:
         return Found(path)  # to be refused by whoever reads it, as any absent file
     if entry.path:
         raise refuse(
-            f"{entry.path}, which {name} is the name of, is gone",
-            f"Bring it back, or forget the name: python -m model weights remove {name}.",
+            f"{entry.path}, which {name} refers to, is gone",
+            f"Restore it, or forget the name: python -m model weights remove {name}.",
             "missing",
         )
     raise refuse(
@@ -248,7 +248,7 @@ def remove(name: str) -> None:
     """
     rows = _added()
     if name not in rows:
-        raise refuse(f"{name!r:.80} is no name that was added", "See `weights list`.", "unknown")
+        raise refuse(f"{name!r:.80} was never added", "See `weights list`.", "unknown")
     del rows[name]
     write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
 
@@ -265,7 +265,7 @@ def _check_address(entry: Entry) -> None:
     )
     if not safe or not Path(address.path).name:
         raise refuse(
-            f"{entry.file} is no https address of a file",
+            f"{entry.file} is not an https address of a file",
             "Give an https address; an http one needs --sha256.",
             "address",
         )
@@ -280,7 +280,7 @@ def known_entry(name: str) -> Entry:
     known = entries()
     if name not in known:
         raise refuse(
-            f"There are no weights of the name {name!r:.80}",
+            f"There are no weights named {name!r:.80}",
             "See `python -m model weights list`; `weights add` gives a name to a file or address.",
             "unknown",
         )
@@ -371,7 +371,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise refuse(f"{path} cannot be read ({error})", "Mend or remove it.", "registry") from error
+        raise refuse(f"{path} cannot be read ({error})", "Repair or remove it.", "registry") from error
     if not isinstance(values, dict):
-        raise refuse(f"{path} is no JSON object", "Mend or remove it.", "registry")
+        raise refuse(f"{path} is not a JSON object", "Repair or remove it.", "registry")
     return values

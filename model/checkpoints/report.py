@@ -23,8 +23,8 @@ from model.masking import hidden_count, sample_mask
 _PHOTOS = 4
 #: A target is only named when the prediction explains a tenth of it.
 _CONVINCING = 0.9
-_HEAD_ONLY = "Only names and shapes were looked at, none of the numbers."
-_ASK_THERE = "Look at the whole file where it is: python -m model inspect FILE."
+_HEAD_ONLY = "Only names and shapes were read, not the values."
+_ASK_THERE = "Inspect the whole file locally: python -m model inspect FILE."
 #: Of one tensor, in a stranger's head: the largest of ViT-22B's have a third of it.
 _MOST_NUMBERS = 2**30
 #: Numbers in a table of positions, and blocks, of a network that is made only to name what is missing.
@@ -149,7 +149,7 @@ def _chosen(folder: Path) -> tuple[Path, ...]:
     ]
     if not photos:
         raise refuse(
-            f"{folder} is no folder with photos",
+            f"{folder} is not a folder with photos",
             f"Give one that holds {', '.join(images.SUFFIXES)}.",
             "photos",
         )
@@ -234,7 +234,7 @@ def _uses(kind: Content, target: Target | None, channels: int) -> tuple[str, ...
 def _advice(kind: Content, target: Target | None, channels: int) -> str:
     """One sentence."""
     if kind == "encoder":
-        return f"No decoder: it cannot reconstruct; for pictures use {_FULL}, for features it is right."
+        return f"No decoder: it cannot reconstruct; for pictures use {_FULL}, for features it is fine."
     if kind == "classifier":
         return f"A fine-tuned classifier: it cannot reconstruct; for pictures use {_FULL}."
     if target is None:
@@ -243,7 +243,7 @@ def _advice(kind: Content, target: Target | None, channels: int) -> str:
             "with convert --to unmask --target."
         )
     if target not in PICTURE_TARGETS:
-        return f"It predicts {target} of each patch, no pixels, so it has no picture to show; for features it is right."
+        return f"It predicts {target} of each patch, not pixels, so it has no picture to show; for features it is fine."
     if channels not in (1, 3):
         return (
             f"It looks at {channels} channels, which no picture file has: give arrays to "

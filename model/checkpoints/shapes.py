@@ -122,8 +122,8 @@ def _told_target(raw: RawFile) -> tuple[Target | None, str]:
 
 def _contradicted(raw: RawFile, what: str, stored: object, given: object) -> CheckpointError:
     return refuse(
-        f"{raw.path.name}: its own config says {what} {stored}, and {given} was given",
-        f"Leave --{what.replace('_', '-')} out; if the config is wrong, convert the first file anew.",
+        f"{raw.path.name}: its own config says {what} {stored}, but {given} was given",
+        f"Leave --{what.replace('_', '-')} out; if the config is wrong, convert the original file again.",
         "contradiction",
     )
 
@@ -172,7 +172,7 @@ def infer_config(
     if absent := [key for key in needed if key not in house]:
         raise refuse(
             f"{name} lacks {', '.join(absent)}",
-            "It is no whole vision transformer of the paper's kind; give a complete file.",
+            "It is not a complete vision transformer of the paper's kind; give a complete file.",
             "tensors",
         )
     patch = house["patch_embed.proj.weight"]
@@ -239,7 +239,7 @@ def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> tuple[int, str
         side = round(cells**0.5)
         if side * side != cells:
             raise refuse(
-                f"{raw.path.name} has positions for {cells} patches, which is no square grid",
+                f"{raw.path.name} has positions for {cells} patches, which is not a square grid",
                 "Only square grids are read.",
                 "shape",
             )
@@ -262,7 +262,7 @@ def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> tuple[int, str
         side = int(size)
     except (TypeError, ValueError, OverflowError):
         raise refuse(
-            f"{raw.path.name} says that its pictures have {size!r:.60} pixels a side",
+            f"{raw.path.name} says that its pictures have {size!r:.60} pixels per side",
             "Correct its config or training options: a whole number is needed.",
             "shape",
         ) from None
@@ -273,8 +273,8 @@ def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> tuple[int, str
 
 def _too_many_cells(raw: RawFile, size: int) -> CheckpointError:
     return refuse(
-        f"{raw.path.name} asks for pictures of {size} pixels a side",
-        f"At most {_MOST_CELLS} patches a side are read.",
+        f"{raw.path.name} asks for pictures of {size} pixels per side",
+        f"At most {_MOST_CELLS} patches per side are read.",
         "shape",
     )
 
@@ -291,7 +291,7 @@ def _heads(raw: RawFile, values: dict[str, Any], given: Given, *, decoder: bool)
     stored = raw.config.get("decoder_num_attention_heads" if decoder else "num_attention_heads")
     asked = getattr(given, field)
     if asked is not None:
-        against = f"config.json says {stored} heads in the {part}; the {asked} that were given are taken."
+        against = f"config.json says {stored} heads in the {part}; the {asked} that were given are used."
         return asked, "" if stored in (None, asked) else against
     if stored is not None:
         return int(stored), ""
@@ -304,10 +304,10 @@ def _heads(raw: RawFile, values: dict[str, Any], given: Given, *, decoder: bool)
     if not decoder and (known := _ASSUMED_HEADS.get(width)):
         return known, (
             f"{known} heads are assumed in the encoder from its width {width} alone; other programs use 12. "
-            f"If this one did, pictures and features are wrong until it is said: {say}."
+            f"If this one did, pictures and features are wrong until you say so: {say}."
         )
     raise refuse(
-        f"{raw.path.name}: {width} wide {part} of unknown heads; no tensor tells their number",
+        f"{raw.path.name}: the number of heads of its {width}-wide {part} is unknown; no tensor shape reveals it",
         f"Give it: {say}.",
         "heads",
     )

@@ -174,7 +174,7 @@ def _refuse_without_decoder(path: Path, house: dict[str, Tensor]) -> None:
         )
     if kind == "classifier":
         raise refuse(
-            f"{path.name} is a fine-tuned classifier, no decoder: it cannot reconstruct",
+            f"{path.name} is a fine-tuned classifier without a decoder: it cannot reconstruct",
             "Of the authors' files use mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth instead.",
             "classifier",
         )
@@ -184,7 +184,7 @@ def doubts(layout: Layout) -> tuple[str, ...]:
     """What a person should know about a layout that was read without its program at hand."""
     if not layout.doubt:
         return ()
-    return (f"The names of {layout.title} were never tried against its own program: {layout.doubt}.",)
+    return (f"The names of {layout.title} were never checked against its own program: {layout.doubt}.",)
 
 
 def _warn(path: Path, notes: tuple[str, ...]) -> None:
@@ -325,13 +325,13 @@ def check(
             raise refuse(
                 f"{file_name}: {key} holds whole numbers ({str(value.dtype).removeprefix('torch.')}), as quantised "
                 "weights do",
-                "Take the file of before it was quantised; nothing was loaded.",
+                "Use the file from before quantisation; nothing was loaded.",
                 "tensors",
             )
         if not bool(torch.isfinite(value).all()):
             raise refuse(
                 f"{file_name}: {key} holds numbers that are not finite",
-                "Take an earlier checkpoint.",
+                "Use an earlier checkpoint.",
                 "finite",
             )
         if key in POSITIONS and not _flat(value):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from model.checkpoints.shapes import Given
 
 
-_KEY = "where in a pickle the weights lie, of several: model_ema for an average"
+_KEY = "where the weights are in a pickle that holds several: model_ema for an average"
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,9 +63,7 @@ def _add_weights(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     deed.add_argument("source", metavar="SOURCE", help="a path, an https address, or hub:OWNER/NAME")
     deed.add_argument("--licence", default="not stated")
     deed.add_argument("--sha256", default="", help="what the file must be")
-    deed.add_argument(
-        "--replace", action="store_true", help="take it in place of what was added by this name"
-    )
+    deed.add_argument("--replace", action="store_true", help="replace what was added under this name")
     _what_no_tensor_tells(deed)
 
     deed = deeds.add_parser("remove", help="forget a name that was added; its file stays")
@@ -96,7 +94,7 @@ def _prove(given: argparse.Namespace) -> str:
     from model.loading import prove
 
     place, error = prove(given.file or shipped())
-    return f"Written: {place}; OpenVINO is off torch by {error:.1e} of the largest value."
+    return f"Written: {place}; OpenVINO differs from torch by {error:.1e} of the largest value."
 
 
 def _list(given: argparse.Namespace) -> str:
@@ -138,7 +136,7 @@ def _verify(given: argparse.Namespace) -> str:
     if wrong := [f"{name}: {fault}" for name, fault in found.items() if fault]:
         raise refuse(
             ". ".join(wrong),
-            "Remove what was pulled and pull it again; of your own files take the new one with weights add --replace, "
+            "Remove what was pulled and pull it again; for your own files take the new one with weights add --replace, "
             "or forget the name with weights remove.",
             "hash",
         )

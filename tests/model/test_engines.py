@@ -131,9 +131,9 @@ def test_a_failed_proof_leaves_torch_to_serve_and_says_so(
     monkeypatch.setitem(LIMITS, "float32", -1.0)  # nothing is that good
     loaded = open_weights(debug_file, "cpu", proofs=tmp_path)
     assert loaded.engine.name == "torch"
-    assert "off torch by" in loaded.note
+    assert "differs from torch by" in loaded.note
     assert "Torch computes instead" in caplog.text
-    with pytest.raises(CheckpointError, match="off torch by"):
+    with pytest.raises(CheckpointError, match="differs from torch by"):
         open_weights(debug_file, "cpu", engine="openvino", proofs=tmp_path)
 
 

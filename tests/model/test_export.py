@@ -75,6 +75,6 @@ def test_a_graph_that_computes_something_else_is_not_written(
 
 def test_the_proof_lies_beside_the_weights(debug_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prove", str(debug_file)]) == 0
-    assert "off torch by" in capsys.readouterr().out
+    assert "differs from torch by" in capsys.readouterr().out
     assert debug_file.with_name("debug.proof.npz").exists()
     assert json.loads(debug_file.with_name("debug.report.json").read_text())["path"] == debug_file.name

@@ -40,7 +40,7 @@ def laid(shapes: dict[str, list[int]], **metadata: str) -> bytes:
 def test_the_head_tells_what_the_whole_file_does(debug_file: Path) -> None:
     whole = inspect(debug_file).to_dict()
     told = inspect_header(head(debug_file), debug_file.name, debug_file.stat().st_size).to_dict()
-    assert told.pop("notes")[-1] == "Only names and shapes were looked at, none of the numbers."
+    assert told.pop("notes")[-1] == "Only names and shapes were read, not the values."
     assert told.pop("digest") == ""
     assert told == {**{key: whole[key] for key in told}, "path": debug_file.name}
 
@@ -75,10 +75,10 @@ def test_a_file_of_hugging_face_is_told_by_its_separate_weights() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "no safetensors file"),
-        (b"PK\x03\x04 a zip, as torch writes", "no safetensors file"),
+        (b"", "not a safetensors file"),
+        (b"PK\x03\x04 a zip, as torch writes", "not a safetensors file"),
         (written({})[:-1], "was cut"),
-        ((20).to_bytes(8, "little") + b"{" + b"[" * 19, "is no JSON"),
+        ((20).to_bytes(8, "little") + b"{" + b"[" * 19, "is not JSON"),
         (written({"__metadata__": {"format": 1}}), "more than text"),
         (written({"a": {"dtype": "F32", "shape": [2]}}), "not understood"),
         (written({"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}), "not understood"),

@@ -162,7 +162,7 @@ def test_a_folder_without_photos_is_refused(
         (folder / name).mkdir(parents=True) if name.endswith("/") else (folder / name).touch()
     if inside == ():
         folder.mkdir()
-    with pytest.raises(CheckpointError, match="no folder with photos"):
+    with pytest.raises(CheckpointError, match="not a folder with photos"):
         inspect(debug_file, photos=folder)
 
 

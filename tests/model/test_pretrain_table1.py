@@ -194,7 +194,7 @@ def test_a_layout_that_cannot_say_what_a_model_is_gets_only_its_encoder(
     tmp_path: Path, change: dict[str, object]
 ) -> None:
     store.write(tmp_path / "odd.safetensors", MAE(toy(**change).config), name="odd", card={})
-    with pytest.raises(CheckpointError, match="cannot say"):
+    with pytest.raises(CheckpointError, match="cannot express"):
         convert(tmp_path / "odd.safetensors", tmp_path / "folder", to="huggingface")
     encoder = convert(tmp_path / "odd.safetensors", tmp_path / "encoder.safetensors", to="timm")
     assert not [name for name in load_file(encoder) if "mask_token" in name or "decoder" in name]
