@@ -61,7 +61,7 @@ def read(path: Path) -> Array:
         array: Array = np.lib.format.open_memmap(path, mode="r")  # refuses objects and archives
     except (OSError, ValueError) as error:
         raise ImageError(
-            f"{path} is no readable array ({first_line(error)}).",
+            f"{path} is not a readable array ({first_line(error)}).",
             code="array-unreadable",
             hint="Write it with numpy.save, numbers only.",
         ) from error
@@ -125,7 +125,7 @@ def _check_options(options: Options) -> None:
     options.check()
     if asked := [name for name, usual in _PICTURES.items() if getattr(options, name) != usual]:
         raise MaskError(
-            f"{asked[0]} is about pictures, and this is an array, which is taken as it is.",
+            f"{asked[0]} is about pictures, but this is an array, which is taken as it is.",
             code=asked[0],
             hint=f"Leave out {asked[0]}; cut the array itself.",
             field=asked[0],
@@ -140,7 +140,7 @@ def _check(array: Array, config: MAEConfig) -> Grid:
     if len(shape) != 3 or shape[2] != channels:
         first = len(shape) == 3 and shape[0] == channels
         raise ImageError(
-            f"The array has the shape {list(array.shape)}, and the model looks at {channels} channels.",
+            f"The array has the shape {list(array.shape)}, but the model looks at {channels} channels.",
             code="array-shape",
             hint="Move its channels last: numpy.moveaxis(array, 0, -1)." if first else f"Give {wanted}.",
         )
@@ -151,7 +151,7 @@ def _check(array: Array, config: MAEConfig) -> Grid:
             f"The array is {shape[0]} high and {shape[1]} wide; the model takes {MIN_CELLS} to {MAX_CELLS} whole "
             f"patches of {side} each way.",
             code="array-shape",
-            hint=f"Cut or pad it, best to {config.image_size} x {config.image_size}, as the model was trained.",
+            hint=f"Cut or pad it, ideally to {config.image_size} x {config.image_size}, as the model was trained.",
         )
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise ImageError(

@@ -69,7 +69,7 @@ class MAEConfig:
         if not 1 <= self.channels <= MAX_CHANNELS:
             raise _bad(f"channels {self.channels} must lie between 1 and {MAX_CHANNELS}")
         if self.image_size % self.patch_size:
-            raise _bad(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+            raise _bad(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         for width, heads, name in (
             (self.width, self.heads, "width"),
             (self.decoder_width, self.decoder_heads, "decoder_width"),
@@ -128,7 +128,7 @@ class MAEConfig:
         """Build a config from stored values.
 
         Raises:
-            CheckpointError: A key is unknown, missing keys take their default, or a shape is impossible.
+            CheckpointError: A key is unknown or a shape is impossible (missing keys take their defaults).
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
@@ -149,7 +149,7 @@ def _bad(message: str) -> CheckpointError:
     return CheckpointError(
         f"This model shape cannot be built: {message}.",
         code="config",
-        hint="Take one of the named sizes (model.config.SIZES) or correct the value.",
+        hint="Use one of the named sizes (model.config.SIZES) or correct the value.",
     )
 
 

@@ -176,7 +176,7 @@ class OpenVINOEngine:
             for build in (graph.encoder, graph.decoder)
         ]
         self._own, self._formula = _tables(config, weights)
-        # For pictures of one shape come in rows.
+        # Pictures of one shape tend to follow each other.
         self._others: Recent[Floats] = Recent(8)
         self._lock = threading.Lock()  # a request is one set of buffers
 

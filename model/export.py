@@ -33,7 +33,7 @@ Run = Callable[[NDArray[np.uint8], Ints, Ints], Floats]
 LIMITS = {"float32": 1e-5, "bfloat16": 2e-2}
 #: Batch and share hidden of every case: the usual one, nearly all visible, nearly all hidden and two at once.
 _CASES = ((1, "0.75"), (1, "0.1"), (2, "0.95"))
-#: Every how manieth value of an answer is kept: coprime to all widths, so that every patch and colour is met.
+#: Every n-th value of an answer is kept; n is coprime to all widths, so every patch and colour is met.
 _EVERY = 31
 _PROOF_VERSION = 2
 

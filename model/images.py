@@ -254,7 +254,7 @@ def _open(data: bytes, field: str) -> Image.Image:
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(
             f"{field} is {width} x {height} pixels; the shorter side must have at least {MIN_SIDE} pixels and the "
-            f"longer one at most {MAX_ASPECT} times as many.",
+            f"longer side may be at most {MAX_ASPECT} times as long.",
             code="image-shape",
             hint="Crop or enlarge it.",
             field=field,
@@ -301,7 +301,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _too_large(what: str, field: str) -> ImageError:
     return ImageError(
-        f"{field} has too many pixels ({what}); the limit is {MAX_PIXELS // 1_000_000} million, {MAX_SIDE} a side.",
+        f"{field} has too many pixels ({what}); the limit is {MAX_PIXELS // 1_000_000} million, {MAX_SIDE} per side.",
         code="image-pixels",
         hint="Make it smaller.",
         field=field,

@@ -22,7 +22,7 @@ from model.masking import Grid, Mask
 
 Settings = dict[str, Any]
 
-#: First key of every settings, and the version of their form.
+#: First key of all settings, and the version of their form.
 MARK, FORM = "unmask", 1
 #: What settings may hold, and of what type. Those that are options bear the options' names.
 FIELDS: dict[str, tuple[type, ...]] = {

@@ -159,9 +159,9 @@ def open_weights(
     device = device or ("cuda" if engine != "openvino" and _gpu() else "cpu")
     if device != "cpu" and engine == "openvino":
         raise CheckpointError(
-            f"OpenVINO computes on the CPU, and the device asked for is {device!r}.",
+            f"OpenVINO computes on the CPU, but the requested device is {device!r}.",
             code="engine",
-            hint="Leave the device out, or take engine=torch.",
+            hint="Leave the device out, or use engine=torch.",
             field="engine",
         )
     if device != "cpu" or engine == "torch":
@@ -179,7 +179,7 @@ def open_weights(
         return _openvino(facts, weights, proof, lambda: _read(path), threads, precision)
     except _Unproved as failure:
         if engine != "auto":
-            raise CheckpointError(str(failure), code="engine", hint="Take engine=torch.") from failure
+            raise CheckpointError(str(failure), code="engine", hint="Use engine=torch.") from failure
         _LOGGER.warning("%s Torch computes instead.", failure)
         return with_torch(_read(path), device, note=str(failure))
 
@@ -201,7 +201,7 @@ def prove(path: Path) -> tuple[Path, float]:
             Facts.of(checkpoint), _arrays(checkpoint), proof, lambda: checkpoint, None, "float32"
         )
     except _Unproved as failure:
-        raise CheckpointError(str(failure), code="engine", hint="It is served by torch.") from failure
+        raise CheckpointError(str(failure), code="engine", hint="Serve it with engine=torch.") from failure
     place = _beside(path)
     proof.save(place)
     from model.checkpoints.report import inspect  # pulls torch
@@ -336,9 +336,9 @@ def _read(path: Path) -> Checkpoint:
         from model.checkpoints import store  # pulls torch, which must not delay a start that can do without
     except ImportError as error:
         raise CheckpointError(
-            f"{path.name} needs torch, and this installation comes without ({error}).",
+            f"{path.name} needs torch, which this installation lacks ({error}).",
             code="torch-missing",
-            hint="Take the full image (unmask instead of unmask:slim), or pip install torch timm.",
+            hint="Use the full image (unmask instead of unmask:slim), or pip install torch timm.",
         ) from error
     return store.read(path)
 
@@ -392,7 +392,7 @@ def find_device(wanted: str | None) -> torch.device:
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise CheckpointError(
-            f"{name} is {value!r:.60}, and there are {', '.join(known)}.",
+            f"{name} is {value!r:.60}; it must be one of {', '.join(known)}.",
             code=name,
             hint=f"Leave out {name}, or choose one of these.",
             field=name,

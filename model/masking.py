@@ -301,7 +301,7 @@ def mask_from_indices(indices: Sequence[int], grid: Grid) -> Mask:
     patches = grid[0] * grid[1]
     bad = next((i for i in indices if not 0 <= i < patches), None)
     if bad is not None or len(set(indices)) != len(indices):
-        wrong = f"{bad} is outside 0..{patches - 1}" if bad is not None else "an index stands there twice"
+        wrong = f"{bad} is outside 0..{patches - 1}" if bad is not None else "an index is repeated"
         raise MaskError(
             f"indices are wrong: {wrong} (grid of {grid[0]} rows and {grid[1]} columns).",
             code="mask-indices",
@@ -327,7 +327,7 @@ def mask_from_drawing(drawing: NDArray[np.uint8], grid: Grid) -> Mask:
     height, width = drawing.shape
     if height < rows or width < columns:
         raise MaskError(
-            f"drawing is {width} x {height} pixels; it needs at least {columns} x {rows}, one pixel a patch.",
+            f"drawing is {width} x {height} pixels; it needs at least {columns} x {rows}, one pixel per patch.",
             code="mask-drawing",
             hint="Draw the mask at the size of the picture.",
             field="drawing",

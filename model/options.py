@@ -108,7 +108,7 @@ class Options:
                 raise MaskError(
                     f"The settings hold no mask of {grid[0]} x {grid[1]} patches.",
                     code="settings",
-                    hint="Take a picture as it was answered, not edited.",
+                    hint="Give a picture as it came from here, not edited.",
                     field="settings",
                 )
             values |= {"strategy": "indices", "indices": indices}
@@ -183,7 +183,7 @@ class Options:
         ):
             if getattr(self, name) is not None and getattr(self, other) != needed:
                 raise MaskError(
-                    f"{name} is only read with {other} {needed!r}, and {other} is {getattr(self, other)!r}.",
+                    f"{name} is only read with {other} {needed!r}, but {other} is {getattr(self, other)!r}.",
                     code=name,
                     hint=f"Give {name} together with {other}={needed}, or leave it out.",
                     field=name,
@@ -205,7 +205,7 @@ class Options:
             raise MaskError(
                 f"cover 'ensemble' draws masks with several seeds, and strategy {self.strategy!r} has only one mask.",
                 code="cover",
-                hint="Take a sampled strategy, or cover=complete, which adds the opposite mask.",
+                hint="Use a sampled strategy, or cover=complete, which adds the opposite mask.",
                 field="cover",
             )
 
@@ -216,12 +216,12 @@ class Options:
                 raise MaskError(
                     f"strategy {name!r} needs {name}, which is missing.",
                     code=f"mask-{name}",
-                    hint=f"Give {name}, or take a strategy that chooses by itself.",
+                    hint=f"Give {name}, or use a strategy that chooses by itself.",
                     field=name,
                 )
             if given and self.strategy != name:
                 raise MaskError(
-                    f"{name} is only read with strategy {name!r}, and strategy is {self.strategy!r:.60}.",
+                    f"{name} is only read with strategy {name!r}, but strategy is {self.strategy!r:.60}.",
                     code=f"mask-{name}",
                     hint=f"Give strategy={name} too, or leave out {name}.",
                     field=name,

@@ -18,12 +18,12 @@ from model.errors import MaskError
 Grid = tuple[int, int]
 
 FITS = ("square", "whole")
-#: Patches a side, of grids that are not the model's own.
+#: Patches per side, of grids that are not the model's own.
 MIN_CELLS, MAX_CELLS = 4, 40
 #: How much one direction may be scaled more than the other before the picture is cut instead; 4 % is not seen.
 MAX_STRETCH = 1.04
 MIN_CROP = 8  # pixels; as small as a picture may be
-_MAX_TEXT = 64  # characters of a crop or grid; more is no number of anybody's
+_MAX_TEXT = 64  # characters of a crop or grid; anything longer cannot be valid
 
 
 @dataclass(frozen=True)

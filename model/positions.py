@@ -111,7 +111,8 @@ def _is_formula(table: Tensor, own: Grid) -> bool:
     return torch.allclose(table.float().cpu(), formula, rtol=rounding, atol=1e-5)
 
 
-@lru_cache(maxsize=8)  # pictures of one shape come in rows; at most 8 MB each, for the largest grid and model
+# Pictures of one shape tend to follow each other; at most 8 MB each, for the largest grid and model.
+@lru_cache(maxsize=8)
 def _formula(grid: Grid, trained: Grid, width: int) -> Tensor:
     import torch
 

@@ -46,7 +46,7 @@ def read(name_or_path: str, package: str, folder: str, field: str) -> dict[str, 
         what = f"{name_or_path} cannot be read ({error.strerror})"
         raise _unusable(field, what, "Check the path and who may read it.") from error
     except ValueError as error:  # also of a file that is no UTF-8
-        what = f"{path.name} is no valid TOML: {error}"
+        what = f"{path.name} is not valid TOML: {error}"
         raise _unusable(field, what, f"Correct the {field} file.") from error
 
 

@@ -304,7 +304,7 @@ def _views_of(facts: Facts) -> tuple[str, ...]:
     refuse_what_is_no_picture(facts.name, config)
     if config.channels not in (1, 3):
         raise CheckpointError(
-            f"{facts.name} looks at {config.channels} channels, and picture files have 3 colours or 1 grey.",
+            f"{facts.name} looks at {config.channels} channels, but picture files have 3 colours or 1 grey channel.",
             code="channels",
             hint="Give it an array: python -m model reconstruct ARRAY.npy --weights FILE, or model.arrays.repaint.",
         )
@@ -321,7 +321,7 @@ def refuse_what_is_no_picture(name: str, config: MAEConfig) -> None:
         raise CheckpointError(
             f"{name} predicts {config.target!r} of each patch, not pixels: it has no picture to show.",
             code="target",
-            hint="Take a model of raw or normalised pixels; this one's encoder can be exported and evaluated.",
+            hint="Use a model of raw or normalised pixels; this one's encoder can be exported and evaluated.",
         )
 
 

@@ -159,7 +159,7 @@ class Reconstruction:
         with images.Picture(image) as picture:
             if picture.size != (place.original_width, place.original_height):
                 raise ImageError(
-                    f"image is {picture.size[0]} x {picture.size[1]} pixels, and the reconstructed one was "
+                    f"image is {picture.size[0]} x {picture.size[1]} pixels, but the reconstructed one was "
                     f"{place.original_width} x {place.original_height}.",
                     code="image-other",
                     hint="Give the file that was reconstructed.",
@@ -291,8 +291,8 @@ def check_panels(names: tuple[str, ...], cover: str | None = None) -> None:
         )
     if UNCERTAINTY in names and cover not in (None, "ensemble"):
         raise MaskError(
-            f"panels names {UNCERTAINTY!r}, and with cover {cover!r} there is one prediction for each patch; "
-            f"there are {', '.join(PANELS)}.",
+            f"panels names {UNCERTAINTY!r}, but with cover {cover!r} there is only one prediction for each patch; "
+            f"known are {', '.join(PANELS)}.",
             code="panels",
             hint=f"Ask for cover=ensemble, or leave {UNCERTAINTY} out.",
             field="panels",

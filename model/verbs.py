@@ -26,7 +26,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--strategy", help="random (default), block, grid, indices or drawing")
     verb.add_argument("--ratio", help="share hidden, above 0 and below 1 (default 0.75)")
     verb.add_argument("--hidden-count", type=int, help="patches to hide, instead of --ratio")
-    verb.add_argument("--seed", type=int, help="same seed, same mask (default: drawn and told)")
+    verb.add_argument("--seed", type=int, help="same seed, same mask (default: drawn and shown)")
     verb.add_argument("--indices", help="hidden patches, row by row from 0, like 0,1,14,15")
     verb.add_argument("--drawing", type=Path, help="black and white picture, white = hidden")
     verb.add_argument(
@@ -48,10 +48,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--positions", help="both (default) or hidden_only: decoder positions of hidden patches alone"
     )
     verb.add_argument(
-        "--like", type=Path, help="a picture made here: take its settings, other flags change them"
+        "--like", type=Path, help="a picture made here: use its settings; other flags override them"
     )
     verb.add_argument(
-        "--panels", help="panels side by side, comma list (default masked,reconstruction,original)"
+        "--panels", help="panels side by side, comma-separated list (default masked,reconstruction,original)"
     )
     verb.add_argument(
         "--full-size",
@@ -100,7 +100,7 @@ def _array(given: argparse.Namespace) -> str:
     _refuse_beside(
         given,
         ("like", "panels", "full_size", "json"),
-        f"is about pictures, and {given.photo.name} is an array",
+        f"is about pictures, but {given.photo.name} is an array",
     )
     out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.npy")
     device = find_device(given.device)
@@ -156,7 +156,7 @@ def _panels(given: argparse.Namespace, like: Settings | None) -> tuple[str, ...]
         panels = tuple(like["panels"])
     if given.full_size and len(panels) != 1:
         raise MaskError(
-            f"--full-size lays one panel over the photo, and {len(panels)} are named.",
+            f"--full-size lays one panel over the photo, but {len(panels)} are named.",
             code="panels",
             hint="Name one with --panels.",
             field="panels",
@@ -188,7 +188,7 @@ def _times(masks: Sequence[object]) -> str:
 def _other_model(result: Reconstruction, like: Settings | None) -> str:
     if like is None or like.get("model_digest") in (None, result.digest):
         return ""
-    return f" Other weights than those of the picture it is to be like ({like.get('model', 'unnamed')})."
+    return f" These are not the weights that made the --like picture ({like.get('model', 'unnamed')})."
 
 
 def _settings(path: Path) -> Settings:
@@ -199,7 +199,7 @@ def _settings(path: Path) -> Settings:
         raise ImageError(
             f"{path} carries no settings.",
             code="settings",
-            hint="Give a picture as it was written here; programs that save anew often drop them.",
+            hint="Give a picture as it was written here; programs that save it again often drop them.",
             field="like",
         )
     return settings
@@ -210,7 +210,7 @@ def _indices(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise MaskError(
-            "--indices is no list of whole numbers.",
+            "--indices is not a list of whole numbers.",
             code="mask-indices",
             hint="Write them like 0,1,14,15.",
             field="indices",

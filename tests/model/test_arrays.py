@@ -125,4 +125,4 @@ def test_the_command_reads_an_array_and_writes_one(
     assert "--panels" in capsys.readouterr().err
     np.save(tmp_path / "scene.npy", np.array([{}]), allow_pickle=True)
     assert main(line) == 2
-    assert "no readable array" in capsys.readouterr().err
+    assert "not a readable array" in capsys.readouterr().err

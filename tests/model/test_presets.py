@@ -32,8 +32,8 @@ def test_a_name_finds_what_is_shipped_and_all_else_is_refused_with_what_to_do(
         "nothing": f"no file or {kind} called 'nothing'; known are .*{shipped}",
         "x" * 300: r"cannot be read \(File name too long\)",
         str(tmp_path): f"no file or {kind} called",  # a folder
-        str(tmp_path / "latin.toml"): r"latin\.toml is no valid TOML",
-        str(tmp_path / "cut.toml"): r"cut\.toml is no valid TOML",
+        str(tmp_path / "latin.toml"): r"latin\.toml is not valid TOML",
+        str(tmp_path / "cut.toml"): r"cut\.toml is not valid TOML",
     }.items():
         with pytest.raises(RecipeError, match=f"^{kind}: .*{says}") as caught:
             load(asked)
