@@ -25,7 +25,7 @@ _SCALE = (
     "Only the trends can be compared, never the figures."
 )
 _INTERVAL = (
-    "In brackets the 95 % interval of the difference, by drawing the photos to judge by again, the same ones for both "
+    "In brackets the 95 % interval of the difference, by drawing the test photos again, the same ones for both "
     "rows; {plain}. {seeds}. Undecided: the interval holds 0; for a claim of no more, its margin: as much as two runs "
     "must differ by to be told apart."
 )
@@ -182,7 +182,7 @@ def _interval_words(setting: Setting) -> str:
     if not setting.seeds:
         return _INTERVAL.format(
             plain="for losses 2 % to either side, for speeds a third, as much as other work on the machine changes",
-            seeds="One run a row: what another seed changes is not in it",
+            seeds="One run per row: what another seed changes is not in it",
         )
     return _INTERVAL.format(
         plain="for losses and speeds 2 % to either side",

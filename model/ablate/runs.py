@@ -50,8 +50,8 @@ class Setting:
         recipe: Name or file of the recipe that rows change.
         size: Instead of the recipe's.
         data: Photos for pre-training.
-        labelled: Photos with labels to learn from.
-        test: Photos with labels to judge by.
+        labelled: Labelled training photos.
+        test: Labelled test photos.
         photos: Photos to repaint.
         out: Folder of runs, plans and reports; several tables may share it.
         budget_min: Minutes for the whole table. Or
@@ -192,7 +192,7 @@ def _trained(recipe: Recipe, setting: Setting) -> Path:
             raise DataError(
                 f"The run in {folder} was stopped after {_steps_made(weights)} of {recipe.steps} steps.",
                 code="stopped",
-                hint="Give the same command again: it goes on from there.",
+                hint="Run the same command again: it goes on from there.",
             )
     return weights
 

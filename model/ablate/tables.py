@@ -140,7 +140,7 @@ def load(name_or_path: str) -> Table:
         measure = tuple(values.pop("measure"))
         table = Table(name=name, measure=measure, rows=rows, claims=claims, **values)
     except (ValueError, KeyError, TypeError) as error:
-        raise _bad("table", f"{name_or_path} is no table of rows: {error}") from error
+        raise _bad("table", f"{name_or_path} is not a table of rows: {error}") from error
     for kind, given, known in (
         ("measure", measure, MEASURES),
         ("recipe", [key for row in rows for key in row.recipe], sorted(KEYS)),

@@ -31,16 +31,17 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument(
         "--seeds", type=int, default=0,
-        help="run the unchanged recipe with so many further seeds, and widen intervals by what they change (default 0)",
+        help="run the unchanged recipe with this many more seeds, and widen intervals by what they change (default 0)",
     )  # fmt: skip
     verb.add_argument("--data", type=Path, nargs="+", required=True, help="photos to pre-train on")
-    verb.add_argument(
-        "--labelled", type=Path, nargs="+", help="photos with labels to learn from (default: --data)"
-    )
-    verb.add_argument("--test", type=Path, nargs="+", required=True, help="photos with labels to judge by")
+    verb.add_argument("--labelled", type=Path, nargs="+", help="labelled training photos (default: --data)")
+    verb.add_argument("--test", type=Path, nargs="+", required=True, help="labelled test photos")
     verb.add_argument("--photos", type=Path, nargs="+", help="photos to repaint (default: --test)")
     verb.add_argument(
-        "--out", type=Path, required=True, help="folder, for one table or all; the same command goes on in it"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder, for one table or all; the same command continues there",
     )
     verb.add_argument(
         "--recipe", default="ablation", help="name or file of the recipe that rows change (default ablation)"
@@ -49,7 +50,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--equal", choices=("samples", "minutes"), default="samples", help="what all rows have in common"
     )
-    verb.add_argument("--rows", help="only these rows, comma list")
+    verb.add_argument("--rows", help="only these rows, comma-separated list")
     verb.add_argument("--label-share", type=float, default=1.0, help="share of the labels (default 1)")
     verb.add_argument("--limit", type=int, default=200, help="photos to repaint at most (default 200)")
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")

@@ -82,7 +82,7 @@ class Samples:
 
     Args:
         photos: How many there are.
-        batch_size: Photos a step.
+        batch_size: Photos per step.
         seed: Decides everything.
     """
 

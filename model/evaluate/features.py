@@ -93,9 +93,9 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
         config = replace(config, channels=3, pixel_mean=config.image_mean * 3, pixel_std=config.image_std * 3)
     if config.channels != 3:
         raise CheckpointError(
-            f"{name} looks at {config.channels} channels, and photos have 3 colours.",
+            f"{name} looks at {config.channels} channels, but photos have 3 colours.",
             code="channels",
-            hint="Take an encoder of colours or of grey.",
+            hint="Use an encoder of colours or of grey.",
         )
     network = store.unfilled(config)  # and its decoder stays so
     own = network.state_dict()

@@ -3,8 +3,8 @@
     photos -> RandAugment, mixup, cutmix -> timm's ViT -> AdamW, cosine, layer-wise decay -> accuracy of the last step
 
 Source: arXiv 2111.06377, tables 9 (with what its public code uses for ViT-B) and 11, fig. 9. Warm-up is a share
-of the run here, so that short runs have one too. Budgets are epochs or minutes; the photos to judge by are looked
-at once, after the last step.
+of the run here, so that short runs have one too. Budgets are epochs or minutes; the test photos are looked at
+once, after the last step.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Settings:
         blocks: Last blocks that learn, for ``partial``; a half is an MLP half.
         epochs: Passes over the training photos; may be a fraction.
         minutes: Instead: as many steps as fit.
-        batch_size: Photos a step; an even number.
-        base_lr: Learning rate at 256 photos a step.
+        batch_size: Photos per step; an even number.
+        base_lr: Learning rate at 256 photos per step.
         warmup_share: Of the steps.
         layer_decay: Rate of a layer over the rate of the next one.
         weight_decay: AdamW's.
@@ -296,7 +296,7 @@ def _batch_size(task: Task, settings: Settings) -> int:
     size = min(settings.batch_size, len(task.train)) // 2 * 2  # mixup pairs photos
     if size < 2:
         raise DataError(
-            f"batch_size {settings.batch_size} with {len(task.train)} photos leaves no pair to mix.",
+            f"batch_size {settings.batch_size} with {len(task.train)} photos leaves fewer than two photos per batch.",
             code="batch-size",
             hint="Give at least two photos and a batch of at least two.",
             field="batch_size",
@@ -373,7 +373,7 @@ def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> li
         pages.Figure(
             f"{name}-confusion",
             plots.confusion("Truth (rows), answer", found.counts, found.classes),
-            "What was taken for what: rows the truth, columns the answer",
+            "Confusion matrix: rows are the truth, columns the answer",
         ),
     ]  # fmt: skip
 

@@ -155,7 +155,7 @@ def _blocks(task: Task, rows: list[dict[str, Any]], margins: dict[str, float]) -
             xs.append(100 * row["label_share"])
             ys.append(row["percent"])
     return [
-        f"{task.words()} The photos to judge by were looked at once, after the last step of every run.",
+        f"{task.words()} The test photos were looked at once, after the last step of every run.",
         pages.Table(
             ("question", "labels", "photos", "epochs", "right %", "95 % from", "to"),
             [
@@ -171,7 +171,7 @@ def _blocks(task: Task, rows: list[dict[str, Any]], margins: dict[str, float]) -
         + ".",
         pages.Figure(
             f"judged-{state.stem(task.encoder.name)}",
-            plots.lines("Photos named rightly", "labels, percent", "percent", series, log_x=True),
+            plots.lines("Photos named correctly", "labels, percent", "percent", series, log_x=True),
             "All questions by share of labels",
         ),
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
         pages.Figure(
             f"knn-{task.tag}-confusion",
             plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
-            "What was taken for what: rows the truth, columns the answer",
+            "Confusion matrix: rows are the truth, columns the answer",
         ),
     ]
     pages.write(task.out, f"knn-{task.tag}", f"{k}-NN: {task.encoder.name}", facts, blocks)

@@ -1,4 +1,4 @@
-"""Photos with labels: folders with one subfolder a class, or tar shards whose sidecars name one."""
+"""Photos with labels: folders with one subfolder per class, or tar shards whose sidecars name one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Labelled:
             raise DataError(
                 f"No photo under {', '.join(map(str, paths))} has a label.",
                 code="data-labels",
-                hint="Give folders with one subfolder a class, or shards whose .json sidecars have 'label'.",
+                hint="Give folders with one subfolder per class, or shards whose .json sidecars have 'label'.",
                 field="data",
             )
         _refuse_two_names(sidecars)
@@ -124,7 +124,7 @@ def refuse_unknown(found: Iterable[str], known: Sequence[str]) -> None:
     """
     if unknown := sorted(set(found) - set(known)):
         raise DataError(
-            f"Class {unknown[0]!r} is among the photos to judge and not among those to learn from "
+            f"Class {unknown[0]!r} occurs in the test photos but not in the training photos "
             f"({', '.join(known[:5])}{', ...' if len(known) > 5 else ''}).",
             code="data-labels",
             hint="Give both parts the same classes.",
@@ -142,7 +142,7 @@ def refuse_shared(train: Photos, test: Photos) -> None:
     shared = [entry for entry in test.entries if (os.path.abspath(entry.path), entry.offset) in known]  # noqa: PTH100
     if shared:
         raise DataError(
-            f"{len(shared)} of {len(test)} photos to judge by are among those to learn from, {shared[0].name} first.",
+            f"{len(shared)} of {len(test)} test photos are also training photos, starting with {shared[0].name}.",
             code="data-shared",
             hint="Give other photos with --test.",
             field="test",
@@ -197,7 +197,7 @@ def _refuse_no_utf8(classes: Iterable[str]) -> None:
             name.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"The name of class {name!r} is no UTF-8.",
+                f"The name of class {name!r} is not UTF-8.",
                 code="data-labels",
                 hint="Rename its folder, or its 'class' in the sidecars.",
                 field="data",

@@ -3,7 +3,7 @@
 Source: arXiv 2111.06377, appendix A.1 and table 10: momentum 0.9, no decay, cosine over 90 epochs of which 10
 warm up, random resized crop and flip. Two things are ours, and both stand in the answer: batches of 256 instead
 of 16,384 (which would be one step an epoch on ten thousand photos), and therefore the learning rate, chosen on
-photos held out of the training part. The photos to judge by are looked at once, after the last epoch.
+photos held out of the training part. The test photos are looked at once, after the last epoch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Protocol:
             flips, one pass of the encoder an epoch.
         epochs: In all; the last one is judged, never the best.
         warmup_epochs: Of them.
-        batch_size: Photos a step.
+        batch_size: Photos per step.
         lr: Real learning rate; None to choose it on held-out training photos.
         seed: Of order, crops and first weights.
     """
@@ -229,12 +229,12 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         JSON-ready: setting, chosen rates, curve, accuracy by class token (the paper's) and by mean of the patches.
 
     Raises:
-        DataError: There are not two photos a step, one cannot be decoded, or the loss is not finite.
+        DataError: There are not two photos per step, one cannot be decoded, or the loss is not finite.
     """
     size = min(protocol.batch_size, len(task.train))
     if size < 2:
         raise DataError(
-            f"batch_size {protocol.batch_size} with {len(task.train)} photos leaves none to normalise another by.",
+            f"batch_size {protocol.batch_size} with {len(task.train)} photos leaves fewer than two photos per batch.",
             code="batch-size",
             hint="Give at least two photos and a batch of at least two.",
             field="batch_size",
@@ -325,14 +325,14 @@ def _blocks(
         pages.Figure(
             f"{name}-curve",
             plots.lines(
-                "Training photos named rightly", "epoch", "percent",
+                "Training photos named correctly", "epoch", "percent",
                 {pool: (epochs, [line["right"][place] for line in fitted.curve]) for place, pool in enumerate(POOLS)},
             ),
-            "Share of the training photos named rightly, epoch by epoch",
+            "Share of the training photos named correctly, epoch by epoch",
         ),
         pages.Figure(
             f"{name}-confusion",
             plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
-            "What was taken for what: rows the truth, columns the answer",
+            "Confusion matrix: rows are the truth, columns the answer",
         ),
     ]  # fmt: skip

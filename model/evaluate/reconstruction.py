@@ -310,7 +310,7 @@ def _blocks(
     yield (
         f"{facts['photos']} photos, centre crops, photo n masked with seed n; means over hidden pixels, "
         f"95 % intervals by drawing the photos again. View: {facts['view']}. {facts['view_note']} The row true_means "
-        "is no model: it reads the mean colour of every hidden patch from the answer, which any picture "
+        "is not a model: it reads the mean colour of every hidden patch from the answer, which any picture "
         "un-normalised with the truth has too. Unexplained: the share of the hidden patches' variance, each patch "
         "standardised, that is left when the painted patches are standardised and scaled too."
     )

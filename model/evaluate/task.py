@@ -1,4 +1,4 @@
-"""One model, photos to learn from, photos to judge by, and the folder of the answers."""
+"""One model, training photos, test photos, and the folder of the answers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Task:
 
     Attributes:
         encoder: The model.
-        train: Photos with labels to learn from.
-        test: Photos to judge by, never learned from and never looked at to choose anything.
+        train: Labelled training photos.
+        test: Test photos, never learned from and never looked at to choose anything.
         out: Folder of the answers; features are kept below it.
         device: Where to compute.
         workers: Decoding threads; for fine-tuning processes that augment, 0 for none.
@@ -56,7 +56,7 @@ class Task:
         return f"{question}-{self.tag}" + state.of_seed(seed)
 
     def features(self) -> tuple[Tensor, Tensor]:
-        """Of the photos to learn from and to judge by, ``[N, 2, D]`` each."""
+        """Of the training and the test photos, ``[N, 2, D]`` each."""
         threads = max(self.workers, 1)
         train, test = (
             extract(self.encoder, of.photos, self.out / "features", device=self.device, workers=threads)
@@ -96,7 +96,7 @@ class Task:
     def words(self) -> str:
         """The same for people."""
         return (
-            f"{self.encoder.name} (weights {self.encoder.digest[:12]}): {len(self.train)} photos of "
-            f"{len(self.train.classes)} classes to learn from ({self.label_share:.0%} of the labels), "
-            f"{len(self.test)} to judge by."
+            f"{self.encoder.name} (weights {self.encoder.digest[:12]}): {len(self.train)} training photos of "
+            f"{len(self.train.classes)} classes ({self.label_share:.0%} of the labels), "
+            f"{len(self.test)} test photos."
         )

@@ -46,13 +46,13 @@ class Settings:
     Attributes:
         task: ``detect`` (boxes and masks of things) or ``segment`` (a class for every pixel).
         steps: In all.
-        batch_size: Photos a step.
+        batch_size: Photos per step.
         side: Of the square a photo is laid into, pixels; None for the model's own.
         lr: Top rate.
         layer_decay: Rate of an encoder's layer over that of the next one.
         weight_decay: AdamW's, of matrices; vectors and class token have none.
         width: Channels of the pyramid and of the heads.
-        proposals: Places a photo that the box head learns from, for ``detect``.
+        proposals: Region proposals per photo on which the box head trains, for ``detect``.
         seed: Of order, flips, proposals and first weights.
     """
 
@@ -85,7 +85,7 @@ def load_settings(name_or_path: str | None, changes: dict[str, Any]) -> Settings
     values = presets.read(name_or_path, "model.evaluate", "recipes", "recipe") if name_or_path else {}
     keys = sorted(entry.name for entry in fields(Settings))
     if unknown := sorted(values.keys() - set(keys)):
-        raise _bad(f"{unknown[0]} is no key of it; known are {', '.join(keys)}")
+        raise _bad(f"{unknown[0]} is not a known key; known are {', '.join(keys)}")
     settings = Settings(**values | {key: value for key, value in changes.items() if value is not None})
     if settings.task not in ("detect", "segment"):
         raise _bad(f"task is {settings.task!r}; it must be detect or segment")
@@ -205,8 +205,8 @@ def evaluate(
 
     Args:
         encoder: Trained or random.
-        train: To learn from.
-        test: To judge by; opened with the classes of ``train``.
+        train: Training photos.
+        test: Test photos; opened with the classes of ``train``.
         out: The folder.
         settings: How.
         device: Where.
@@ -222,9 +222,9 @@ def evaluate(
     """
     if test.classes != train.classes:
         raise DataError(
-            "The photos to judge by have other classes than those to learn from, or in another order.",
+            "The test photos have other classes than the training photos, or in another order.",
             code="data-labels",
-            hint="Open the second with classes of the first: Scenes.open(folder, train.classes).",
+            hint="Open the test photos with the classes of the training photos: Scenes.open(folder, train.classes).",
             field="test",
         )
     refuse_shared(train.photos, test.photos)
@@ -243,7 +243,7 @@ def evaluate(
         "train_photos": len(train),
         "test_photos": len(test),
     }
-    for what, of in (("to learn from", train), ("to judge by", test)):
+    for what, of in (("training", train), ("test", test)):
         tqdm.write(f"{what}: {of.told}.", file=sys.stderr)
     name = _name(encoder, settings)
     keep = state.Keeper(out / f"{name}.state", facts)
@@ -260,7 +260,7 @@ def evaluate(
     }
     steps, losses = ([line[key] for line in curve] for key in ("step", "loss"))
     blocks: list[pages.Block] = [
-        f"{encoder.name}. To learn from: {train.told}. To judge by: {test.told}. {len(train.classes)} classes, "
+        f"{encoder.name}. Training: {train.told}. Test: {test.told}. {len(train.classes)} classes, "
         f"{settings.steps} steps of {settings.batch_size}, side {side}. Not the paper's setting.",
         pages.Table(("score", "percent"), list(scores.items())),
         pages.Figure(

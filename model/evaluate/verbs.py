@@ -25,8 +25,12 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--data", type=Path, nargs="+", required=True, help="folders of pictures, or .tar shards"
     )
-    verb.add_argument("--ratio", type=_list, default="0.75", help="shares hidden, comma list (default 0.75)")
-    verb.add_argument("--strategy", default="random", help="random, block, grid, comma list (default random)")
+    verb.add_argument(
+        "--ratio", type=_list, default="0.75", help="shares hidden, comma-separated list (default 0.75)"
+    )
+    verb.add_argument(
+        "--strategy", default="random", help="random, block, grid, comma-separated list (default random)"
+    )
     verb.add_argument(
         "--view", help="how a normalised prediction becomes a picture; default: the model's first"
     )
@@ -84,8 +88,8 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
             help="default: the paper's for its size: 100 (large, huge: 50), scratch 300 (200)",
         )
         verb.add_argument("--minutes", type=float, help="as many steps as fit, instead of --epochs")
-        verb.add_argument("--batch-size", type=int, help="photos a step (default 128)")
-        verb.add_argument("--base-lr", type=float, help="learning rate at 256 photos a step")
+        verb.add_argument("--batch-size", type=int, help="photos per step (default 128)")
+        verb.add_argument("--base-lr", type=float, help="learning rate at 256 photos per step")
         verb.add_argument("--layer-decay", type=float, help="rate of a layer over that of the next one")
 
     verb = questions.add_parser(
@@ -94,12 +98,15 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
     verb.set_defaults(verb=_judge, label_share=1.0, seed=0)
     _labelled(verb, workers=0)
     verb.add_argument(
-        "--shares", type=_list, default="0.1,1", help="shares of the labels, comma list (default 0.1,1)"
+        "--shares",
+        type=_list,
+        default="0.1,1",
+        help="shares of the labels, comma-separated list (default 0.1,1)",
     )
     verb.add_argument(
         "--blocks",
         type=_list,
-        help="for partial fine-tuning, comma list (default 0.5,1,4, as far as the encoder has them)",
+        help="for partial fine-tuning, comma-separated list (default 0.5,1,4, as far as the encoder has them)",
     )
     verb.add_argument(
         "--minutes",
@@ -107,25 +114,25 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
         default=10,
         help="of the first fine-tuning; all others see as many photos (default 10)",
     )
-    verb.add_argument("--base-lr", type=float, help="of every fine-tuning, at 256 photos a step")
+    verb.add_argument("--base-lr", type=float, help="of every fine-tuning, at 256 photos per step")
 
 
 def _add_transfer(questions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb = questions.add_parser(
-        "transfer", help="train the encoder to find or segment things, on folders as COCO has them"
+        "transfer", help="train the encoder to find or segment things, on folders in COCO's format"
     )
     verb.set_defaults(verb=_transfer)
     verb.add_argument("checkpoint", type=Path, help="weight file that holds an encoder")
     verb.add_argument("--heads", type=int, help="attention heads of the encoder, where the file does not say")
     verb.add_argument("--recipe", help="TOML file, or a name in model/evaluate/recipes like paper-coco-base")
     verb.add_argument(
-        "--task", choices=("detect", "segment"), help="Mask R-CNN (default), or a class a pixel"
+        "--task", choices=("detect", "segment"), help="Mask R-CNN (default), or a class per pixel"
     )
     verb.add_argument("--data", type=Path, required=True, help="folder with annotations.json and pictures")
-    verb.add_argument("--test", type=Path, required=True, help="folder to judge by, of the same classes")
+    verb.add_argument("--test", type=Path, required=True, help="folder of test photos, with the same classes")
     verb.add_argument("--out", type=Path, required=True, help="folder for report and curve")
     verb.add_argument("--steps", type=int, help="(default 1000)")
-    verb.add_argument("--batch-size", type=int, help="photos a step (default 8)")
+    verb.add_argument("--batch-size", type=int, help="photos per step (default 8)")
     verb.add_argument(
         "--side", type=int, help="of the square a photo is laid into (default: the model's own)"
     )
@@ -143,9 +150,9 @@ def _labelled(verb: argparse.ArgumentParser, checkpoint: bool = True, workers: i
         )
     verb.add_argument(
         "--data", type=Path, nargs="+", required=True,
-        help="photos to learn from: folders with a subfolder a class, or .tar shards with 'label' in the sidecars",
+        help="training photos: folders with a subfolder per class, or .tar shards with 'label' in the sidecars",
     )  # fmt: skip
-    verb.add_argument("--test", type=Path, nargs="+", required=True, help="photos to judge by, likewise")
+    verb.add_argument("--test", type=Path, nargs="+", required=True, help="test photos, likewise")
     verb.add_argument("--out", type=Path, required=True, help="folder for report, curves and kept features")
     what = "decoding threads" if workers else "processes that augment; 0: the one that trains"
     verb.add_argument("--workers", type=int, default=workers, help=f"{what} (default {workers})")
@@ -156,18 +163,18 @@ def _labelled(verb: argparse.ArgumentParser, checkpoint: bool = True, workers: i
 def _drawn(verb: argparse.ArgumentParser) -> None:
     """What ``judge`` does not have: it asks at shares of its own."""
     verb.add_argument(
-        "--label-share", type=float, default=1.0, help="share of the labels to learn from (default 1)"
+        "--label-share", type=float, default=1.0, help="share of the labels to train on (default 1)"
     )
     verb.add_argument("--seed", type=int, default=0, help="of the share and of every draw (default 0)")
 
 
 def _list(text: str) -> tuple[str, ...]:
-    """A comma list of numbers, each as it was written."""
+    """A comma-separated list of numbers, each as it was written."""
     written = tuple(text.split(","))
     try:
         [float(number) for number in written]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no comma list of numbers.") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of numbers.") from error
     return written
 
 
@@ -248,7 +255,7 @@ def _random(given: argparse.Namespace) -> Encoder:
 
     if given.size not in SIZES:
         raise RecipeError(
-            f"size is {given.size!r}.", code="size", hint=f"Take one of {', '.join(SIZES)}.", field="size"
+            f"size is {given.size!r}.", code="size", hint=f"Use one of {', '.join(SIZES)}.", field="size"
         )
     return scratch(SIZES[given.size], given.seed, given.size)
 

@@ -55,7 +55,7 @@ class Box(NamedTuple):
 
 
 def crop_boxes(keys: Keys, heights: Sides, widths: Sides, scale: tuple[float, float]) -> Boxes:
-    """Random resized crops and flips, one a key.
+    """Random resized crops and flips, one per key.
 
     Area share uniform in ``scale``, aspect log-uniform in 3/4..4/3; ten tries, then the largest centre square.
     Source: the crop of torchvision's RandomResizedCrop, as in the paper's table 8.
@@ -110,7 +110,7 @@ def one_by_one(keys: Keys, recipe: Recipe) -> Callable[[int, int, int], Box]:
 
 
 def boxes(keys: Keys, heights: Sides, widths: Sides, recipe: Recipe) -> Boxes:
-    """The crops a recipe asks for, one a key."""
+    """The crops a recipe asks for, one per key."""
     if recipe.augment in ("random", "colour"):
         return crop_boxes(keys, heights, widths, recipe.crop_scale)
     return _squares(keys, heights, widths, centred=recipe.augment == "none")
@@ -132,7 +132,7 @@ def _squares(keys: Keys, heights: Sides, widths: Sides, *, centred: bool) -> Box
 
 
 def jitter(images: Tensor, keys: Keys) -> Tensor:
-    """Change the colours of ``images [B, 3, H, W] uint8``, one key a picture."""
+    """Change the colours of ``images [B, 3, H, W] uint8``, one key per picture."""
     draws = noise(keys ^ np.uint64(0x846CA68B), 3) / np.float64(2**64)
     factors = torch.from_numpy((1 + COLOUR_RANGE * (2 * draws - 1)).astype(np.float32))
     if (

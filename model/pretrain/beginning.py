@@ -102,7 +102,7 @@ def _refuse_other(path: Path, theirs: MAEConfig, recipe: Recipe, names: set[str]
         return
     told = ", ".join(f"{name} {getattr(theirs, name)} instead of {getattr(ours, name)}" for name in differing)
     raise CheckpointError(
-        f"{path} is of another shape than the recipe's network: {told}.",
+        f"{path} has another shape than the recipe's network: {told}.",
         code="init-config",
         hint=_as_recipe(theirs, differing),
         field="init",
@@ -112,7 +112,7 @@ def _refuse_other(path: Path, theirs: MAEConfig, recipe: Recipe, names: set[str]
 def _as_recipe(theirs: MAEConfig, differing: list[str]) -> str:
     """What makes a recipe's network theirs, where it can be said."""
     if beyond := [name for name in differing if name not in (*NETWORK, *COLOURS, *_BESIDE)]:
-        return f"No recipe can say {' or '.join(beyond)}: a run cannot begin with these weights. Give others."
+        return f"No recipe can express {' or '.join(beyond)}: a run cannot begin with these weights. Give others."
     lines = [f"{name} = {json.dumps(getattr(theirs, name))}" for name in differing if name in _BESIDE]
     network = [f"{name} = {json.dumps(getattr(theirs, name))}" for name in differing if name not in _BESIDE]
     said = [", ".join(lines)] * bool(lines) + [f"[network] {', '.join(network)}"] * bool(network)

@@ -127,7 +127,7 @@ class Photos:
             raise DataError(
                 f"{entry.name} in {entry.path} cannot be read ({error.strerror}).",
                 code="data-unreadable",
-                hint="See that the disk is there, then go on with --resume.",
+                hint="Check that the disk is there, then go on with --resume.",
                 field="data",
             ) from error
 
@@ -264,7 +264,7 @@ def _files_below(
         raise DataError(
             f"{folder} cannot be listed ({error.strerror}).",
             code="data-unreadable",
-            hint="See that the disk is there and may be read.",
+            hint="Check that the disk is there and may be read.",
             field="data",
         ) from error
     facts = Path(folder).stat()
@@ -317,7 +317,7 @@ def _shard(path: Path) -> list[Entry]:
         raise DataError(
             f"{path} is compressed; photos are read from where they lie in a plain tar."
             if compressed
-            else f"{path} is no tar shard, or is damaged ({error}).",
+            else f"{path} is not a tar shard, or is damaged ({error}).",
             code="data-shard",
             hint="Decompress it." if compressed else "Pack or fetch it again.",
             field="data",

@@ -42,9 +42,9 @@ def batches(
             pool = resident.Pool.decode(photos, device, workers, quiet=not world.first)
         except torch.OutOfMemoryError as error:
             raise RecipeError(
-                f"The {len(photos)} photos, decoded, do not fit the memory of {device}.",
+                f"The {len(photos)} photos, decoded, do not fit into the memory of {device}.",
                 code="memory",
-                hint="Take --data-path host: threads then decode them as they are needed.",
+                hint="Use --data-path host: threads then decode them as they are needed.",
                 field="data_path",
             ) from error
         return resident.batches(pool, photos, recipe, start_step, world)

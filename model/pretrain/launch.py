@@ -90,7 +90,7 @@ def pretrain(
             )  # fmt: skip
         except torch.OutOfMemoryError as error:
             raise RecipeError(
-                f"A batch of {recipe.batch_size} does not fit the memory of {where}.",
+                f"A batch of {recipe.batch_size} does not fit into the memory of {where}.",
                 code="memory",
                 hint="Double accumulate (the same training in less memory), or lower batch_size.",
                 field="batch_size",
@@ -141,7 +141,7 @@ def _world(device: str | None) -> Iterator[tuple[World, torch.device]]:
     alone = len(told) < 3
     if alone and os.environ.get("WORLD_SIZE", "1") != "1":  # noqa: TID251
         raise RecipeError(
-            f"Of what torchrun tells each process only {', '.join(sorted(told))} is there.",
+            f"Of the variables torchrun sets, only {', '.join(sorted(told))} is present.",
             code="world",
             hint="Start it with torchrun, which sets RANK, LOCAL_RANK and WORLD_SIZE.",
         )

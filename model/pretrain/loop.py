@@ -317,7 +317,7 @@ def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: Wor
     raise DataError(
         f"The loss is {losses[bad]} in step {step}. Its photos and the keys of their crops and masks are in {record}.",
         code="loss",
-        hint="Look at these photos; resume from the last state with a lower learning rate, or set clip_norm.",
+        hint="Inspect these photos; resume from the last state with a lower learning rate, or set clip_norm.",
     )
 
 

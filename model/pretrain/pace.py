@@ -81,8 +81,8 @@ def shortened(recipe: Recipe, world: World) -> Recipe:
     short = recipe.with_short_warmup()
     if world.first and short != recipe:
         tqdm.write(
-            f"Warm-up cut to {short.warmup_steps} of {recipe.steps} steps, from {recipe.warmup_steps}: a shortened "
-            "run takes a tenth at most. A recipe that says its own length keeps its warm-up.",
+            f"Warm-up cut to {short.warmup_steps} of {recipe.steps} steps, from {recipe.warmup_steps}: a shortened run "
+            "warms up for at most a tenth of its steps. To keep the warm-up, put the length in the recipe.",
             file=sys.stderr,
         )
     return short

@@ -1,6 +1,6 @@
 """The same photos under the same masks, repainted again and again while a run goes on.
 
-A sheet has one row a photo: masked, pasted, original, without gaps. ``index.json`` beside the sheets lists them
+A sheet has one row per photo: masked, pasted, original, without gaps. ``index.json`` beside the sheets lists them
 for the page; the folder is copied as it stands to ``weights/NAME-training`` when the weights are shipped.
 Drawn by the code that serves pictures, so that what is seen here is what a visitor would see.
 """

@@ -1,4 +1,4 @@
-"""A training recipe: one TOML file an experiment, every key known, every default the paper's.
+"""A training recipe: one TOML file per experiment, every key known, every default the paper's.
 
 Recipes live in ``model/pretrain/recipes``; each file's header says hardware, cost, command and result.
 """
@@ -18,7 +18,7 @@ from model.masking import SAMPLERS
 
 #: What a run's length may be given as.
 _LENGTHS = {"steps", "epochs", "minutes"}
-_BASE = 256  # photos a step that a base learning rate is meant for
+_BASE = 256  # photos per step that a base learning rate is meant for
 #: What of a size's encoder a recipe may change.
 NETWORK = ("image_size", "patch_size", "width", "depth", "heads")
 #: And of the colours that pixels are normalised by.
@@ -79,7 +79,7 @@ class Recipe:
     steps: int = 0  # optimiser steps in all
     epochs: float | None = None  # instead of steps: how often every photo comes
     minutes: float | None = None  # instead of steps: they are derived from the speed of the first ones
-    batch_size: int = 4096  # photos a step
+    batch_size: int = 4096  # photos per step
     accumulate: int = 1  # parts in which a step's photos go through the network, to save memory
     mask_ratio: float | tuple[float, float] = 0.75  # a pair: drawn uniformly for every batch
     masking: dict[str, float] = field(
@@ -198,7 +198,7 @@ class Recipe:
                 )
                 and all(_is_colour(self.network[name]) for name in given & {*COLOURS}),
                 f"whole numbers, at least 1, called {', '.join(NETWORK)}; or {' and '.join(COLOURS)}, lists of one "
-                "number a channel",
+                "number per channel",
             ),
             ("name", bool(self.name) and Path(self.name).name == self.name, "a file's name, without folders"),
         ):
@@ -286,7 +286,7 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
 
     Args:
         name_or_path: A TOML file, or the name of one in ``model/pretrain/recipes``. Besides the fields of ``Recipe``
-            it may hold ``base_lr``, the learning rate of 256 photos a step: ``lr`` is then in proportion to the
+            it may hold ``base_lr``, the learning rate of 256 photos per step: ``lr`` is then in proportion to the
             batch (the paper's rule).
         changes: Fields to replace; ``None`` means unchanged.
 

@@ -56,7 +56,7 @@ def _fetch(address: str, cache: Path) -> Path:
         raise DataError(
             str(error),
             code="data-remote",
-            hint="Check address and disk, then give the same command again: it goes on from what came.",
+            hint="Check address and disk, then run the same command again: it goes on from what came.",
             field="data",
         ) from error
     return path

@@ -54,7 +54,7 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
         folder: Where the pictures are.
         out: Where ``shard-00000.tar``, ... are written.
         side: Short side at most, pixels; smaller pictures are not enlarged.
-        per_shard: Photos a shard.
+        per_shard: Photos per shard.
         workers: Threads that decode, scale and encode.
 
     Raises:

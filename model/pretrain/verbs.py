@@ -22,7 +22,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--auto-resume",
         action="store_true",
-        help="go on from the last state if there is one: for jobs started anew",
+        help="go on from the last state if there is one: for jobs that are restarted",
     )
     verb.add_argument(
         "--cache", type=Path, help="where shards from addresses are kept (default ~/.cache/unmask/shards)"
@@ -53,7 +53,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--side", type=_at_least_one, default=256, help="short side at most, pixels (default 256)"
     )
-    verb.add_argument("--per-shard", type=_at_least_one, default=2000, help="photos a shard (default 2000)")
+    verb.add_argument("--per-shard", type=_at_least_one, default=2000, help="photos per shard (default 2000)")
     verb.add_argument("--workers", type=_at_least_one, default=1, help="threads (default 1)")
 
 

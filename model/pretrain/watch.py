@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar, one JSON line a report, sheets of the same photos, TensorBoard's events."""
+"""What a run shows while it trains: a bar, a JSON line per report, sheets of the same photos, TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Watch:
         if strange := sorted(recipe.source_weights.keys() - sources):
             named = ", ".join(sorted(sources)[:10])
             tqdm.write(
-                f"source_weights of {', '.join(strange)} weigh nothing: the photos are of {named}.",
+                f"source_weights names {', '.join(strange)}, which no photo comes from; the sources are {named}.",
                 file=sys.stderr,
             )
         self._epoch = Sampler(photos, recipe).length(0)  # samples; of weighted sources about as many in each

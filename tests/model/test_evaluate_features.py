@@ -106,7 +106,7 @@ def test_a_grey_encoder_sees_of_colours_what_it_sees_of_their_grey(tmp_path: Pat
 
 def test_an_encoder_of_channels_that_photos_do_not_have_is_refused(tmp_path: Path) -> None:
     store.write(tmp_path / "five.safetensors", MAE(replace(SIZES["debug"], channels=5)), name="five", card={})
-    with pytest.raises(CheckpointError, match="five looks at 5 channels, and photos have 3 colours"):
+    with pytest.raises(CheckpointError, match="five looks at 5 channels, but photos have 3 colours"):
         load_encoder(tmp_path / "five.safetensors")
 
 
@@ -195,7 +195,7 @@ def test_a_list_that_is_not_of_numbers_is_refused_by_name(
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", *arguments])
     said = capsys.readouterr().err
-    assert f"{arguments[-2]}: {arguments[-1]!r} is no comma list of numbers." in said
+    assert f"{arguments[-2]}: {arguments[-1]!r} is not a comma-separated list of numbers." in said
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_a_class_whose_name_is_no_utf8_is_refused_by_name(of: str, tmp_path: Pat
         (folder / "0.png").write_bytes(encoded(photo()))
     else:
         place = _shard(tmp_path / "shard.tar", ("0", {"label": 0, "class": "caf\udce9"}))
-    with pytest.raises(DataError, match=r"The name of class 'caf\\udce9' is no UTF-8"):
+    with pytest.raises(DataError, match=r"The name of class 'caf\\udce9' is not UTF-8"):
         Labelled.open([place])
 
 
@@ -393,7 +393,7 @@ def test_photos_that_were_learned_from_do_not_judge(
         "cpu",
     ]
     assert main(["evaluate", "knn", str(debug_file), *arguments]) == 2
-    assert "24 of 32 photos to judge by are among those to learn from" in capsys.readouterr().err
+    assert "24 of 32 test photos are also training photos" in capsys.readouterr().err
 
 
 def test_an_encoder_is_found_by_its_name_in_the_registry() -> None:

@@ -29,7 +29,7 @@ from tests.pictures import two_classes
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
-    """Photos of two classes that differ in colour, 8 to learn from and 4 to judge by."""
+    """Photos of two classes that differ in colour, 8 for training and 4 for testing."""
     return two_classes(tmp_path / "photos", train=4, test=2)
 
 

@@ -80,7 +80,7 @@ def test_classes_are_numbered_by_name_whatever_their_order_in_the_file(tmp_path:
 
 
 def test_a_class_that_was_not_learned_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'triangle' is among the photos to judge"):
+    with pytest.raises(DataError, match="'triangle' occurs in the test photos"):
         Scenes.open(_set(tmp_path / "test", 1, 0), ("square",))
 
 
@@ -89,7 +89,7 @@ def test_two_parts_that_number_their_classes_otherwise_or_share_a_photo_are_refu
 ) -> None:
     train = Scenes.open(_set(tmp_path / "train", 1, 0))
     turned = Scenes.open(_set(tmp_path / "turned", 1, 0, turned=True))
-    for test, says in ((turned, "other classes"), (train, "1 of 1 photos to judge by are among")):
+    for test, says in ((turned, "other classes"), (train, "1 of 1 test photos are also")):
         with pytest.raises(DataError, match=says):
             transfer.evaluate(
                 load_encoder(encoder_file), train, test, tmp_path / "out", transfer.Settings(), CPU
@@ -224,7 +224,7 @@ def test_an_interrupted_training_does_not_go_on_with_other_photos_or_outlines(
             train_on(scenes)
     done = train_on(train)
     assert len(done["curve"]) == 2
-    assert "to learn from: 2 photos, 4 things." in capsys.readouterr().err
+    assert "training: 2 photos, 4 things." in capsys.readouterr().err
     monkeypatch.setattr(transfer, "_segmented", killed)
     assert train_on(train) == done, "what is done is not done again"
     with pytest.raises(DataError, match="other weights, photos or settings"):
@@ -267,7 +267,7 @@ def test_a_recipe_says_how_it_was_run_and_what_is_given_comes_on_top(recipe: Pat
 def test_a_recipe_of_unknown_keys_or_values_is_refused(tmp_path: Path) -> None:
     assert len(RECIPES) == 4
     for text, says in (
-        ("speed = 3", "speed is no key"),
+        ("speed = 3", "speed is not a known key"),
         ('task = "fly"', "detect or"),
     ):
         (tmp_path / "own.toml").write_text(text)

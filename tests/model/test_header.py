@@ -115,7 +115,7 @@ def test_a_head_that_promises_a_giant_builds_nothing() -> None:
     }  # fmt: skip
     report = inspect_header(laid(shapes), "giant.safetensors")
     assert report.usable_for == ()
-    assert "128 patches a side" in report.notes[0]
+    assert "128 patches per side" in report.notes[0]
     shapes["pos_embed"] = [1, 128**2 + 1, 64]
     assert any("larger" in note or "heads" in note for note in inspect_header(laid(shapes), "g").notes)
 

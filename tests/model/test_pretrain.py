@@ -650,7 +650,7 @@ def test_what_no_recipe_can_say_is_no_beginning(folder: Path, tmp_path: Path) ->
     store.write(tmp_path / "wide.safetensors", wide, name="wide", card={})
     with pytest.raises(CheckpointError, match=r"mlp_ratio 2\.0 instead of 4\.0") as caught:
         pretrain(toy(), [folder], tmp_path / "run", init=tmp_path / "wide.safetensors", device="cpu")
-    assert "No recipe can say mlp_ratio" in caught.value.hint
+    assert "No recipe can express mlp_ratio" in caught.value.hint
 
 
 def test_a_run_takes_the_colours_of_the_weights_it_begins_with(folder: Path, tmp_path: Path) -> None:

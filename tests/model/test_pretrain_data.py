@@ -160,7 +160,8 @@ def test_a_weight_of_a_source_that_is_not_there_is_said(
     recipe = _recipe(steps=1, source_weights={folder.name: 0.5, "reel": 0.5})
     pretrain(recipe, [folder], tmp_path / "run", device="cpu")
     assert (
-        f"source_weights of reel weigh nothing: the photos are of {folder.name}." in capsys.readouterr().err
+        f"source_weights names reel, which no photo comes from; the sources are {folder.name}."
+        in capsys.readouterr().err
     )
 
 
@@ -278,7 +279,7 @@ def test_a_compressed_shard_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"some\.tar is compressed"):
         Photos.open([path])
     path.write_bytes(b"no tar" * 200)
-    with pytest.raises(DataError, match=r"some\.tar is no tar shard"):
+    with pytest.raises(DataError, match=r"some\.tar is not a tar shard"):
         Photos.open([path])
 
 
@@ -373,7 +374,7 @@ def test_photos_that_do_not_fit_the_device_are_told_from_a_batch_that_does_not(
 
     monkeypatch.setattr(torch, "empty", full)
     photos, recipe = Photos.open([damaged_folder]), _recipe(data_path="device")
-    with pytest.raises(RecipeError, match="12 photos, decoded, do not fit the memory of cpu") as caught:
+    with pytest.raises(RecipeError, match="12 photos, decoded, do not fit into the memory of cpu") as caught:
         feed.batches(photos, recipe, 0, device=CPU, workers=1)
     assert "--data-path host" in caught.value.hint
 

@@ -61,7 +61,7 @@ def test_an_address_without_a_shard_is_named(host: Host, tmp_path: Path) -> None
 
 def test_a_shard_that_is_no_tar_is_named(host: Host, tmp_path: Path) -> None:
     host.files["/odd.tar"] = b"<html>not found</html>" * 100
-    with pytest.raises(DataError, match=r"odd\.tar is no tar shard"):
+    with pytest.raises(DataError, match=r"odd\.tar is not a tar shard"):
         Photos.open([f"{host.url}/odd.tar"], tmp_path)
 
 

@@ -77,7 +77,7 @@ def test_half_of_what_torchrun_tells_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="only WORLD_SIZE is there"):
+    with pytest.raises(RecipeError, match="only WORLD_SIZE is present"):
         pretrain(toy(), [folder], tmp_path / "run", device="cpu")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert pretrain(toy(steps=1), [folder], tmp_path / "run", device="cpu")
