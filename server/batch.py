@@ -123,7 +123,7 @@ async def _collect(
                 break
             items.append(line)
     refusal = BadRequestError(
-        f"One JSON answer takes entries of {max_bytes} bytes together, and those before this one fill it.",
+        f"A JSON answer holds at most {max_bytes} bytes of entries, and earlier entries fill it.",
         status=413,
         code="answer-too-large",
         hint=f"Send 'Accept: {NDJSON}', which has no such bound, or ask for fewer entries or panels.",
@@ -149,7 +149,7 @@ def _heads(fields: BatchFields, images: int) -> list[Head]:
 async def _run(
     service: Service, model: Reconstructor, images: list[bytes], fields: BatchFields, heads: list[Head]
 ) -> AsyncIterator[bytes]:
-    """The entries in order. No more are in work, or done and unsent, than one call of the network takes."""
+    """The entries in order. No more are in progress, or done and unsent, than one call of the network takes."""
     variants = fields.variants()
     begun: deque[asyncio.Task[bytes]] = deque()
     index = 0
@@ -199,8 +199,8 @@ def _render(result: Reconstruction, *, head: Head, panels: tuple[str, ...]) -> b
 def _check_count(fields: BatchFields, images: int, limit: int) -> None:
     if (asked := fields.count * images) > limit:
         message = (
-            f"Pictures times ways to hide patches, {images} x {fields.count}, are {asked} reconstructions; at most "
-            f"{limit} are made."
+            f"Pictures times ways to hide patches, {images} x {fields.count}, come to {asked} reconstructions; the "
+            f"limit is {limit}."
         )
         hint = "Ask for fewer strategies, ratios, seeds or pictures, or send several requests."
         raise InvalidFieldsError.one("images", message, hint)

@@ -90,7 +90,7 @@ def add_queue(router: APIRouter, service: Service) -> None:
             str, Query(max_length=64, description="The X-Request-ID that was sent with it.")
         ] = "",
     ) -> responses.Queue:
-        """How many requests are in work or waiting, how many before a given one, and about how long that takes."""
+        """How many requests are in progress or waiting, how many before a given one, and about how long that takes."""
         turn = service.turn(request)
         estimate_ms = round(1000 * turn.wait_s)
         return responses.Queue(admitted=turn.admitted, before=turn.before, estimate_ms=estimate_ms)

@@ -43,7 +43,7 @@ NAME = "unmask"
 TRIES = 3  # a job that kills whoever runs it must not kill them all
 # A replica that has not answered for so long is not counted on when waits are predicted.
 HEARD_S = 10.0
-# The front's own line refuses long before; this bounds health checks, page files and refusals in work.
+# The front's own line refuses long before; this bounds health checks, page files and refusals in progress.
 FRONT_REQUESTS = 1000
 REQUEST_ID = b"x-request-id"
 

@@ -137,14 +137,14 @@ def _words(entry: ErrorDetails) -> str:
 
 
 def check_encoding(request: Request) -> None:
-    """Refuse a body that is packed.
+    """Refuse a body that is compressed.
 
     Raises:
         BadRequestError: It is.
     """
     if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
         raise BadRequestError(
-            f"The body's Content-Encoding is '{encoding[:60]}'; accepted is identity.",
+            f"The body's Content-Encoding is '{encoding[:60]}'; only identity is accepted.",
             status=415,
             code="content-encoding",
             hint="Send the body as it is: pictures are small already.",
@@ -202,7 +202,7 @@ def _check_charset(request: Request) -> None:
     charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() != "utf-8":
         raise BadRequestError(
-            f"The form's charset is '{charset[:60]}'; accepted is utf-8.",
+            f"The form's charset is '{charset[:60]}'; only utf-8 is accepted.",
             status=415,
             code="charset",
             hint="Send texts in UTF-8, and leave the charset out of Content-Type.",
@@ -273,7 +273,7 @@ def parse_object(body: bytes) -> list[tuple[str, Any]]:
     before there is an object for each of its values.
 
     Raises:
-        BadRequestError: It is no JSON object, or large beside its long texts.
+        BadRequestError: It is not a JSON object, or large beside its long texts.
     """
     texts: deque[bytes] = deque()
 
@@ -307,7 +307,7 @@ def parse_object(body: bytes) -> list[tuple[str, Any]]:
         parsed = None
     if not isinstance(parsed, _Pairs):
         raise BadRequestError(
-            "The body is no JSON object.",
+            "The body is not a JSON object.",
             status=400,
             code="json",
             hint='Send an object such as {"image": "<base64>", "ratio": 0.75}.',
@@ -332,7 +332,7 @@ def _decode(name: str, text: object, max_bytes: int) -> bytes:
     try:
         content = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # characters that are not ASCII raise it as well
-        raise InvalidFieldsError.one(name, f"'{name}' is no base64.", hint) from None
+        raise InvalidFieldsError.one(name, f"'{name}' is not base64.", hint) from None
     return content
 
 
@@ -385,7 +385,7 @@ def _text(value: object) -> str:
 
 
 def _repeated(name: str) -> tuple[str, str]:
-    return f"'{name}' is there more than once.", "Send it once."
+    return f"'{name}' was sent more than once.", "Send it once."
 
 
 def _refuse(errors: Sequence[tuple[str, str, str]]) -> None:

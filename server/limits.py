@@ -20,7 +20,7 @@ from server import problems
 
 T = TypeVar("T")
 
-# Where `Keys` notes whose key a request has, and `ClientLimit` how more of its client's share is taken.
+# Where `Keys` notes the key's digest and `ClientLimit` the function that charges further items.
 KEY_SCOPE = "unmask.key"
 CHARGE_SCOPE = "unmask.charge"
 IPV6_BITS = 64  # that one customer is given
@@ -30,7 +30,7 @@ IPV6_BITS = 64  # that one customer is given
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_S = 10.0
 
-# In which a client must take so much of an answer, before what it holds goes to others.
+# A client must take PIECE_BYTES of an answer within PIECE_S, or it loses the rest.
 PIECE_BYTES = 64 * 1024
 PIECE_S = 30.0
 

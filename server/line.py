@@ -42,7 +42,7 @@ class Turn:
     """How it stands with the line for one request.
 
     Attributes:
-        admitted: Requests in work or waiting, its own included.
+        admitted: Requests in progress or waiting, its own included.
         before: Of these, how many were there first; None where it has no place, or not yet.
         wait_s: How long those and its own are expected to compute; all of them where it has no place.
     """
@@ -53,7 +53,7 @@ class Turn:
 
 
 class Line:
-    """Requests in work or waiting. All methods but those that learn belong to the event loop.
+    """Requests in progress or waiting. All methods but those that learn belong to the event loop.
 
     Args:
         max_waiting: Most requests admitted at a time.
@@ -83,7 +83,7 @@ class Line:
 
     @contextmanager
     def admit(self, network: str, owner: str | None = None, *, patient: bool = False) -> Iterator[Place]:
-        """Hold a place for as long as the request is in work.
+        """Hold a place for as long as the request is in progress.
 
         Args:
             network: Which one it will need.

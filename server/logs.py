@@ -18,7 +18,7 @@ def configure(level: str) -> None:
     """Send structlog's lines and those of all libraries to stdout as JSON.
 
     Args:
-        level: Least level that is written: debug, info, warning or error.
+        level: Lowest level that is written: debug, info, warning or error.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,

@@ -44,7 +44,7 @@ class Metrics:
         self.batch_size = Histogram(
             "unmask_batch_size", "Pictures in one call.", buckets=JOBS, registry=self.registry
         )
-        self.admitted = Gauge("unmask_admitted", "Requests in work or waiting.", registry=self.registry)
+        self.admitted = Gauge("unmask_admitted", "Requests in progress or waiting.", registry=self.registry)
 
     def expose(self) -> bytes:
         """All counters in the text format of Prometheus."""

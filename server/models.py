@@ -1,7 +1,7 @@
 """The models that are served: the first is always there, the others come when asked for and go for want of room.
 
 Loading happens in a thread of its own, one model at a time, so those being served notice nothing of it. What is
-in work keeps its model until it is done, whatever the shelf does meanwhile.
+in progress keeps its model until it is done, whatever the shelf does meanwhile.
 """
 
 import asyncio

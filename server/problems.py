@@ -76,7 +76,7 @@ def unknown(
         f"There is no {what} '{name[:64]}'.",
         status=status,
         code=f"{what}-unknown",
-        hint=f"Take one of {listed}." if listed else "See the list that named it.",
+        hint=f"Use one of {listed}." if listed else "See the list that named it.",
         field=field,
     )
 
@@ -117,8 +117,8 @@ class TooLargeError(ServiceError):
         super().__init__(
             f"'{field}' is larger than the allowed {_size(max_bytes)}.",
             code="too-large",
-            hint=f"Send at most {max_bytes} bytes; a smaller or stronger compressed picture gives the same result, "
-            "and of a weight file its head is enough.",
+            hint=f"Send at most {max_bytes} bytes; a smaller or more strongly compressed picture gives the same "
+            "result; for a weight file the header is enough.",
             field=field,
         )
 
@@ -132,7 +132,7 @@ class SlowBodyError(ServiceError):
         super().__init__(
             f"The request's body had not arrived after {seconds:g} s.",
             code="slow-body",
-            hint="Send a smaller picture, or over a faster line.",
+            hint="Send a smaller picture, or use a faster connection.",
         )
         self.headers = {"Connection": "close"}
 
@@ -159,7 +159,7 @@ class OverloadedError(ServiceError):
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(
-            "The service is busy and takes no more for the moment.",
+            "The service is busy and takes no more requests for the moment.",
             code="overloaded",
             hint=f"Send the same request again in {retry_after_s} s.",
             retry_after_s=retry_after_s,
@@ -203,7 +203,7 @@ class ModelUnavailableError(ServiceError):
         super().__init__(
             f"The model '{name}' cannot be loaded; the log of the service says why.",
             code="model-unavailable",
-            hint="Take another one of /v1/models.",
+            hint="Use another one from /v1/models.",
             field="model",
             retry_after_s=30,
         )
@@ -246,9 +246,9 @@ class NoTorchError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(
-            "Reports on weight files need torch, which this service comes without.",
+            "Reports on weight files need torch, which this service does not have.",
             code="no-torch",
-            hint="Look at the file with python -m model inspect FILE.",
+            hint="Inspect the file with python -m model inspect FILE.",
         )
 
 
@@ -272,7 +272,7 @@ class TooMuchWorkError(ServiceError):
 
     def __init__(self, expected_s: float, deadline_s: float) -> None:
         super().__init__(
-            f"This would take about {expected_s:.0f} s, and a request may take {deadline_s:g} s.",
+            f"This would take about {expected_s:.0f} s; the limit is {deadline_s:g} s.",
             code="too-much-work",
             hint="Ask for fewer samples, a smaller grid or a smaller model.",
         )

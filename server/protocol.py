@@ -82,7 +82,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request."""
+        """Refuse what is not a request."""
         self._refuse(self._refusal or _no_request())
 
     def _expect(self, seconds: float | None) -> None:
@@ -119,7 +119,7 @@ def _too_large() -> problems.BadRequestError:
         f"The request's head is larger than the allowed {MAX_HEAD_BYTES // 1024} KiB.",
         status=431,
         code="head-too-large",
-        hint="Send a shorter address and fewer or shorter header lines; pictures belong into the body.",
+        hint="Send a shorter address and fewer or shorter header lines; pictures belong in the body.",
         field="head",
     )
 
@@ -136,9 +136,9 @@ def _slow() -> problems.BadRequestError:
 
 def _no_request() -> problems.BadRequestError:
     return problems.BadRequestError(
-        "What arrived is no request of HTTP/1.1.",
+        "What arrived is not an HTTP/1.1 request.",
         status=400,
         code="no-request",
-        hint="Check the first line, its method and the header lines; https is a proxy's to speak.",
+        hint="Check the first line, its method and the header lines; https is left to a proxy.",
         field="head",
     )

@@ -50,7 +50,7 @@ def _add_embed(router: APIRouter, service: Service, max_bytes: int) -> None:
     async def embed(request: Request) -> Response:
         """The encoder's features of the centre square of a picture, nothing hidden.
 
-        `cls` is one vector, `mean` the mean over the patches, `patch` one vector a patch, row by row.
+        `cls` is one vector, `mean` the mean over the patches, `patch` one vector per patch, row by row.
         """
         fields, files = await read(request, shape)
 
@@ -119,7 +119,7 @@ def _no_settings() -> BadRequestError:
         "'image' carries no settings of this program.",
         status=404,
         code="no-settings",
-        hint="Send a picture as it was answered; editors and messengers remove what is written into files.",
+        hint="Send a picture as it came from here; editors and messengers remove what is written into files.",
         field="image",
     )
 
@@ -139,7 +139,8 @@ def _add_inspect(router: APIRouter, service: Service) -> None:
             str, Query(max_length=200, description="The file's name, for messages.")
         ] = "the file",
         size: Annotated[
-            int | None, Query(ge=0, le=2**53, description="The file's bytes; with them a cut one is noticed.")
+            int | None,
+            Query(ge=0, le=2**53, description="The file's size in bytes; with it a cut file is noticed."),
         ] = None,
     ) -> Response:
         """What a weight file is, by its head: layout, shape, target, what it is good for, what is missing.
@@ -151,7 +152,7 @@ def _add_inspect(router: APIRouter, service: Service) -> None:
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != OCTETS:
             raise BadRequestError(
-                f"The body is '{kind[:60]}'; accepted is {OCTETS}.",
+                f"The body is '{kind[:60]}'; only {OCTETS} is accepted.",
                 status=415,
                 code="content-type",
                 hint="Send the first 8 + n bytes of the file, n being the number in the first 8, little-endian.",

@@ -28,7 +28,7 @@ from server.problems import BadRequestError, NoTorchError, OverloadedError
 
 Report = dict[str, Any]
 
-NO_TORCH = "Reports need torch, which the slim image comes without; take the full one."
+NO_TORCH = "Reports need torch, which the slim image does not have; use the full one."
 READER_RETRY_S = 10
 
 
@@ -63,7 +63,7 @@ class Reports:
             size: The file's bytes, where they are known.
 
         Raises:
-            BadRequestError: It is no such head.
+            BadRequestError: It is not such a head.
             NoTorchError: This service comes without torch.
             OverloadedError: The process was killed, such as for memory; another is begun for the next head.
         """

@@ -38,7 +38,7 @@ class ReconstructAnswer(BaseModel):
         description="With several masks: error_percent and spread_percent of each patch, row by row."
     )
     error_scale: Any = Field(default=None, description="What the colours of the 'error' panel mean.")
-    uncertainty_scale: Any = Field(default=None, description="The same of the panel 'uncertainty'.")
+    uncertainty_scale: Any = Field(default=None, description="The same for the panel 'uncertainty'.")
     images: dict[str, str] = Field(
         description="Panel name to data:image/png;base64,... or data:image/webp;base64,..."
     )
@@ -100,7 +100,7 @@ class Models(BaseModel):
 class Queue(BaseModel):
     """The line of requests for the network."""
 
-    admitted: int = Field(description="Requests in work or waiting.")
+    admitted: int = Field(description="Requests in progress or waiting.")
     before: int | None = Field(
         description="How many of them came before the one that was asked for; null where it has no place, or not yet."
     )

@@ -103,13 +103,13 @@ def _check_forms(fields: ReconstructFields, media_type: str) -> None:
     """Refuse options that the answer would have to ignore."""
     message = None
     if fields.panel and media_type == JSON:
-        field, message = "panel", "'panel' picks a picture, and the answer is JSON."
+        field, message = "panel", "'panel' picks a picture, but the answer is JSON."
         hint = "Send 'Accept: image/png' with it."
     elif fields.panel not in (None, SHEET) and "panels" in fields.model_fields_set:
-        field, message = "panel", "'panel' names one picture, and 'panels' several."
+        field, message = "panel", "'panel' names one picture, but 'panels' several."
         hint = "Leave one of them out."
     elif fields.picture_format and media_type != JSON:
-        field, message = "picture_format", f"'picture_format' is for JSON, and the answer is {media_type}."
+        field, message = "picture_format", f"'picture_format' is for JSON, but the answer is {media_type}."
         hint = "Leave it out, or send 'Accept: application/json'."
     if message:
         raise InvalidFieldsError.one(field, message, hint)

@@ -60,7 +60,7 @@ def _text_to_panels(value: object) -> object:
     names = tuple(name.strip() for name in map(str, listed) if name.strip())
     unknown = [name for name in names if name not in EVERY_PANEL]
     if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"must be a comma separated list, without repetition, of {', '.join(EVERY_PANEL)}")
+        raise ValueError(f"must be a comma-separated list, without repetition, of {', '.join(EVERY_PANEL)}")
     return names
 
 
@@ -247,7 +247,7 @@ MAX_LISTED = 1024
 
 
 def _split(value: object) -> object:
-    """A comma separated list, or the list itself in JSON."""
+    """A comma-separated list, or the list itself in JSON."""
     parts = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
     if not 0 < len(parts) <= MAX_LISTED:
         raise ValueError("must have at least one entry, and at most " + str(MAX_LISTED))
@@ -256,7 +256,7 @@ def _split(value: object) -> object:
 
 def _listed_strategy(value: object) -> object:
     if value not in SAMPLED:
-        raise ValueError(f"must be a comma separated list of {', '.join(SAMPLED)}")
+        raise ValueError(f"must be a comma-separated list of {', '.join(SAMPLED)}")
     return value
 
 
@@ -284,7 +284,7 @@ class BatchFields(CommonFields):
         Annotated[tuple[Ratio, ...], BeforeValidator(_split), WithJsonSchema({"type": "string"})] | None
     ) = Field(
         default=None,
-        description="Shares of patches to hide, comma separated decimal numbers; omitted as in a single request: "
+        description="Shares of patches to hide, comma-separated decimal numbers; omitted as in a single request: "
         f"{DEFAULT_RATIO}, and with cover 'complete' a quarter in each of four masks.",
     )
     seeds: (

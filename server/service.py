@@ -75,7 +75,7 @@ INTERPOLATED_PASSES = 36
 BATCHES = 4
 BATCH_RETRY_S = 10
 LOADING_RETRY_S = 5
-# How often work of such a request looks for room in a queue that is full of others'.
+# Seconds between two looks for room in a full queue.
 PATIENCE_S = 0.05
 
 
@@ -304,7 +304,7 @@ class Service:
         """Refuse a request for many reconstructions early, before its body is read.
 
         Raises:
-            OverloadedError: When too many such requests are in work.
+            OverloadedError: When too many such requests are in progress.
             ShuttingDownError: After `drain`.
         """
         if self._draining:
@@ -314,7 +314,7 @@ class Service:
 
     @contextmanager
     def admit_batch(self) -> Iterator[None]:
-        """Hold a place for such a request while it is in work.
+        """Hold a place for such a request while it is in progress.
 
         Raises:
             UnmaskError: As `check_batch`.

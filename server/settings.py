@@ -81,18 +81,18 @@ class Settings(BaseSettings):
     model_bytes: int = Field(
         default=4096 * MIB,
         ge=0,
-        description="Bytes of weights in memory (4 a parameter); above, the least recently used model goes.",
+        description="Bytes of weights in memory (4 per parameter); above, the least recently used model goes.",
     )
     run: Path | None = Field(
         default=None,
         description="Folder of a training run to watch at /v1/models/NAME/training; NAME is the folder's.",
     )
     device: str | None = Field(
-        default=None, description="cpu, cuda or cuda:N; empty takes a GPU when there is one."
+        default=None, description="cpu, cuda or cuda:N; empty uses a GPU when there is one."
     )
     engine: Literal["auto", "openvino", "torch"] = Field(
         default="auto",
-        description="What computes on a CPU; auto takes OpenVINO where it meets torch's answers, else torch.",
+        description="What computes on a CPU; auto uses OpenVINO where it meets torch's answers, else torch.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -138,15 +138,15 @@ class Settings(BaseSettings):
     batch_bytes: int = Field(
         default=32 * MIB,
         ge=1024,
-        description="Bytes of a batch request with all its pictures, and of an answer in JSON; four may be in work.",
+        description="Bytes of a batch request with all its pictures, and of an answer in JSON; up to four at a time.",
     )
     held_bytes: int = Field(
         default=256 * MIB,
         ge=1024,
-        description="Bytes of all requests together, arriving, waiting, in work or sent; further ones are refused.",
+        description="Bytes of all requests together, arriving, waiting, in progress or sent; further ones are refused.",
     )
     body_s: float = Field(default=60.0, gt=0, description="Seconds in which a request must have arrived.")
-    max_waiting: int = Field(default=64, ge=1, description="Requests in work or waiting.")
+    max_waiting: int = Field(default=64, ge=1, description="Requests in progress or waiting.")
     max_queue_s: float = Field(
         default=2.0, gt=0, description="Predicted wait in seconds above which requests are refused."
     )
@@ -165,7 +165,7 @@ class Settings(BaseSettings):
         default=True, description="Serve counters for Prometheus at /metrics; close the path to strangers."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged."
+        default="info", description="Lowest level that is logged."
     )
 
     @field_validator("api_keys", "cors_origins", "frame_ancestors", "models", mode="before")
@@ -214,7 +214,7 @@ class Settings(BaseSettings):
         """A name would be believed in silence and match nobody."""
         for proxy in _listed(value):
             if proxy == "*" != value:
-                raise ValueError(f"{value!r} has more than *, which counts alone; write it or addresses")
+                raise ValueError(f"{value!r} has more than *; write * alone, or addresses")
             try:
                 _ = proxy == "*" or ipaddress.ip_network(proxy)
             except ValueError as error:
@@ -253,7 +253,7 @@ def _listed(value: str) -> tuple[str, ...]:
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Names that start like ours but are none of ours, sorted."""
+    """Names that start like ours but are not ours, sorted."""
     names = os.environ if environment is None else environment  # noqa: TID251 - settings own the environment
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)

@@ -1,6 +1,6 @@
 """How a model was trained, for the page: its curve, and the same photos repainted along the way.
 
-Beside `NAME.safetensors` lie `NAME.jsonl` (one line a report) and `NAME-training/` with `index.json` and sheets.
+Beside `NAME.safetensors` lie `NAME.jsonl` (one line per report) and `NAME-training/` with `index.json` and sheets.
 The folder of a run has the same under other names, beside the weights it leaves; one that still goes on can be watched.
 """
 

@@ -123,7 +123,7 @@ def test_a_batch_that_no_client_could_ever_send_is_told_the_bound(engine: FakeEn
     app, _ = build_app(engine, client_rate="3/minute")
     with running(app) as client:
         assert client.get("/v1/info").json()["limits"]["batch_items"] == 3
-        assert "at most 3" in problem_of(batch(client, 2, seeds="1,2"), 422)["detail"]
+        assert "the limit is 3" in problem_of(batch(client, 2, seeds="1,2"), 422)["detail"]
 
 
 @pytest.mark.parametrize("items", [1, 3, 6])

@@ -191,7 +191,7 @@ def test_a_form_in_another_charset_is_refused_before_it_is_read(
     kind = f"multipart/form-data; boundary=b; charset={charset}"
     answer = client.post("/reconstruct", content=b"--b--", headers={"content-type": kind})
     assert fields_of(answer, 415) == ["Content-Type"]
-    assert "accepted is utf-8" in answer.json()["detail"]
+    assert "only utf-8 is accepted" in answer.json()["detail"]
 
 
 def test_a_form_may_say_that_it_is_utf_8(client: TestClient) -> None:
