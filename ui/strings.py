@@ -1,4 +1,4 @@
-"""All words of the page: TOML tables, one a language."""
+"""All words of the page: TOML tables, one per language."""
 
 from __future__ import annotations
 

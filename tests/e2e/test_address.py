@@ -86,7 +86,7 @@ def test_nonsense_in_the_address_is_left_out_and_told(new_page: OpenPage) -> Non
     explore = new_page()
     explore.url += HOSTILE
     explore.open()
-    assert explore.status.startswith("Not understood in the address, and left out:")
+    assert explore.status.startswith("Ignored in the address, because not understood:")
     for name in ("pic", "strategy", "ratio", "seed", "m", "view", "show", "fit", "model", "paste"):
         assert name in explore.status
     assert explore.mask.count("1") == 147

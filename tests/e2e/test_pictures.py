@@ -126,7 +126,7 @@ def test_a_photo_over_the_limit_is_told_the_limit_and_a_way(explore: ExplorePage
     Image.new("1", (8000, 6000)).save(file, "PNG")
     explore.upload("phone.png", file.getvalue())
     explore.one(".um-status.um-error").wait_for()
-    assert "the most is 40 million" in explore.status
+    assert "at most 40 million" in explore.status
     assert "screenshot" in explore.status
 
 

@@ -180,7 +180,7 @@ def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: Ex
         assert part in card
     assert "9,400 steps, 300,800 crops of photos seen" in card
     assert "mini, after 5,800 steps and 185,600 crops" in card
-    assert "never read a face" in use.one(".um-use-limits").inner_text()
+    assert "never use it to identify a face" in use.one(".um-use-limits").inner_text()
     report = use.one(".um-use-report")
     report.wait_for(timeout=REPORT_MS)
     assert "Unmask" in report.inner_text()
@@ -228,7 +228,7 @@ def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage
     sent = len(bodies)
     hostile = tmp_path / "${alert(1)}'; touch harm <img onerror=x>.pth"
     hostile.write_bytes(b"PK\x03\x04" + bytes(1000))
-    choose(hostile, "is no .safetensors file")
+    choose(hostile, "is not a .safetensors file")
     line = (
         use.one(".um-use-command-line").inner_text().replace(".venv/bin/python -m model inspect", "printf %s")
     )

@@ -1,1 +1,1 @@
-"""One file a tab. Tabs do not know each other; what they share lives in the browser, on ``window.unmask``."""
+"""One file per tab. Tabs do not know each other; what they share lives in the browser, on ``window.unmask``."""
