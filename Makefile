@@ -14,8 +14,8 @@ WEIGHTS = weights/mini.safetensors
 IMAGE = unmask
 TEST = data/imagenette-val-00000.tar
 MINUTES = 10
-# Tests of one file stay together: they share a server and a browser. Threads of several that wait for each other by
-# spinning made one of 18 s take 105. Files begin in the order that tests/conftest.py gives them.
+# Tests of one file stay together: they share a server and a browser. Parallel workers whose threads spin while waiting
+# slowed one file from 18 s to 105 s, hence OMP_NUM_THREADS=1. Files begin in the order that tests/conftest.py gives them.
 SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 UV_VERSION := 0.13.9
@@ -37,7 +37,7 @@ serve: $(ENV) ## page and API on http://127.0.0.1:7860 (HOST= and PORT= change i
 serve-cluster: .venv-cluster/.installed ## the same on Ray Serve, two model replicas on this machine
 	@exec env UNMASK_HOST='$(HOST)' UNMASK_PORT='$(PORT)' .venv-cluster/bin/python -m server cluster
 
-test: $(ENV) browser check ## everything that guards a change: check, then all tests, the page in a browser included
+test: $(ENV) browser check ## everything that guards a change: check, then all tests, including the page in a browser
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(ENV) ## the tests to run while working: no browser, nothing slow
@@ -49,7 +49,7 @@ check: $(ENV) ## format, lint, types, import contracts
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-cache
 
-fix: $(ENV) ## format, and mend what the linter can mend
+fix: $(ENV) ## format, and fix what the linter can fix
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
