@@ -53,9 +53,8 @@ class MAEConfig:
     decoder_heads: int = 16  # decoder attention heads
     mlp_ratio: float = 4.0  # hidden width of every MLP / token width
     target: Target = "pixel"  # what decoder_pred predicts
-    mask_tokens: Literal["decoder", "encoder"] = (
-        "decoder"  # where they join; encoder: it sees every place (table 1c)
-    )
+    # where they join; encoder: it sees every place (table 1c)
+    mask_tokens: Literal["decoder", "encoder"] = "decoder"
     # patches: as stable-pretraining builds it, the class token left out before it and 1e-5 in its norms
     decoder: Literal["paper", "patches"] = "paper"
     # what pixels in 0..1 are normalised by, of every channel; None: by ImageNet's colours

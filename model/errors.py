@@ -7,7 +7,7 @@
     |- RecipeError      a recipe is wrong
     `- DataError        training or evaluation photos are missing or broken
 
-Everything else that is raised is our own mistake and flies to the top.
+Everything else that is raised is our own mistake and propagates to the top.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class DataError(UnmaskError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, in one line of at most 160 signs; its kind where it says nothing."""
+    """What an error of somebody else's code says, in one line of at most 160 characters; else its kind."""
     return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
 
 

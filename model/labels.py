@@ -123,7 +123,7 @@ def pack(mask: Mask) -> tuple[str, str]:
 
 
 def unpack(bits: str, grid: Grid) -> tuple[int, ...] | None:
-    """The hidden patches in a packed mask; None where it is no mask of this grid."""
+    """The hidden patches in a packed mask; None where it is not a mask of this grid."""
     patches = grid[0] * grid[1]
     try:
         raw = np.frombuffer(bytes.fromhex(bits), dtype=np.uint8)

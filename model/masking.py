@@ -86,7 +86,7 @@ def hidden_count(ratio: float | str | Fraction, patches: int) -> int:
     point; equal to the public code on every whole percent of its own grid sizes.
 
     Raises:
-        MaskError: The ratio is no number above 0 and below 1.
+        MaskError: The ratio is not a number above 0 and below 1.
     """
     try:
         exact = Fraction(str(ratio))

@@ -283,9 +283,8 @@ class MAE(nn.Module):
             Scalar, squared target units (``tokens``: nats).
         """
         if self.config.target == "tokens":
-            error = nn.functional.cross_entropy(
-                pred.float().mT, self.target(image), reduction="none"
-            )  # [B, L]
+            # [B, L]
+            error = nn.functional.cross_entropy(pred.float().mT, self.target(image), reduction="none")
         else:
             square = (pred.float() - self.target(image)).square()
             error = square[..., : self.config.patch_values].mean(dim=-1)

@@ -145,7 +145,7 @@ class Options:
 
         Raises:
             MaskError: Options are out of range or contradict each other.
-            ImageError: The drawing is no readable picture.
+            ImageError: The drawing is not a readable picture.
         """
         self.check()
         if self.strategy in _GIVEN:

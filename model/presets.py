@@ -31,7 +31,7 @@ def read(name_or_path: str, package: str, folder: str, field: str) -> dict[str, 
         field: What errors call it: ``recipe``, ``table``.
 
     Raises:
-        RecipeError: There is none, it cannot be read, or it is no TOML.
+        RecipeError: There is none, it cannot be read, or it is not TOML.
     """
     path = Path(name_or_path)
     try:

@@ -28,9 +28,8 @@ class Recent(Generic[T]):
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        made = (
-            make()
-        )  # outside the lock: two who ask for the same at once both make it, and nobody else waits
+        # Outside the lock: two who ask for the same at once both make it, and nobody else waits.
+        made = make()
         with self._lock:
             self._kept[key] = made
             while len(self._kept) > self._most:

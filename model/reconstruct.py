@@ -298,7 +298,7 @@ def _views_of(facts: Facts) -> tuple[str, ...]:
     """Views of a model.
 
     Raises:
-        CheckpointError: What it predicts, or what it looks at, is no picture.
+        CheckpointError: What it predicts, or what it looks at, is not a picture.
     """
     config = facts.config
     refuse_what_is_no_picture(facts.name, config)
@@ -312,10 +312,10 @@ def _views_of(facts: Facts) -> tuple[str, ...]:
 
 
 def refuse_what_is_no_picture(name: str, config: MAEConfig) -> None:
-    """Refuse a model whose prediction is no pixels.
+    """Refuse a model whose prediction is not pixels.
 
     Raises:
-        CheckpointError: It is such a one.
+        CheckpointError: It is one.
     """
     if config.target not in PICTURE_TARGETS:
         raise CheckpointError(

@@ -73,7 +73,7 @@ class Form:
 
 
 def _encode(result: Reconstruction, names: tuple[str, ...], media_type: str) -> bytes:
-    """Panels side by side as a labelled file of another type than PNG."""
+    """Panels side by side as a labelled file of a type other than PNG."""
     pixels = side_by_side([result.panel(name) for name in names])
     return labels.write(pixels, result.settings(names), **ENCODINGS[media_type])
 

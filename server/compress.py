@@ -1,4 +1,4 @@
-"""Text in fewer bytes for who takes it so: the page, its scripts, descriptions. Never pictures."""
+"""Text in fewer bytes for clients that accept it: the page, its scripts, descriptions. Never pictures."""
 
 import anyio.to_thread
 import brotli  # type: ignore[import-untyped]

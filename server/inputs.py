@@ -1,8 +1,8 @@
 """What a client sends: a form, a bare picture or JSON, read within limits and checked.
 
 All three carry the same fields. Text fields may stand in the query too, which is the only place a bare picture
-has for them. Nothing unknown, nothing twice but the same, and every mistake is named at once. Left out is also
-what is empty in a form, or null in JSON.
+has for them. Nothing unknown, nothing twice with different values, and all mistakes are named together. What is
+empty in a form, or null in JSON, counts as left out.
 """
 
 import binascii

@@ -1,4 +1,4 @@
-"""What keeps one client from hurting the others: bytes, requests in a time, and no work for those who left."""
+"""What keeps one client from hurting the others: bytes, requests in a time, and no work for those who have left."""
 
 import asyncio
 import ipaddress
@@ -39,7 +39,7 @@ BODY_RETRY_S = 2
 
 
 class BodyLimit:
-    """Refuses bodies that are too large, too slow, or too many at a time, and leaves who does not read its answer.
+    """Refuses bodies that are too large, too slow, or too many at a time, and drops clients that do not read.
 
     Size is told by the declared length and by counting what arrives. What has arrived of all requests together is
     bounded too, until each is answered, with what is being sent: a body that never ends, or an answer that nobody

@@ -1,4 +1,4 @@
-"""The models that are served: the first is always there, the others come when asked for and go for want of room.
+"""The models that are served: the first is always there, others are loaded on request and dropped when room is short.
 
 Loading happens in a thread of its own, one model at a time, so those being served notice nothing of it. What is
 in progress keeps its model until it is done, whatever the shelf does meanwhile.
@@ -189,9 +189,8 @@ class Models:
         if source.name not in self._loading:
             self._refuse_failed(source.name)
             task = asyncio.create_task(self._fetch(source))
-            task.add_done_callback(
-                lambda done: done.cancelled() or done.exception()
-            )  # seen, even if by nobody
+            # Its error counts as seen, even if nobody waits for it.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._loading[source.name] = task
         # Whoever waits may go; the model comes all the same, for the next one.
         return await asyncio.shield(self._loading[source.name])

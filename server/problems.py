@@ -1,7 +1,7 @@
 """Errors as the client sees them: RFC 9457 problems, built in this one place.
 
 Every refusal carries a stable type, what was wrong, the limit and what to do. An `UnmaskError` of the model
-becomes a problem through `STATUS`; what nobody foresaw becomes a 500 that tells nothing about the inside.
+becomes a problem through `STATUS`; what nobody foresaw becomes a 500 that reveals nothing about the inside.
 """
 
 import json
@@ -62,7 +62,7 @@ class BadRequestError(ServiceError):
 def unknown(
     what: str, name: str, known: Iterable[str], *, status: int = 404, field: str = "name"
 ) -> BadRequestError:
-    """The refusal of a name that nothing has.
+    """The refusal of an unknown name.
 
     Args:
         what: Of what, in one word.
@@ -293,7 +293,7 @@ class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
     def render(self, content: Any) -> bytes:
-        """As ASCII: what a client wrote may hold halves of characters, which no other encoding takes."""
+        """As ASCII: what a client wrote may hold lone surrogates, which no other encoding takes."""
         self.code = content["type"].removeprefix(TYPE_PREFIX)
         return json.dumps(content, allow_nan=False).encode("ascii")
 

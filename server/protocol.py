@@ -98,7 +98,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, refusal: problems.ServiceError) -> None:
-        """Answer, unless an answer is under way, and close."""
+        """Answer, unless an answer is already being sent, and close."""
         if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr] # None at first
             token = correlation_id.set(identity := uuid4().hex)
             answer = problems.from_error(refusal)

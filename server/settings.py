@@ -1,4 +1,4 @@
-"""Every knob of the service: its name, unit, default and reason.
+"""Every setting of the service: its name, unit, default and reason.
 
 The only module of the server that reads or writes the environment. A variable is `UNMASK_` plus the field's
 name in capitals (`UNMASK_PORT=8000`); an unknown `UNMASK_` variable is an error, because it is nearly

@@ -1,6 +1,6 @@
 """The one place that sees every request from its first byte to its last, for log and counters alike.
 
-It is the last boundary too: what nobody caught is logged once and answered, and so is who is given up at the end.
+It is the last boundary too: what nobody else caught is logged once and answered, and so is who is given up at the end.
 """
 
 import asyncio

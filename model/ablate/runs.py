@@ -57,7 +57,7 @@ class Setting:
         budget_min: Minutes for the whole table. Or
         samples: photos seen by a row of length 1 in pre-training,
         tuned: and by every row in fine-tuning; 0 for no fine-tuning.
-        seeds: Further seeds that the unchanged recipe is run with, to see what they alone change.
+        seeds: Further seeds to run the unchanged recipe with, to see what they alone change.
         equal: What all rows have in common: ``samples``, as in the paper's tables, or ``minutes``.
         label_share: Share of the labels for probe and fine-tuning.
         limit: Photos to repaint at most.
@@ -223,7 +223,7 @@ def _finetuned(row: Row, task: Task, table: Table, setting: Setting) -> dict[str
 
 
 def _epochs(kind: str, task: Task, table: Table, setting: Setting) -> float:
-    """Of fine-tuning: as many as were asked for, or what the dearest row can in its share of the budget."""
+    """Of fine-tuning: as many as were asked for, or what the most expensive row can in its share of the budget."""
     if setting.samples is not None:
         return setting.tuned / len(task.train)
     file = setting.folder(table) / "finetune.json"
@@ -243,7 +243,7 @@ def _epochs(kind: str, task: Task, table: Table, setting: Setting) -> float:
 
 
 def _repainted(weights: Path, recipe: Recipe, setting: Setting) -> dict[str, Any]:
-    """Scores over hidden pixels, masked as in training; nothing where the target is no picture."""
+    """Scores over hidden pixels, masked as in training; nothing where the target is not a picture."""
     strategy = max(recipe.masking, key=lambda name: recipe.masking[name])
     ratio = f"{sum(recipe.ratio_range) / 2:g}"
     photos = Photos.open(setting.photos)

@@ -130,7 +130,7 @@ def load(name_or_path: str) -> Table:
     """Read a table by name or file.
 
     Raises:
-        RecipeError: There is none, or it is no such table.
+        RecipeError: There is none, or it is not such a table.
     """
     values = presets.read(name_or_path, "model.ablate", "tables", "table")
     name = Path(name_or_path).stem

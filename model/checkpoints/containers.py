@@ -89,7 +89,7 @@ def open_raw(path: Path, key: str | None = None) -> RawFile:
         key: Where in a pickle the weights lie; None for the first of the known places.
 
     Raises:
-        CheckpointError: It is missing, truncated, no weight file, or a pickle of more than tensors; or the key is not
+        CheckpointError: It is missing, cut, not a weight file, or a pickle of more than tensors; or the key is not
             in it.
     """
     parts = files.parts(path)

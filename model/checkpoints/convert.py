@@ -32,7 +32,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
         out: File to write; for ``huggingface`` a folder.
         to: ``unmask``; ``authors`` (their ``.pth``); ``huggingface`` (the folder that every transformers
             reads); ``timm`` (the encoder alone, for ``timm.create_model(..., checkpoint_path=OUT)``).
-        given: What the source may not say.
+        given: What the source may leave out.
 
     Returns:
         What was written.
@@ -64,7 +64,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
 
 
 def _check_out(out: Path, to: To) -> None:
-    """Before anything is read: a folder is no file, and the authors' layout is a pickle."""
+    """Before anything is read: a folder is not a file, and the authors' layout is a pickle."""
     if to == "huggingface" and out.exists() and not out.is_dir():
         raise refuse(f"{out} is a file, and {to} is a folder", "Name a folder.", "out")
     if to != "huggingface" and out.is_dir():

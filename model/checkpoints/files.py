@@ -92,9 +92,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: The disk is full, or the place may not be written to.
     """
-    part = path.with_name(
-        f"{path.name}.{os.getpid()}.part"
-    )  # two processes may write one file, the last one wins
+    # Two processes may write one file; the last one wins.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
@@ -166,7 +165,7 @@ def listed(index: Path) -> list[str]:
     """Names of the parts that an index lists, sorted. They lie beside it: a folder in a name is left out.
 
     Raises:
-        CheckpointError: It is no such index.
+        CheckpointError: It is not such an index.
     """
     try:
         names = {Path(name).name for name in json.loads(index.read_text())["weight_map"].values()}
@@ -195,7 +194,7 @@ def configs_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both of ``CONFIGS`` in the folder, where they speak of a Hugging Face model; empty where absent.
 
     Raises:
-        CheckpointError: One is no JSON.
+        CheckpointError: One is not JSON.
     """
     if not path.is_dir() and path.name not in IN_FOLDER:
         return {}, {}  # any other file may merely lie beside somebody's config

@@ -39,7 +39,7 @@ def read_header(data: bytes, name: str, size_bytes: int | None = None) -> RawFil
         Tensors on the meta device, float32 whatever their type; no digest.
 
     Raises:
-        CheckpointError: It is no whole head of a safetensors file, or the file was cut.
+        CheckpointError: It is not a whole head of a safetensors file, or the file was cut.
     """
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if len(data) <= _LENGTH_BYTES or data[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":

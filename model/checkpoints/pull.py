@@ -97,9 +97,8 @@ class _Source:
         entry = self._entry
         url = registry.HUB.format(entry.hub, name) if entry.hub else urljoin(entry.file, name)
         whole = name == self._given or name in files.IN_FOLDER
-        whole = whole and not name.endswith(
-            files.INDEX
-        )  # what is promised of several files, they are together
+        # What is promised of several files holds for them together.
+        whole = whole and not name.endswith(files.INDEX)
         return download(
             entry.file if name == self._given else url,  # with whatever stands behind the name
             self._home / name,

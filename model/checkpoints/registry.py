@@ -211,7 +211,7 @@ def add(entry: Entry, *, replace: bool = False) -> Entry:
         replace: The name may be one that was added before.
 
     Raises:
-        CheckpointError: The name is taken or cannot be one, the file is not there, or the address is no https.
+        CheckpointError: The name is taken or cannot be one, the file is not there, or the address is not https.
     """
     if not _NAME.fullmatch(entry.name):
         raise refuse(

@@ -105,7 +105,7 @@ def inspect(path: Path, given: Given | None = None, photos: Path | None = None) 
 
     Args:
         path: A file, a folder or a name of the registry.
-        given: What the file may not say.
+        given: What the file may leave out.
         photos: A folder of pictures; with it an unknown target is measured on up to four of them.
 
     Raises:
@@ -126,7 +126,7 @@ def inspect_header(data: bytes, name: str, size_bytes: int | None = None) -> Rep
         size_bytes: The file's, where it is known.
 
     Raises:
-        CheckpointError: It is no such head, contradicts itself, or belongs to another family of model.
+        CheckpointError: It is not such a head, contradicts itself, or belongs to another family of model.
     """
     raw = read_header(data, name, size_bytes)
     if absurd := next((key for key, value in raw.tensors.items() if value.numel() > _MOST_NUMBERS), None):

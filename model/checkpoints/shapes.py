@@ -32,7 +32,7 @@ _ASSUMED_SIZE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What the caller knows and the file may not say.
+    """What the caller knows and the file may leave out.
 
     It overrules what another program wrote, and says so; what contradicts our own config is refused.
 

@@ -96,7 +96,7 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
 
     Args:
         path: A file, a folder as ``save_pretrained`` writes it, or a name of the registry.
-        given: What the file may not say: heads, target.
+        given: What the file may leave out: heads, target.
 
     Raises:
         CheckpointError: The file is missing, truncated, of another kind, or its tensors do not fit.
@@ -257,7 +257,7 @@ def encoder_config(raw: RawFile, house: dict[str, Tensor], given: Given, advice:
     Args:
         raw: The file.
         house: Its tensors by the house's names.
-        given: What it may not say.
+        given: What it may leave out.
         advice: What to do instead where it is a classifier.
 
     Raises:
@@ -362,7 +362,7 @@ def skeleton(config: MAEConfig) -> MAE:
 
 
 def unfilled(config: MAEConfig) -> MAE:
-    """A network whose weights are yet to come, whatever they are until then: to draw them takes longer than to read."""
+    """A network whose weights are filled in later; drawing random ones would take longer than reading the file."""
     network = skeleton(config).to_empty(device="cpu")
     network.set_constants()
     return network

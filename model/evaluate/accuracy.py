@@ -1,4 +1,4 @@
-"""How many photos were named rightly, how sure that is, and what was taken for what."""
+"""How many photos were named correctly, how sure that is, and what was taken for what."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def check(**given: Any) -> None:
         given: By name; None and names that are not in the table pass.
 
     Raises:
-        RecipeError: One is out of its bounds, not finite, or no number; named.
+        RecipeError: One is out of its bounds, not finite, or not a number; named.
     """
     for name, value in given.items():
         if name not in _BOUND or value is None:

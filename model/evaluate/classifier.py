@@ -77,7 +77,7 @@ def freeze(vit: VisionTransformer, blocks: float) -> None:
         blocks: How many; a half is the MLP half of the next block, with its norm (paper, fig. 9).
 
     Raises:
-        DataError: It is no multiple of a half between 0 and the depth.
+        DataError: It is not a multiple of a half between 0 and the depth.
     """
     depth = len(vit.blocks)
     check_blocks(blocks, depth)
@@ -96,7 +96,7 @@ def check_blocks(blocks: float, depth: int) -> None:
     """Refuse what ``freeze`` cannot leave of an encoder of this depth.
 
     Raises:
-        DataError: It is no multiple of a half between 0 and the depth.
+        DataError: It is not a multiple of a half between 0 and the depth.
     """
     if not 0 <= blocks <= depth or (2 * blocks) % 1:
         raise DataError(

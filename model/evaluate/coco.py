@@ -75,7 +75,7 @@ class Scenes:
                 name, whatever their order in the file.
 
         Raises:
-            DataError: It is no such folder, a picture is missing, no thing has polygons, or a class is not among
+            DataError: It is not such a folder, a picture is missing, no thing has polygons, or a class is not among
                 ``classes``.
         """
         file = folder / "annotations.json"

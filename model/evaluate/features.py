@@ -44,7 +44,7 @@ class Encoder(nn.Module):
     """The encoder of an MAE alone, on whole images.
 
     Args:
-        network: Its decoder is thrown away.
+        network: Its decoder is discarded.
         name: Of the model.
         digest: Of its weight file.
     """
@@ -75,7 +75,7 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
 
     Args:
         path: A file or folder of any known layout, or a name of the registry.
-        given: What it may not say.
+        given: What it may leave out.
 
     Raises:
         CheckpointError: It cannot be read, is not on this machine, is a classifier without the encoder's last norm,

@@ -1,6 +1,6 @@
 """Fills of the same holes without a model, and the figures of one photo under one mask.
 
-``true_means`` is no fill but a warning: the mean colour of every hidden patch, read from the answer. A picture
+``true_means`` is not a fill but a warning: the mean colour of every hidden patch, read from the answer. A picture
 "un-normalised with the true statistics" has that for free, so it stands beside every honest figure.
 """
 

@@ -45,8 +45,8 @@ class Labelled:
             classes: Classes of the training part, for photos that judge a model trained on them.
 
         Raises:
-            DataError: There are no photos or no labels, a sidecar's label is no whole number or has two names, a
-                class's name is no UTF-8, or one photo's class is not among ``classes``.
+            DataError: There are no photos or no labels, a sidecar's label is not a whole number or has two names, a
+                class's name is not UTF-8, or one photo's class is not among ``classes``.
         """
         photos = Photos.open(paths)
         named: list[tuple[Entry, tuple[int, str]]] = []

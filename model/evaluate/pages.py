@@ -149,7 +149,7 @@ def _cell(value: str | float | int | None) -> str:
 
 
 def _json(value: Any, indent: str = "") -> str:
-    """As ``json.dumps`` with an indent of 1, but a list of plain values on one line: a matrix has a line a row."""
+    """As ``json.dumps`` with an indent of 1, but a list of plain values on one line: a matrix has one line per row."""
     if isinstance(value, dict) and value:
         marks, lines = "{}", [f"{json.dumps(key)}: {_json(of, indent + ' ')}" for key, of in value.items()]
     elif isinstance(value, list | tuple) and any(isinstance(of, dict | list | tuple) for of in value):

@@ -26,7 +26,7 @@ _LONGEST = 100
 
 
 def digest(*facts: Any) -> str:
-    """Plain values as 24 signs: other values, other signs."""
+    """Plain values as 24 characters: other values, other characters."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 

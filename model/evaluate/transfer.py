@@ -1,7 +1,7 @@
 """The encoder under other tasks: instances by Mask R-CNN on a simple feature pyramid, and a segmentation head.
 
 Source: arXiv 2111.06377, section 5; the pyramid as in arXiv 2203.16527: all levels from the encoder's last map.
-At a size anyone can run: photos in a square of one side, flipped half of the time, no window attention, plain AdamW
+At a size anyone can run: photos in a square of one side, flipped half the time, no window attention, plain AdamW
 with layer-wise decay and a bound on the gradient. Positions are the encoder's, resized, and do not learn.
 """
 

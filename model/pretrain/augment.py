@@ -135,9 +135,8 @@ def jitter(images: Tensor, keys: Keys) -> Tensor:
     """Change the colours of ``images [B, 3, H, W] uint8``, one key per picture."""
     draws = noise(keys ^ np.uint64(0x846CA68B), 3) / np.float64(2**64)
     factors = torch.from_numpy((1 + COLOUR_RANGE * (2 * draws - 1)).astype(np.float32))
-    if (
-        images.is_cuda
-    ):  # from memory that is not page-locked a copy would wait for all the GPU still has to do
+    # From memory that is not page-locked a copy would wait for all the GPU still has to do.
+    if images.is_cuda:
         factors = factors.pin_memory()
     brightness, contrast, saturation = factors.to(images.device, non_blocking=True).T[:, :, None, None, None]
     colours = (images.float() * brightness).clamp_(0, 255)

@@ -187,7 +187,7 @@ def places(entries: Iterable[Entry]) -> list[Any]:
 def expand(pattern: Path) -> list[Path]:
     """Paths a pattern stands for: ``{00000..00006}`` counts, ``{a,b}`` lists, ``*`` and ``?`` are globbed.
 
-    A path that exists is taken as it stands, whatever signs its name holds.
+    A path that exists is taken as it stands, whatever characters its name holds.
 
     Raises:
         DataError: A glob matches nothing.
@@ -225,7 +225,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _words(inside: str) -> list[str]:
-    """What stands for one pair of braces: a range of whole numbers, its zeros kept, or a comma list."""
+    """What stands for one pair of braces: a range of whole numbers, its zeros kept, or a comma-separated list."""
     if counted := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
         first, last = counted.groups()
         return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]

@@ -43,7 +43,7 @@ def pretrain(
         data: Folders of pictures and tar shards, http(s) addresses of shards, or patterns of them.
         out: The run's folder.
         resumed: Go on from its last state; None: if there is one, else begin.
-        init: Weights to begin with, in any layout this package reads, an encoder alone included; all but their target
+        init: Weights to start from, in any layout this package reads, an encoder alone included; all but their target
             must be as the recipe's.
         cache: Where shards from addresses are kept; None for the user's cache.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.

@@ -304,7 +304,7 @@ def _progress(training: Training, scale: float, pace: Pace) -> Progress:
 
 
 def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: World) -> None:
-    """Stop when a loss since the last report is not a number any more, and say on which photos."""
+    """Stop when a loss since the last report is no longer finite, and say on which photos."""
     losses = [float(loss) for loss in training.losses]
     bad = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
     if bad is None:

@@ -65,9 +65,8 @@ class Recipe:
 
     name: str  # the model's name in its weight file
     size: str = "vit_base"  # a key of model.config.SIZES
-    network: dict[str, Any] = field(
-        default_factory=dict
-    )  # instead of the size's: image_size, patch_size, width, depth, heads, and the colours pixel_mean, pixel_std
+    # instead of the size's: image_size, patch_size, width, depth, heads, and the colours pixel_mean, pixel_std
+    network: dict[str, Any] = field(default_factory=dict)
     target: Target = "pixel"  # what is predicted of a hidden patch
     decoder_depth: int | None = None  # blocks, instead of the size's
     decoder_width: int | None = None  # instead of the size's; a multiple of 4 and of the decoder's heads
@@ -82,15 +81,13 @@ class Recipe:
     batch_size: int = 4096  # photos per step
     accumulate: int = 1  # parts in which a step's photos go through the network, to save memory
     mask_ratio: float | tuple[float, float] = 0.75  # a pair: drawn uniformly for every batch
-    masking: dict[str, float] = field(
-        default_factory=lambda: {"random": 1.0}
-    )  # share of the samples masked by each strategy
+    # share of the samples masked by each strategy
+    masking: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
     augment: Literal["none", "fixed", "random", "colour"] = "random"  # see augment.py
     crops: int = 1  # of a photo each time it comes, in a row: decoded once, each with its own mask
     crop_scale: tuple[float, float] = (0.2, 1.0)  # random, colour: share of the photo's area in a crop
-    source_weights: dict[str, float] = field(
-        default_factory=dict
-    )  # photos a source gives an epoch, 0..1, default 1
+    # share of a source's photos that an epoch holds, 0..1, default 1
+    source_weights: dict[str, float] = field(default_factory=dict)
     max_broken_share: float = 0.01  # photos that may be undecodable (and replaced); above 0 at least three
     data_path: Literal["auto", "host", "device"] = "auto"  # device: all photos decoded into its memory
 
@@ -108,16 +105,13 @@ class Recipe:
 
     adversarial: Adversarial | None = None  # a second stage, begun from the weights of a first with --init
 
-    precision: Literal["auto", "bf16", "fp32"] = (
-        "auto"  # bf16: autocast, weights stay float32; auto: where fast
-    )
-    sharding: Literal["ddp", "fsdp2"] = (
-        "ddp"  # fsdp2: processes share weights and optimiser; ddp: each holds all
-    )
+    # bf16: autocast, weights stay float32; auto: where fast
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    # fsdp2: processes share weights and optimiser; ddp: each holds all
+    sharding: Literal["ddp", "fsdp2"] = "ddp"
     compile: bool = False  # torch.compile network and loss, for one shape
-    recompute: bool = (
-        False  # forget activations inside blocks, compute them again: less memory, a third more time
-    )
+    # forget activations inside blocks, compute them again: less memory, a third more time
+    recompute: bool = False
     log_every: int = 20
     picture_every: int = 500
     checkpoint_every: int = 250
@@ -328,7 +322,7 @@ def _require_types(settings: Recipe | Adversarial) -> None:
 
 
 def _is(value: object, kind: type) -> bool:
-    """Whether it is of this plain type; a whole number is a number too, and true is none."""
+    """Whether it is of this plain type; a whole number is a number too, and true is not."""
     return type(value) in ((int, float) if kind is float else (kind,))
 
 

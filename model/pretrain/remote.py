@@ -30,7 +30,7 @@ def fetch(addresses: Sequence[str], cache: Path) -> list[Path]:
     """Local copies of shards, in the order of the addresses; what is there already is taken as it is.
 
     Raises:
-        DataError: An address is no shard's, cannot be reached, or broke off too often (code ``data-remote``).
+        DataError: An address is not a shard's, cannot be reached, or was interrupted too often (code ``data-remote``).
     """
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as threads:
         return list(threads.map(lambda address: _fetch(address, cache), addresses))

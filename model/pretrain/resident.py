@@ -1,6 +1,6 @@
 """The device's data path: all photos decoded once, kept as uint8 in the device's memory, cropped there in batches.
 
-Threads of a host feed a GPU a few hundred photos a second each; the network eats thousands. A set that fits
+Threads of a host feed a GPU a few hundred photos a second each; the network consumes thousands. A set that fits
 is therefore laid end to end in one tensor, and a batch is: boxes (from the same keys as on the host) ->
 gather -> two matrix products a photo, which are torchvision's antialiased bicubic resize -> uint8.
 The same samples, boxes, flips and masks as ``host``; pixels differ by rounding.

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step eats: a process's share of the batch.
+    """What one training step consumes: a process's share of the batch.
 
     Attributes:
         images: ``[B, 3, H, W] uint8``.

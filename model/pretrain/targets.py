@@ -3,7 +3,7 @@
     pca     principal components of patches
     tokens  words of a discrete VAE that sees one patch at a time
 
-Both are then fixed parts of the model: states and weight files hold them, so a resumed run asks nobody again.
+Both are then fixed parts of the model: states and weight files hold them, so a resumed run learns them no second time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The How it works tab: the request that Explore shows, opened up, and how the model came to be able to.
+"""The How it works tab: the request that Explore shows, opened up, and how the model learned it.
 
 Everything is drawn in the browser from the visitor's picture, the public API's answers and the model's shape;
 the share of work of each stage is computed in ``assets/learn-cost.js``.
