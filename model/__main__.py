@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb: Callable[[argparse.Namespace], str | None] = given.verb
     try:
         if said := verb(given):
-            print(said)
+            print(said, flush=True)
+    except BrokenPipeError:  # whoever reads has enough, as head has; nor can the rest be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UnmaskError as error:
         print(f"{parser.prog}: {error} {error.hint}", file=sys.stderr)
         return 2

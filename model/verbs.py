@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from model.errors import ImageError, MaskError
 
 if TYPE_CHECKING:
     from model.labels import Settings
+    from model.masking import Mask
     from model.options import Options
     from model.result import Reconstruction
 
@@ -64,8 +66,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 
-def reconstruct(given: argparse.Namespace) -> str:
-    """Make the picture; returns what to print."""
+def reconstruct(given: argparse.Namespace) -> str | None:
+    """Make the picture; returns what to print, unless the picture itself is printed."""
     if given.photo.suffix == ".npy":
         return _array(given)
     from model.checkpoints.files import replacing
@@ -78,14 +80,44 @@ def reconstruct(given: argparse.Namespace) -> str:
     check_panels(panels, options.cover)
     if given.json:
         _refuse_beside(given, ("out", "full_size"), "is about the picture that --json does not write")
+    out = _place(given, ".png")
     photo = _read(given.photo)
     result = load(given.weights, given.device)(photo, options)
     if given.json:
         return json.dumps(result.to_dict(panels))
-    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.png")
+    picture = _full_size(result, photo, panels) if given.full_size else result.sheet(panels)
+    told = _told(result) + _other_model(result, like)
+    if out is None:
+        sys.stdout.buffer.write(picture)
+        sys.stderr.write(told + "\n")
+        return None
     with replacing(out) as part:
-        part.write_bytes(_full_size(result, photo, panels) if given.full_size else result.sheet(panels))
-    return f"{out}: {_told(result)}" + _other_model(result, like)
+        part.write_bytes(picture)
+    return f"{out}: {told}"
+
+
+def _place(given: argparse.Namespace, suffix: str) -> Path | None:
+    """The file to write, refused before the work where it cannot be; None for the standard output.
+
+    Raises:
+        MaskError: It is a folder, is one of the files to read, or its name promises another format.
+    """
+    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked{suffix}")
+    if suffix == ".png" and str(out) == "-":
+        return None
+    read = [path for path in (given.photo, given.like, given.drawing, given.weights) if path]
+    wrong = None
+    if out.is_dir():
+        wrong = "is a folder"
+    elif any(out.exists() and path.exists() and out.samefile(path) for path in read):
+        wrong = "is one of the files to read"
+    elif out.suffix.lower() != suffix:
+        wrong = f"does not end in {suffix}, which is what is written"
+    if wrong:
+        raise MaskError(
+            f"out: {out} {wrong}.", code="out", hint=f"Name another file, *{suffix}.", field="out"
+        )
+    return out
 
 
 def _array(given: argparse.Namespace) -> str:
@@ -102,16 +134,17 @@ def _array(given: argparse.Namespace) -> str:
         ("like", "panels", "full_size", "json"),
         f"is about pictures, but {given.photo.name} is an array",
     )
-    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked.npy")
+    out = _place(given, ".npy")
+    assert out is not None  # only pictures are printed
     device = find_device(given.device)
     checkpoint = store.read(given.weights or registry.shipped())
     checkpoint.network.to(device)
     result = arrays.repaint(checkpoint, arrays.read(given.photo), _options(given, None))
     with replacing(out) as part, part.open("wb") as file:
         np.save(file, result.values)
-    mask, seed = result.masks[0], "" if result.seed is None else f", seed {result.seed}"
+    seed = "" if result.seed is None else f", seed {result.seed}"
     return (
-        f"{out}: hid {mask.hidden_count} of {mask.hidden.size} patches{_times(result.masks)} "
+        f"{out}: {_hid(result.masks)} "
         f"({given.strategy or 'random'}{seed}); nmse {result.nmse:.3f} (a plain fill: {result.fill_nmse:.3f})."
     )
 
@@ -173,16 +206,20 @@ def _full_size(result: Reconstruction, photo: bytes, panels: tuple[str, ...]) ->
 def _told(result: Reconstruction) -> str:
     job, own, fill = result.job, result.metrics, result.metrics["plain_fill"]
     seed = "" if job.seed is None else f", seed {job.seed}"
+    others = f"a plain fill: {fill['colour_error_percent']:.1f} %"
+    if interpolation := result.metrics.get("interpolation"):
+        others += f", linear interpolation: {interpolation['colour_error_percent']:.1f} %"
     return (
-        f"hid {job.mask.hidden_count} of {job.mask.hidden.size} patches{_times(job.masks)} "
-        f"({job.options.strategy}{seed}); "
-        f"colours there are off by {own['colour_error_percent']:.1f} % on average "
-        f"(a plain fill: {fill['colour_error_percent']:.1f} %)."
+        f"{_hid(job.masks)} ({job.options.strategy}{seed}); "
+        f"colours there are off by {own['colour_error_percent']:.1f} % on average ({others})."
     )
 
 
-def _times(masks: Sequence[object]) -> str:
-    return "" if len(masks) == 1 else f" at a time, {len(masks)} times"
+def _hid(masks: Sequence[Mask]) -> str:
+    counts, patches = [mask.hidden_count for mask in masks], f"of {masks[0].hidden.size} patches"
+    if len(set(counts)) > 1:
+        return f"hid {' and then '.join(map(str, counts))} {patches}"
+    return f"hid {counts[0]} {patches}" + (f" at a time, {len(masks)} times" if len(masks) > 1 else "")
 
 
 def _other_model(result: Reconstruction, like: Settings | None) -> str:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoints import layouts, store
-from model.checkpoints.files import RawFile, refuse, replacing, write_json
+from model.checkpoints import layouts, registry, store
+from model.checkpoints.files import RawFile, parts, refuse, replacing, write_json
 from model.checkpoints.registry import Entry
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
@@ -40,7 +40,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     Raises:
         CheckpointError: The source cannot be read, lacks what the new layout needs, or ``out`` cannot hold that.
     """
-    _check_out(out, to)
+    _check_out(source, out, to)
     if to == "timm":
         return _write_timm(out, *store.open_known(source, given))
     checkpoint = store.read(source, given)
@@ -63,12 +63,15 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     return out
 
 
-def _check_out(out: Path, to: To) -> None:
-    """Before anything is read: a folder is not a file, and the authors' layout is a pickle."""
+def _check_out(source: Path, out: Path, to: To) -> None:
+    """Before anything is read: a folder is not a file, the authors' layout is a pickle, and the source stays."""
     if to == "huggingface" and out.exists() and not out.is_dir():
         raise refuse(f"{out} is a file, and {to} is a folder", "Name a folder.", "out")
     if to != "huggingface" and out.is_dir():
         raise refuse(f"{out} is a folder, and {to} is a file", "Name a file.", "out")
+    written = out / "model.safetensors" if to == "huggingface" else out
+    if written.exists() and any(written.samefile(part) for part in parts(registry.locate(source).path)):
+        raise refuse(f"{out} is what would be converted, and would be lost", "Name another place.", "out")
     if to == "authors" and out.suffix == ".safetensors":
         raise refuse(
             f"{out.name} would not be a safetensors file: {to} is a pickle",

@@ -92,6 +92,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: The disk is full, or the place may not be written to.
     """
+    if path.exists() and not path.is_file():  # a device would be replaced too
+        raise refuse(f"{path} cannot be written (it is a folder or a device)", "Name a file.", "write")
     # Two processes may write one file; the last one wins.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

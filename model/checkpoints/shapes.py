@@ -298,7 +298,8 @@ def _heads(raw: RawFile, values: dict[str, Any], given: Given, *, decoder: bool)
     for size in SIZES.values():
         if all(getattr(size, key) == value for key, value in values.items() if key not in _FREE):
             return int(getattr(size, field)), ""
-    say = f"python -m model convert IN OUT --to unmask --{field.replace('_', '-')} N"
+    to = "unmask" if "decoder_width" in values else "timm"
+    say = f"python -m model convert IN OUT --to {to} --{field.replace('_', '-')} N"
     if known := (_DECODER_HEADS if decoder else _HEADS).get(width):
         return known, ""
     if not decoder and (known := _ASSUMED_HEADS.get(width)):

@@ -169,7 +169,8 @@ def _refuse_without_decoder(path: Path, house: dict[str, Tensor]) -> None:
     if kind == "encoder":
         raise refuse(
             f"{path.name} holds the encoder alone, no decoder: it cannot reconstruct",
-            "Of the authors' files use mae_visualize_vit_*.pth or mae_pretrain_vit_*_full.pth instead.",
+            "Evaluate it, or convert it --to timm. Of the authors' files, mae_visualize_vit_*.pth and "
+            "mae_pretrain_vit_*_full.pth have a decoder.",
             "encoder",
         )
     if kind == "classifier":

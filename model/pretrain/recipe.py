@@ -343,5 +343,8 @@ def _require(fulfilled: bool, field_name: str, message: str) -> None:
 
 def _bad(field_name: str, message: str) -> RecipeError:
     return RecipeError(
-        f"{field_name}: {message}.", code="recipe", hint="Correct the recipe file.", field=field_name
+        f"{field_name}: {message}.",
+        code="recipe",
+        hint="Correct it in the recipe, or where the command line overrides it.",
+        field=field_name,
     )

@@ -204,6 +204,13 @@ def restore(folder: Path, training: Training) -> None:
     training.broken = set(state.get("broken", []))
     training.best = float(state.get("best", float("inf")))
     training.origin = state.get("origin", {})
+    if 0 < training.recipe.steps < training.step:
+        raise CheckpointError(
+            f"The run in {folder} has made {training.step} steps, and {training.recipe.steps} are asked for.",
+            code="resume-steps",
+            hint="Ask for more, or start anew in another folder.",
+            field="steps",
+        )
     saved = state["recipe"]
     if training.recipe.minutes is not None and saved.get("steps"):
         known = replace(training.recipe, minutes=None, steps=saved["steps"])

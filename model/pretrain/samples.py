@@ -136,10 +136,10 @@ def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> 
     if len(broken) <= (max(FEW_BROKEN, share * len(photos)) if share else 0):
         return
     named = ", ".join(
-        [photos.entries[number].name for number in sorted(broken)[:3]] + ["..."] * (len(broken) > 3)
+        [photos.entries[number].name for number in sorted(broken)[:10]] + ["..."] * (len(broken) > 10)
     )
     raise DataError(
-        f"{len(broken)} of {len(photos)} photos cannot be decoded ({named}), "
+        f"At least {len(broken)} of {len(photos)} photos cannot be decoded ({named}), "
         f"more than max_broken_share = {recipe.max_broken_share:g} of them.",
         code="data-broken",
         hint="Remove or replace them, or raise max_broken_share in the recipe.",

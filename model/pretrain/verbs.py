@@ -29,7 +29,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("--init", type=Path, help="weights to begin with instead of random ones")
     verb.add_argument("--name", help="of the new model and its file, instead of the recipe's")
-    verb.add_argument("--steps", type=int, help="instead of the recipe's steps, epochs or minutes")
+    verb.add_argument("--steps", type=_at_least_one, help="instead of the recipe's steps, epochs or minutes")
     verb.add_argument("--epochs", type=float, help="the same, as how often every photo comes")
     verb.add_argument("--minutes", type=float, help="the same, as many steps as fit")
     verb.add_argument(

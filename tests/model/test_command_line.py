@@ -89,6 +89,50 @@ def test_a_panel_at_full_size_has_the_photos_size(
     assert "one panel" in capsys.readouterr().err
 
 
+def test_a_picture_may_go_to_the_standard_output(
+    picture: Path, debug_file: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    arguments = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu", "--seed", "3"]
+    assert main([*arguments, "--out", "-", "--interpolation"]) == 0
+    printed = capsysbinary.readouterr()
+    assert printed.out == load(debug_file, "cpu")(picture.read_bytes(), Options(seed=3)).sheet()
+    assert b"seed 3); colours there are off by" in printed.err
+    assert b"linear interpolation: " in printed.err
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("name", ["photo", "folder", "new.jpg", "new.webp"])
+def test_no_output_takes_the_place_of_an_input_or_has_a_wrong_name(
+    name: str, picture: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    out = picture if name == "photo" else tmp_path / name
+    before = picture.read_bytes()
+    arguments = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu"]
+    assert main([*arguments, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(f"unmask: out: {out} ")
+    assert picture.read_bytes() == before
+
+
+def test_masks_that_differ_are_told_one_by_one(
+    picture: Path, debug_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu"]
+    assert main([*arguments, "--strategy", "indices", "--indices", "1,2,3", "--cover", "complete"]) == 0
+    assert "hid 3 and then 13 of 16 patches (indices)" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
+def test_whoever_reads_may_have_enough(debug_file: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "model", "inspect", str(debug_file)]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -557,6 +557,20 @@ def test_an_encoder_is_converted_from_an_encoder(tmp_path: Path, ours: Path, net
     assert one["norm.weight"].equal(network.norm.weight)
 
 
+@pytest.mark.parametrize("to", ["timm", "unmask", "huggingface"])
+def test_what_is_converted_is_not_written_over(to: Any, tmp_path: Path, ours: Path, network: MAE) -> None:
+    folder = convert(ours, tmp_path / "folder", to="huggingface")
+    for source in (ours, folder, folder / "model.safetensors"):
+        file = source if source.is_file() else source / "model.safetensors"
+        before = file.read_bytes()
+        with pytest.raises(CheckpointError, match=r"would be lost|is a file|is a folder"):
+            convert(source, source, to=to)
+        if file.parent == folder:
+            with pytest.raises(CheckpointError, match="would be lost"):
+                convert(source, folder if to == "huggingface" else file, to=to)
+        assert file.read_bytes() == before
+
+
 def test_an_encoder_alone_keeps_name_and_licence(tmp_path: Path, network: MAE) -> None:
     ours = tmp_path / "ours.safetensors"
     store.write(ours, network, name="mine", card={"licence": "CC-BY-4.0"})

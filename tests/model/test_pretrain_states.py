@@ -103,6 +103,16 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(folder: Path, tmp_path: Pa
         pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
 
 
+def test_a_run_does_not_go_on_to_fewer_steps_than_it_has_made(folder: Path, tmp_path: Path) -> None:
+    weights = pretrain(toy(), [folder], tmp_path, device="cpu")
+    assert weights is not None
+    before = weights.read_bytes()
+    with pytest.raises(CheckpointError, match="has made 6 steps, and 4 are asked for") as caught:
+        pretrain(toy(steps=4), [folder], tmp_path, resumed=True, device="cpu")
+    assert caught.value.field == "steps"
+    assert weights.read_bytes() == before
+
+
 def test_a_run_that_may_begin_or_go_on_does_either(folder: Path, tmp_path: Path) -> None:
     whole = pretrain(toy(), [folder], tmp_path / "whole", device="cpu", resumed=None)
     run_until(toy(), folder, tmp_path / "parts", 5)

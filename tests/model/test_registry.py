@@ -539,3 +539,12 @@ def test_two_processes_may_write_one_file(tmp_path: Path) -> None:
         assert path.read_text() == "{}\n"
     assert path.read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["proof.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, Path()):
+        with pytest.raises(CheckpointError, match="a folder or a device"), files.replacing(place):
+            pytest.fail("begun")
+    assert (tmp_path / "pipe").is_fifo()
