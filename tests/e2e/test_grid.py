@@ -137,6 +137,20 @@ def test_everything_on_the_grid_works_by_keys(explore: ExplorePage) -> None:
     assert explore.evaluate("document.activeElement.id") != "um-grid", "Tab leaves the grid"
 
 
+def test_a_mouse_that_moves_during_a_stroke_of_keys_paints_nothing(explore: ExplorePage) -> None:
+    explore.press("show")
+    explore.one(".um-grid").focus()
+    keys, mouse = explore.page.keyboard, explore.page.mouse
+    keys.press("Space")
+    keys.down("Shift")
+    keys.press("ArrowRight")
+    for column in (0, 13):
+        mouse.move(*explore.cell(7, column))
+    keys.up("Shift")
+    explore.settle()
+    assert explore.hidden == {0, 1}
+
+
 def test_a_finger_paints_on_the_grid_and_scrolls_beside_it(new_page: OpenPage) -> None:
     explore = new_page((390, 844), touch=True).open()
     explore.evaluate(

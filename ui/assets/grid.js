@@ -94,7 +94,7 @@ function createGrid(canvas, { rows, columns, changed, rule, setRule }) {
   });
   canvas.addEventListener('pointermove', (event) => {
     const index = at(event);
-    if (!stroke) { if (event.pointerType === 'mouse' && hover !== index) { hover = index; redraw(); } return; }
+    if (!stroke || stroke.keyboard) { if (event.pointerType === 'mouse' && hover !== index) { hover = index; redraw(); } return; }
     if (index === stroke.last) return;
     if (stroke.box) rectangle(stroke.first, index, stroke.state, stroke.before.hidden); else line(stroke.last, index, stroke.state);
     cursor = stroke.last = index;
