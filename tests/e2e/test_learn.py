@@ -206,9 +206,22 @@ def test_nothing_english_is_left_on_the_chinese_tab(new_page: OpenPage) -> None:
     assert foreign(learn, "#unmask-learn") <= letters | {"python", "m", "model", "pretrain", "small"}
 
 
+# Of each canvas the one shade that fills what was painted, large, and what was masked and was there, beneath; else all.
+SHADES = """(canvases) => canvases.map((canvas) => {
+  const { width: w, height: h } = canvas, paint = canvas.getContext('2d'), half = w / 2 - 4, low = h - half;
+  return [[0, 0, w, w], [0, low, half, half], [w - half, low, half, half]].map((part) => {
+    const { data } = paint.getImageData(...part), found = new Set(data.filter((_, i) => i % 4 === 0));
+    return found.size === 1 ? [...found][0] : [...found].join();
+  });
+})"""
+
+
 @pytest.fixture(scope="module")
 def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that watches a run of three photos and two pictures so far, and has a model of normalised pixels."""
+    """A server that watches a run of three photos and two pictures so far, and has a model of normalised pixels.
+
+    The run's pictures are smaller than the shipped models'; in them what was masked is black, what was there white.
+    """
     run = tmp_path_factory.mktemp("runs") / "going-on"
     (run / "pictures").mkdir(parents=True)
     points = [{"step": s, "samples": 32 * s, "loss": 2 - s / 100, "lr": 0.5} for s in (10, 20, 30, 40)]
@@ -216,7 +229,11 @@ def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     listed = []
     for step, shade in ((10, 40), (40, 200)):
         name = f"step-{step:07d}.webp"
-        Image.new("RGB", (672, 672), (shade, shade, shade)).save(run / "pictures" / name, lossless=True)
+        sheet = Image.new("RGB", (3 * 96, 3 * 96))
+        for row in range(3):
+            sheet.paste((shade + row,) * 3, (96, 96 * row, 192, 96 * row + 96))
+            sheet.paste("white", (192, 96 * row, 288, 96 * row + 96))
+        sheet.save(run / "pictures" / name, lossless=True)
         listed.append({"step": step, "samples": 32 * step, "file": name})
     index = {"photos": ["one", "two", "three"], "pictures": listed}
     (run / "pictures" / "index.json").write_text(json.dumps(index))
@@ -256,6 +273,9 @@ def test_a_slider_walks_through_the_pictures_of_a_run(new_page: OpenPage, run_ur
     learn.page.keyboard.press("ArrowLeft")
     learn.page.wait_for_function(f"{shade} === 40")
     assert learn.one(".um-training-now").inner_text() == "step 10 · 320 crops · loss 1.9"
+    assert learn.one(".um-training-sheet canvas").evaluate_all(SHADES) == [
+        [40 + row, 0, 255] for row in range(3)
+    ]
     assert "one" in (learn.one(".um-training-sheet canvas").first.get_attribute("aria-label") or "")
     assert axe_findings(learn) == set()
     learn.screenshot("learn-training", full=True)

@@ -7,7 +7,7 @@
  */
 function createTraining(element, words) {
   const $ = (selector) => element.querySelector(selector);
-  const TILE = 224, AGAIN_MS = 15000, PATIENCE = 4; // this many fetches without news, and the run is taken for finished
+  const SIDE = 224, AGAIN_MS = 15000, PATIENCE = 4; // this many fetches without news, and the run is taken for finished
   let name = '', record = null, at = -1, sheet = null, round = 0, timer = 0, unchanged = 0;
   const sheets = new Map(); // address -> picture
   let model = '', names = [], failed = false; // whose record is wanted; of which there are any; whether nobody answered
@@ -97,8 +97,7 @@ function createTraining(element, words) {
   /** A column a photo: what the model saw, what it makes of it at this step, what was there. */
   function photos() {
     const { naturalWidth: w, naturalHeight: h } = sheet, box = $('.um-training-sheet');
-    const count = (record.photos || []).length || Math.round(h / TILE);
-    const top = (row) => (count > 1 ? (row * (h - TILE)) / (count - 1) : 0), middle = (w - TILE) / 2; // a sheet may have gaps
+    const tile = w / 3, count = Math.round(h / tile), half = SIDE / 2 - 4; // a tile is as large as the model's pictures
     while (box.children.length > count) box.lastElementChild.remove();
     while (box.children.length < count) {
       const canvas = document.createElement('canvas');
@@ -106,13 +105,13 @@ function createTraining(element, words) {
       box.append(canvas);
     }
     [...box.children].forEach((canvas, row) => {
-      const half = TILE / 2 - 4, cx = canvas.getContext('2d');
-      canvas.width = TILE; canvas.height = TILE + 8 + half;
+      const cx = canvas.getContext('2d');
+      // Within the middles of a tile's outermost pixels: what lies beside it would be mixed in.
+      const put = (column, x, y, side) => cx.drawImage(sheet, column * tile + 0.5, row * tile + 0.5, tile - 1, tile - 1, x, y, side, side);
+      canvas.width = SIDE; canvas.height = SIDE + 8 + half;
       // The middle column, large; the other two side by side beneath it.
-      cx.drawImage(sheet, middle, top(row), TILE, TILE, 0, 0, TILE, TILE);
-      cx.drawImage(sheet, 0, top(row), TILE, TILE, 0, TILE + 8, half, half);
-      cx.drawImage(sheet, w - TILE, top(row), TILE, TILE, TILE - half, TILE + 8, half, half);
-      const photo = (record.photos || [])[row]; // a sample of the page has a title in its language
+      put(1, 0, 0, SIDE); put(0, 0, SIDE + 8, half); put(2, SIDE - half, SIDE + 8, half);
+      const photo = record.photos[row]; // a sample of the page has a title in its language
       canvas.setAttribute('aria-label', words('learn.training_alt', { i: photo ? words.title({ sample: photo, title: photo }) : row + 1, s: number(record.pictures[at].step) }));
     });
   }
