@@ -187,6 +187,18 @@ def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: Ex
     use.screenshot("use-1440-light", full=True)
 
 
+def test_a_service_that_can_make_no_report_says_why(new_page: OpenPage) -> None:
+    """Without torch there is only a note (server/reports.py)."""
+    report = {"path": "mini.safetensors", "note": "Reports need torch."}
+    page = new_page()
+    page.page.route(
+        "**/v1/models/mini", lambda route: route.fulfill(json=route.fetch().json() | {"report": report})
+    )
+    use = open_tab(page, "use")
+    use.one(".um-use-report dd").wait_for(timeout=REPORT_MS)
+    assert use.one(".um-use-report").inner_text().split("\n") == ["Note", "Reports need torch."]
+
+
 @pytest.mark.timeout(600)  # the first report pulls torch into the server
 def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage, tmp_path: Path) -> None:
     use.expected = ("Failed to load resource",)

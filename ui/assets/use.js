@@ -74,19 +74,20 @@ async function reports(model) {
   }
   $('.um-use-report-section').hidden = !report;
   if (!report) return;
-  const size = report.size_bytes && words('use.megabytes', { x: number(report.size_bytes / 1e6) });
-  fill($('.um-use-report'), factsOf(report, [['use.file_size', size]]));
+  // Without torch a service can make none, and says so in a note.
+  const facts = () => factsOf(report, [['use.file_size', words('use.megabytes', { x: number(report.size_bytes / 1e6) })]]);
+  fill($('.um-use-report'), report.note ? [['use.note', report.note, true]] : facts());
 }
 const USES = { reconstruct: 'use.for_reconstruct', evaluate: 'use.for_evaluate', serve: 'use.for_serve', convert: 'use.for_convert' };
 /** The report on a weight file as pairs for `fill`; what is known of this file alone stands after its content. */
 function factsOf(report, further) {
   const contents = { full: 'use.content_full', encoder: 'use.content_encoder', classifier: 'use.content_classifier' };
-  const list = (items) => (items && items.length ? items.join(', ') : words('use.nothing'));
+  const list = (items) => (items.length ? items.join(', ') : words('use.nothing'));
   return [
     ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', contents[report.content] && words(contents[report.content])], ...further,
     ['use.predicts', report.target && words(report.target === 'pixel' ? 'use.target_pixels' : 'use.target_normalised')], ['use.says', report.target_source, true],
     ['use.usable', list(report.usable_for.map((use) => words(USES[use] || use)))], ['use.missing', list(report.missing)], ['use.left_over', list(report.left_over)],
-    ...(report.notes || []).map((note) => ['use.note', note, true]), ['use.advice', report.advice, true],
+    ...report.notes.map((note) => ['use.note', note, true]), ['use.advice', report.advice, true],
   ];
 }
 
