@@ -17,7 +17,7 @@ function controls() {
   if (shown) sentence();
 }
 function sentence() {
-  const { metrics, timings_ms: timings = {} } = shown.answer;
+  const { metrics, timings_ms: timings } = shown.answer;
   words.rich($('.um-sentence'), 'explore.sentence', {
     v: String(total - shown.hidden.length), n: String(total), e: errorText(words, shown.answer),
     b: percent(metrics.plain_fill.colour_error_percent),

@@ -79,11 +79,11 @@ on('.um-download', 'click', async () => {
 // --- which part of the picture -----------------------------------------------------------------------------------------
 /** A picture that is not square can be seen whole, or by a square that is moved along its longer side. */
 function offerCrops(placement) {
-  state.placement = placement || null;
+  state.placement = placement;
   const hint = $('.um-pictures > .um-hint');
   hint.dataset.t = state.fit === 'whole' ? 'pictures.own_hint_whole' : 'pictures.own_hint';
   hint.textContent = words(hint.dataset.t);
-  const long = Boolean(placement) && placement.original_width !== placement.original_height;
+  const long = placement.original_width !== placement.original_height;
   $('.um-whole-row').hidden = !long && state.fit === 'square';
   $('.um-whole').checked = state.fit === 'whole';
   $('.um-move').hidden = !long || state.fit === 'whole';

@@ -50,14 +50,14 @@ function spreadNote() {
 }
 function scaleOf(view) {
   if (view === 'error') return shown && shown.images.error ? shown.answer.error_scale : null;
-  return view === 'uncertainty' && shown && shown.spread ? shown.spread.answer.uncertainty_scale || shown.spread.answer.error_scale : null;
+  return view === 'uncertainty' && shown && shown.spread ? shown.spread.answer.uncertainty_scale : null;
 }
 function legend(scale) {
   $('.um-legend').hidden = !scale;
   if (!scale) { $('.um-worst').textContent = ''; return; }
   const { low, high, stops } = scale;
   const parts = stops.filter((stop) => /^#[0-9a-f]{6}$/.test(stop.colour)).map((stop) => `${stop.colour} ${(100 * (stop.percent - low)) / (high - low)}%`);
-  $('.um-legend-title').textContent = words(state.view === 'error' ? 'view.legend' : 'view.legend_spread', { s: spreadSamples() });
+  $('.um-legend-title').textContent = words(state.view === 'error' ? 'view.legend' : 'view.legend_spread', { s: shown.spread?.answer.samples });
   $('.um-scale').style.background = `linear-gradient(90deg, ${parts.join(', ')})`;
   $('.um-ticks').replaceChildren(...[0, 0.5, 1].map((share) => {
     const tick = document.createElement('span');
@@ -68,12 +68,11 @@ function legend(scale) {
   const worst = shown.hidden.reduce((a, b) => (shown.errors[b] > shown.errors[a] ? b : a));
   $('.um-worst').textContent = words('view.worst', { r: Math.floor(worst / columns) + 1, c: (worst % columns) + 1, e: ofView(words, percent(shown.errors[worst]), shown.answer) });
 }
-const spreadSamples = () => (shown && shown.spread && shown.spread.answer.samples) || 8;
 function altText(none, everything) {
   const title = words.title(state.picture);
   if (state.holding || none) return words('alt.original', { title });
   if (everything || !shown) return words('alt.empty');
-  return words('alt.' + state.view, { title, e: errorText(words, shown.answer), model: shown.answer.model || model.name });
+  return words('alt.' + state.view, { title, e: errorText(words, shown.answer), model: shown.answer.model });
 }
 function cellText() {
   const i = grid.cursor, place = { r: Math.floor(i / columns) + 1, c: (i % columns) + 1 };

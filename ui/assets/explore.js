@@ -200,8 +200,8 @@ async function adopt(incoming, answer, original) {
 /** The same part of the file in more pixels than the model works on: for the eye only. */
 async function sharpened(incoming, placement) {
   const bitmap = await createImageBitmap(incoming.blob, { imageOrientation: 'from-image' });
-  const { left, top, width, height } = placement || { left: 0, top: 0, width: bitmap.width, height: bitmap.height };
-  if (placement && (bitmap.width !== placement.original_width || bitmap.height !== placement.original_height)) throw new Error('turned otherwise');
+  const { left, top, width, height } = placement;
+  if (bitmap.width !== placement.original_width || bitmap.height !== placement.original_height) throw new Error('turned otherwise');
   const scale = Math.min(1, 896 / Math.max(width, height)), sheet = document.createElement('canvas');
   sheet.width = Math.round(width * scale); sheet.height = Math.round(height * scale);
   const context = sheet.getContext('2d');

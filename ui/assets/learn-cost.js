@@ -9,7 +9,7 @@
  */
 function stageCosts(model, patches, visible) {
   const { width, depth, decoder_width: narrow, decoder_depth: shallow, mlp_ratio: mlp } = model;
-  const values = (model.channels || 3) * model.patch_size ** 2;
+  const values = model.channels * model.patch_size ** 2;
   const out = values + (model.target === 'norm_pixel_stats' ? 2 : 0); // with mean and deviation of each patch
   // One block: queries, keys, values and their projection 4, the two layers of the MLP 2 * mlp; attention compares all with all.
   const block = (tokens, side) => (4 + 2 * mlp) * tokens * side ** 2 + 2 * tokens ** 2 * side;

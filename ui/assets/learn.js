@@ -51,7 +51,7 @@ async function follow(state) {
     if (!mine.signal.aborted) { asked = {}; status('learn.failed', true); }
   } finally { clearTimeout(slow); }
 }
-/** The two extra pictures; a server that does not know the option leaves the question without them. */
+/** The extra pictures; a question whose picture fails stays without it. */
 async function answerQuestions(request, signal) {
   const mine = view, drop = () => null;
   mine.positions = await reconstruct(request, { positions: 'hidden_only' }, 'reconstruction', signal).catch(drop);
@@ -90,7 +90,7 @@ const cards = STEPS.map(([name], i) => {
 });
 
 function facts() {
-  const { scene, model } = view, n = scene.rows * scene.columns, v = scene.visible.length, P = model.patch_size, h = model.channels || 3, A = h * P * P;
+  const { scene, model } = view, n = scene.rows * scene.columns, v = scene.visible.length, P = model.patch_size, h = model.channels, A = h * P * P;
   const cost = stageCosts(model, n, v);
   const shape = (letters, numbers) => `[${letters.join(', ')}] = ${numbers.join(' × ')}`;
   const shapes = {
