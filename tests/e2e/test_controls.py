@@ -8,6 +8,7 @@ import math
 import pytest
 from PIL import Image
 
+from model.masking import MAX_SEED
 from tests.e2e.explore_page import ExplorePage, indices
 
 pytestmark = pytest.mark.e2e
@@ -243,7 +244,8 @@ def test_a_seed_that_is_none_stays_as_typed_with_the_limits(explore: ExplorePage
     assert (field.input_value(), field.get_attribute("aria-invalid")) == ("-4", "true")
     field.fill("-5")
     field.blur()
-    assert explore.status == "A seed is a whole number from 0 to 4294967295."
+    assert field.get_attribute("max") == str(MAX_SEED)
+    assert explore.status == f"A seed is a whole number from 0 to {MAX_SEED}."
     explore.press("shuffle")
     explore.settle()
     assert (field.get_attribute("aria-invalid"), field.input_value()[:1] != "-") == ("false", True)

@@ -6,9 +6,10 @@ const loaded = new Map(); // sample -> its file
 function galleryJobs() {
   const { view, fit, ...rest } = base();
   const fields = { ...rest, strategy: 'random', ratio: (galleryRatio / 100).toFixed(2), panels: 'masked,reconstruction,original' };
+  const ofPicture = (i) => ({ ...fields, seed: String((Number(fields.seed) + i) % (props.limits.seed + 1)) });
   // A file that says itself that it is no picture is not sent; its row tells so.
-  if (files.length) return files.map((file, i) => ({ fields: { ...fields, seed: String((Number(fields.seed) + i) % 4294967296) }, blob: !file.type || file.type.startsWith('image/') ? file : null, title: { sample: '', title: file.name } }));
-  return store.state.samples.map((sample, i) => ({ fields: { ...fields, seed: String((Number(fields.seed) + i) % 4294967296) }, blob: loaded.get(sample.name), title: { sample: sample.name, title: sample.title } }));
+  if (files.length) return files.map((file, i) => ({ fields: ofPicture(i), blob: !file.type || file.type.startsWith('image/') ? file : null, title: { sample: '', title: file.name } }));
+  return store.state.samples.map((sample, i) => ({ fields: ofPicture(i), blob: loaded.get(sample.name), title: { sample: sample.name, title: sample.title } }));
 }
 const gallery = createRow('gallery', {
   jobs: galleryJobs, own: true, before: (options) => loadSamples(options),

@@ -41,13 +41,13 @@ let wrongAt = null; // the seed in use while the field holds what is none
 function seedIs(seed) { wrongAt = null; $('.um-seed').value = String(seed); $('.um-seed').setAttribute('aria-invalid', 'false'); }
 on('.um-seed', 'change', (event) => {
   const seed = Number(event.target.value);
-  if (Number.isInteger(seed) && seed >= 0 && seed <= 4294967295 && event.target.value !== '') {
+  if (Number.isInteger(seed) && seed >= 0 && seed <= props.limits.seed && event.target.value !== '') {
     if (wrongAt !== null) status('');
     seedIs(seed); setRule({ seed, strategy: state.lastRule });
   } else {
     wrongAt = state.seed;
     event.target.setAttribute('aria-invalid', 'true');
-    status('control.seed_bad', {}, 'error');
+    status('control.seed_bad', { most: props.limits.seed }, 'error');
   }
 });
 on('.um-view', 'change', (event) => {

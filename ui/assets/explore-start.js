@@ -28,7 +28,7 @@ function readAddress(models) {
   take('fit', oneOf(['square', 'whole']), (value) => { state.fit = value; });
   take('strategy', oneOf(RULES), (value) => { state.strategy = state.lastRule = value; });
   take('ratio', between(0.01, 0.99, /^[01]?\.\d{1,4}$/), (value) => { state.ratios[state.lastRule] = Math.round(value * 100); });
-  take('seed', between(0, 4294967295, /^\d{1,10}$/), (value) => { state.seed = value; });
+  take('seed', between(0, props.limits.seed, /^\d{1,10}$/), (value) => { state.seed = value; });
   take('show', oneOf(SHOWS), (value) => { state.view = value; $(`.um-view input[value=${value}]`).checked = true; });
   take('paste', oneOf(['0', '1']), (value) => { state.paste = $('.um-paste').checked = value === '1'; });
   take('m', (text) => drawnMask(text, given.get('n')), ({ shape, hidden }) => {
@@ -108,4 +108,5 @@ async function start() {
   if (sample) offerSample(sample);
 }
 store.set({ samples: props.samples });
+$('.um-seed').max = String(props.limits.seed);
 fit(); speak(); start();

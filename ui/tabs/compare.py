@@ -8,6 +8,7 @@ from __future__ import annotations
 import gradio as gr
 
 from model import labels
+from model.masking import MAX_SEED
 from server.schemas import DEFAULT_PANELS
 from ui.grid import build_widget
 from ui.strings import Words, choose
@@ -37,4 +38,5 @@ def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:
     """
     # Sheets and walks are put together in the browser.
     label = labels.packet(DEFAULT_PANELS)
-    return build_widget("compare", SCRIPTS, words=choose(words, *SECTIONS), label=label)
+    own = choose(words, *SECTIONS)
+    return build_widget("compare", SCRIPTS, words=own, label=label, limits={"seed": MAX_SEED})

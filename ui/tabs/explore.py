@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from model.images import MAX_PIXELS, MAX_SIDE
+from model.masking import MAX_SEED
 from ui.grid import build_widget
 from ui.strings import Words, choose
 from ui.theme import ASSETS
@@ -51,5 +52,5 @@ def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
     """
     model = {key: description[key] for key in ("name", "grid", "image_size", "views") if key in description}
     own = choose(words, *SECTIONS)
-    limits = {"pixels": MAX_PIXELS, "side": MAX_SIDE}
+    limits = {"pixels": MAX_PIXELS, "side": MAX_SIDE, "seed": MAX_SEED}
     return build_widget("explore", SCRIPTS, words=own, model=model, samples=load_samples(), limits=limits)
