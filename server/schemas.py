@@ -21,7 +21,6 @@ from model.masking import DEFAULT_RATIO, MAX_SEED, SAMPLERS
 from model.placement import MAX_CELLS, MIN_CELLS
 from model.result import TRIPTYCH, check_panels
 
-DEFAULT_PANELS = TRIPTYCH
 PICTURES = ("sheet", *EVERY_PANEL)
 
 # Whole numbers are bounded before they are parsed: nobody needs a seed of a thousand digits.
@@ -95,7 +94,7 @@ Panels = Annotated[
     WithJsonSchema({"type": "string"}),
 ]
 PANELS_WANTED = (
-    f"Pictures wanted, comma separated, of {', '.join(EVERY_PANEL)}; {','.join(DEFAULT_PANELS)} when omitted."
+    f"Pictures wanted, comma separated, of {', '.join(EVERY_PANEL)}; {','.join(TRIPTYCH)} when omitted."
 )
 
 
@@ -190,7 +189,7 @@ class ReconstructFields(CommonFields):
     ) = Field(
         default=None, description="JSON list of the hidden patches, row by row from 0, such as [0, 1, 14]."
     )
-    panels: Panels = Field(default=DEFAULT_PANELS, description=PANELS_WANTED)
+    panels: Panels = Field(default=TRIPTYCH, description=PANELS_WANTED)
     panel: (
         Annotated[
             str, BeforeValidator(_known_picture), WithJsonSchema({"type": "string", "enum": list(PICTURES)})
@@ -293,7 +292,7 @@ class BatchFields(CommonFields):
         default=None,
         description=f"Comma separated, 0 to {MAX_SEED}. Omitted: one is drawn for each and returned.",
     )
-    panels: Panels = Field(default=DEFAULT_PANELS, description=PANELS_WANTED)
+    panels: Panels = Field(default=TRIPTYCH, description=PANELS_WANTED)
 
     @property
     def count(self) -> int:

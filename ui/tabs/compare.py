@@ -9,7 +9,7 @@ import gradio as gr
 
 from model import labels
 from model.masking import MAX_SEED
-from server.schemas import DEFAULT_PANELS
+from model.result import TRIPTYCH
 from ui.grid import build_widget
 from ui.strings import Words, choose
 
@@ -37,6 +37,6 @@ def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         words: All words, by language.
     """
     # Sheets and walks are put together in the browser.
-    label = labels.packet(DEFAULT_PANELS)
+    label = labels.packet(TRIPTYCH)
     own = choose(words, *SECTIONS)
     return build_widget("compare", SCRIPTS, words=own, label=label, limits={"seed": MAX_SEED})
