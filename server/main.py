@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     import gradio
     import jinja2
 
-ASSETS = Path(__file__).parent.parent / "ui" / "assets"
-SAMPLES, ICON = ASSETS / "samples", ASSETS / "icon.svg"
+ICON = Path(__file__).parent.parent / "ui" / "assets" / "icon.svg"
 
 # What the page's library tells others of its pages. Its manifest is of no use: this page is no app to install.
 PREVIEWS = re.compile(r"""<(?:meta\s+(?:property="og:|name="twitter:)|link rel="manifest")[^>]*>\s*""")
@@ -61,7 +60,7 @@ def build(
         import ui.page  # noqa: F401 - pulls gradio, which takes seconds: while the model loads
     loading.result()
     service = Service(models, settings, connect)
-    app = create_app(service, settings, read_samples(SAMPLES))
+    app = create_app(service, settings, read_samples())
     if settings.page:
         from ui.page import build_page, preview
         from ui.theme import build_theme, head

@@ -1,9 +1,9 @@
 """The sample photos the page offers, read once; file and web names never meet a path a client has written."""
 
 import hashlib
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
+
+from model import samples
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,17 @@ class Sample:
 FACTS = ("name", "title", "licence", "author", "source")
 
 
-def read_samples(folder: Path) -> dict[str, Sample]:
-    """Samples by name, in the order of `samples.toml`.
-
-    Args:
-        folder: Holds samples.toml and, per sample, NAME.jpg and NAME.thumb.webp.
-    """
-    entries = tomllib.loads((folder / "samples.toml").read_text(encoding="utf-8"))["sample"]
+def read_samples() -> dict[str, Sample]:
+    """Samples by name, in the order of the page."""
     return {
-        entry["name"]: Sample(
-            facts={key: entry[key] for key in FACTS if key in entry},
-            photo=_read(folder / f"{entry['name']}.jpg", "image/jpeg"),
-            thumb=_read(folder / f"{entry['name']}.thumb.webp", "image/webp"),
+        sample.name: Sample(
+            facts={key: getattr(sample, key) for key in FACTS},
+            photo=_picture(sample.photo, "image/jpeg"),
+            thumb=_picture(sample.thumb, "image/webp"),
         )
-        for entry in entries
+        for sample in samples.load()
     }
 
 
-def _read(path: Path, media_type: str) -> Picture:
-    content = path.read_bytes()
+def _picture(content: bytes, media_type: str) -> Picture:
     return Picture(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')

@@ -73,7 +73,7 @@ def test_the_wheel_installs_exactly_three_packages(tmp_path: Path) -> None:
         "server/main.py",
     ):
         assert expected in names
-    assert any(name.startswith("ui/assets/samples/") for name in names)
+    assert any(name.startswith("model/samples/") for name in names)
     assert not any("__pycache__" in name or name.endswith(".tar") for name in names)
 
 

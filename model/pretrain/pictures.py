@@ -15,22 +15,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from model import samples
 from model.checkpoints import store
 from model.checkpoints.files import replacing, write_json
 from model.config import PICTURE_TARGETS
-from model.errors import ImageError
-from model.images import load_square
 from model.loading import with_torch
 from model.network import MAE
 from model.options import Options
-from model.pretrain.data import Photos, pictures_below
 from model.pretrain.recipe import Recipe
 from model.reconstruct import Reconstructor
 
-#: Photos in a sheet.
+#: Photos in a sheet: of the samples, for a record made of them can be shown to anyone.
 SHOWN = 6
-#: Photos in the public domain that come with the page: a record made of them can be shown to anyone.
-SAMPLES = Path(__file__).parents[2] / "ui" / "assets" / "samples"
 PANELS = ("masked", "pasted", "original")
 
 
@@ -39,20 +35,17 @@ class Pictures:
 
     Args:
         recipe: What is trained.
-        photos: Where the photos come from if the page's samples are not at hand.
         out: The run's folder.
         device: Where the network lives.
         start: Steps already made; sheets of later steps will be made anew.
     """
 
-    def __init__(self, recipe: Recipe, photos: Photos, out: Path, device: torch.device, start: int) -> None:
+    def __init__(self, recipe: Recipe, out: Path, device: torch.device, start: int) -> None:
         self._recipe = recipe
         self._device = device
         self._folder = out / "pictures"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._shown = _readable(
-            Photos.open([SAMPLES]) if SAMPLES.is_dir() and pictures_below(SAMPLES)[0] else photos
-        )
+        self._shown = sorted(samples.load(), key=lambda sample: sample.name)[:SHOWN]
         self._drawn = [step for step in self._earlier() if step <= start]
 
     def _earlier(self) -> list[int]:
@@ -65,7 +58,7 @@ class Pictures:
     def due(self, step: int) -> bool:
         """Whether a sheet is to be drawn now: at step 0, then at most one for each ``picture_every`` steps."""
         # A network that is shared out among processes cannot be run by one of them.
-        if not self._shown or self._recipe.target not in PICTURE_TARGETS or self._recipe.sharding == "fsdp2":
+        if self._recipe.target not in PICTURE_TARGETS or self._recipe.sharding == "fsdp2":
             return False
         every = self._recipe.picture_every
         return step == 0 or step // every > max(self._drawn, default=0) // every
@@ -77,8 +70,8 @@ class Pictures:
         # Written as a decimal: half of a sum may have more digits than a person would give.
         ratio = f"{sum(self._recipe.ratio_range) / 2:.4g}"
         rows = []
-        for seed, (_, photo) in enumerate(self._shown):
-            result = reconstructor(photo, Options(ratio=ratio, seed=seed))
+        for seed, sample in enumerate(self._shown):
+            result = reconstructor(sample.photo, Options(ratio=ratio, seed=seed))
             rows.append(np.concatenate([result.panel(name) for name in PANELS], axis=1))
         network.train()
         sheet = np.concatenate(rows, axis=0)
@@ -93,27 +86,9 @@ class Pictures:
             {"step": step, "samples": step * self._recipe.batch_size, "file": _file(step)}
             for step in self._drawn
         ]
-        index = {"photos": [name for name, _ in self._shown], "pictures": pictures}
+        index = {"photos": [sample.name for sample in self._shown], "pictures": pictures}
         write_json(self._folder / "index.json", index)
 
 
 def _file(step: int) -> str:
     return f"step-{step:07d}.webp"
-
-
-def _readable(photos: Photos) -> list[tuple[str, bytes]]:
-    """Names and files of the first photos that can be decoded."""
-    shown: list[tuple[str, bytes]] = []
-    for number in range(min(4 * SHOWN, len(photos))):
-        name = Path(photos.entries[number].name)
-        if name.suffixes[:-1] == [".thumb"]:  # the page's small twins of its samples
-            continue
-        data = photos.read(number)
-        try:
-            load_square(data, 16)
-        except ImageError:
-            continue
-        shown.append((name.stem, data))
-        if len(shown) == SHOWN:
-            break
-    return shown

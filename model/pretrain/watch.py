@@ -65,7 +65,7 @@ class Watch:
         self._epoch = Sampler(photos, recipe).length(0)  # samples; of weighted sources about as many in each
         self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
         self._named: frozenset[int] = frozenset()
-        self._pictures = Pictures(recipe, photos, out, device, start)
+        self._pictures = Pictures(recipe, out, device, start)
         self._board = Board(out, start)
         self._log = out / "metrics.jsonl"
         _take_back(self._log, start)

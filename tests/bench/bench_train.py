@@ -4,7 +4,7 @@ Variants of a row run in turn, in random order, in this one process; a ratio is 
 rounds, with its quartiles. Run it on a quiet machine: on a shared one trust ratios, not milliseconds.
 
     .venv/bin/python -m tests.bench.bench_train --data 'data/photos-train-{00000..00006}.tar' --write
-    .venv/bin/python -m tests.bench.bench_train --data ui/assets/samples --tiny   # does it run at all
+    .venv/bin/python -m tests.bench.bench_train --data model/samples --tiny   # does it run at all
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
 """The links of the lesson say what the page understands."""
 
 import re
-import tomllib
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from model import samples
 from ui.page import TABS
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLES = tomllib.loads((ROOT / "ui/assets/samples/samples.toml").read_text(encoding="utf-8"))["sample"]
 # As ui/assets/explore-start.js reads them.
 KNOWN = {
     "tab": "|".join(TABS),
-    "pic": "|".join(sample["name"] for sample in SAMPLES),
+    "pic": "|".join(sample.name for sample in samples.load()),
     "strategy": "random|block|grid",
     "ratio": r"[01]?\.\d{1,4}",
     "seed": r"\d{1,10}",

@@ -1,11 +1,9 @@
 """The forms at /docs, sent as they are with nothing but a photo chosen."""
 
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import Browser
 
-from server.main import SAMPLES
+from model import samples
 
 pytestmark = pytest.mark.e2e
 
@@ -20,7 +18,7 @@ def test_a_form_needs_nothing_but_a_photo(
             block = page.locator(f"#operations-default-{operation}")
             block.locator(".opblock-summary-control").click()
             block.locator(".try-out__btn").click()
-            block.locator("input[type=file]").first.set_input_files(Path(SAMPLES / "cat.jpg"))
+            block.locator("input[type=file]").first.set_input_files(samples.FOLDER / "cat.jpg")
             with page.expect_response(lambda response: response.request.method == "POST") as sent:
                 block.locator("button.execute").click()
             assert sent.value.status == 200, sent.value.text()

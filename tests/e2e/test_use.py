@@ -101,7 +101,7 @@ def test_code_for_a_picture_of_ones_own_runs_with_the_key_that_is_asked_for(
     )
     use.page.wait_for_function("document.querySelector('.um-use-code').textContent.includes('photo.jpg')")
     assert "UNMASK_API_KEY" in use.one(".um-use-hint").inner_text()
-    shutil.copy(ROOT / "ui/assets/samples/coffee.jpg", tmp_path / "photo.jpg")
+    shutil.copy(ROOT / "model/samples/coffee.jpg", tmp_path / "photo.jpg")
     (tmp_path / "request.mjs").write_text(program(use, "javascript"))
     error = use.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
     for command in (

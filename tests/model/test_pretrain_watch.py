@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from model.errors import DataError
-from model.pretrain import pictures
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import learning_rate
@@ -31,24 +30,10 @@ def test_sheets_are_drawn_from_step_0_on_and_listed_for_the_page(folder: Path, t
     assert index["pictures"] == [
         {"step": step, "samples": 4 * step, "file": f"step-{step:07d}.webp"} for step in (0, 4, 6)
     ]
-    assert len(index["photos"]) == pictures.SHOWN
+    assert index["photos"] == ["astronaut", "bricks", "cat", "coffee", "eye", "galaxies"]
     for entry in index["pictures"]:
         with Image.open(tmp_path / "run/pictures" / str(entry["file"])) as sheet:
             assert (sheet.format, sheet.size) == ("WEBP", (3 * 64, 6 * 64))
-
-
-def test_sheets_show_the_samples_in_the_public_domain_each_once() -> None:
-    names = [name for name, _ in pictures._readable(Photos.open([pictures.SAMPLES]))]
-    assert "astronaut" in names
-    assert len(set(names)) == len(names) == pictures.SHOWN
-
-
-def test_without_the_samples_the_first_photos_are_shown(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pictures, "SAMPLES", tmp_path / "nowhere")
-    pretrain(toy(steps=1), [folder], tmp_path / "run", device="cpu")
-    assert _index(tmp_path / "run")["photos"] == ["000", "002", "004", "006", "008", "010"]
 
 
 def test_masks_and_photos_stay_and_what_is_painted_changes(folder: Path, tmp_path: Path) -> None:

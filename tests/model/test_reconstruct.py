@@ -330,7 +330,7 @@ def test_a_gpu_that_is_not_there_is_said() -> None:
 
 
 def test_the_shipped_model_beats_a_plain_fill_on_a_photo(root) -> None:  # type: ignore[no-untyped-def]
-    photos = sorted((root / "ui/assets/samples").glob("*.jpg"))
+    photos = sorted((root / "model/samples").glob("*.jpg"))
     shipped = load(device="cpu")
     assert shipped.describe()["licence"] == "CC-BY-NC-4.0"
     assert len(photos) >= 6

@@ -11,7 +11,6 @@ import pytest
 
 from model import Reconstructor
 from server.app import create_app
-from server.main import SAMPLES
 from server.samples import read_samples
 from server.service import Service
 from server.settings import Settings
@@ -31,7 +30,7 @@ def test_no_request_gets_an_answer_that_is_not_described(
     chosen = Settings(deadline_s=120.0)
     weights = Path(shutil.copy(debug_weights, tmp_path))
     weights.with_suffix(".report.json").write_text(json.dumps({"digest": reconstructor.digest}))
-    app = create_app(Service(shelf(reconstructor, weights), chosen), chosen, read_samples(SAMPLES))
+    app = create_app(Service(shelf(reconstructor, weights), chosen), chosen, read_samples())
     with listening(app) as address:
         command = [
             *(str(Path(sys.executable).with_name("st")), "--config-file", "tests/server/schemathesis.toml"),

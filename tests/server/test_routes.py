@@ -17,7 +17,6 @@ from starlette.testclient import TestClient
 
 from model import PANELS, STRATEGIES, Options
 from server.app import create_app
-from server.main import SAMPLES
 from server.samples import read_samples
 from server.settings import Settings
 from tests.server.conftest import FakeEngine, FakeJob, build_app, into, png, post, problem_of, running
@@ -431,7 +430,7 @@ def test_the_docs_page_asks_nobody_outside(client: TestClient) -> None:
 
 def test_samples_are_listed_with_their_licence_and_cached(engine: FakeEngine) -> None:
     _, service = build_app(engine)
-    with running(create_app(service, Settings(), read_samples(SAMPLES))) as client:
+    with running(create_app(service, Settings(), read_samples())) as client:
         listed = client.get("/v1/samples").json()["samples"]
         assert len(listed) >= 6
         for sample in listed:
@@ -448,7 +447,7 @@ def test_samples_are_listed_with_their_licence_and_cached(engine: FakeEngine) ->
 
 def test_addresses_in_answers_carry_the_prefix_of_a_proxy(engine: FakeEngine) -> None:
     _, service = build_app(engine)
-    app = create_app(service, Settings(), read_samples(SAMPLES))
+    app = create_app(service, Settings(), read_samples())
     with TestClient(app, root_path="/unmask") as client:
         sample = client.get("/v1/samples").json()["samples"][0]
         assert sample["url"] == f"/unmask/v1/samples/{sample['name']}"

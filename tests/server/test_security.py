@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from server.app import create_app
-from server.main import SAMPLES, mount_page
+from server.main import mount_page
 from server.samples import read_samples
 from server.settings import Settings
 from tests.server.conftest import FakeEngine, build_app, post, problem_of, running
@@ -89,7 +89,7 @@ def test_what_needs_a_key_is_kept_by_no_shared_cache(
     keys: tuple[str, ...], kept_by: str, engine: FakeEngine
 ) -> None:
     _, service = build_app(engine)
-    app = create_app(service, Settings(api_keys=keys), read_samples(SAMPLES))
+    app = create_app(service, Settings(api_keys=keys), read_samples())
     with running(app) as client:
         for path in ("/v1/samples/cat", "/v1/samples/cat/thumb"):
             photo = client.get(path, headers={"x-api-key": "another"})

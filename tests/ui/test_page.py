@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from model import samples
 from model.views import VIEWS
 from ui.page import build_page
 from ui.strings import LANGUAGES, load_languages, load_words
@@ -121,12 +122,12 @@ def test_no_word_is_left_unused() -> None:
 
 
 def test_at_least_six_samples_of_free_licence_at_448_pixels() -> None:
-    samples = load_samples()
-    assert len(samples) >= 6
-    for sample in samples:
+    offered = load_samples()
+    assert len(offered) >= 6
+    for sample in offered:
         assert sample["licence"] in ("CC0", "Public domain")
         assert sample["thumb"].startswith("data:image/webp;base64,")
-        with Image.open(ASSETS / "samples" / f"{sample['name']}.jpg") as picture:
+        with Image.open(samples.FOLDER / f"{sample['name']}.jpg") as picture:
             assert picture.size == (448, 448)
             assert picture.format == "JPEG"
 

@@ -7,16 +7,15 @@ Gradio's event queue is not used: it costs three requests an edit.
 from __future__ import annotations
 
 import base64
-import tomllib
 from typing import Any
 
 import gradio as gr
 
+from model import samples
 from model.images import MAX_PIXELS, MAX_SIDE
 from model.masking import MAX_SEED
 from ui.grid import build_widget
 from ui.strings import Words, choose
-from ui.theme import ASSETS
 
 Sample = dict[str, Any]
 
@@ -32,15 +31,12 @@ SECTIONS = (
 
 
 def load_samples() -> list[Sample]:
-    """The pictures of ``assets/samples``, each with its small preview as a ``data:`` address."""
-    folder = ASSETS / "samples"
-    entries = tomllib.loads((folder / "samples.toml").read_text(encoding="utf-8"))["sample"]
-    samples = []
-    for entry in entries:
-        thumb = base64.b64encode((folder / f"{entry['name']}.thumb.webp").read_bytes()).decode("ascii")
-        sample = {key: entry[key] for key in ("name", "title", "licence", "author", "main") if key in entry}
-        samples.append(sample | {"thumb": f"data:image/webp;base64,{thumb}"})
-    return samples
+    """The pictures that are offered, each with its small preview as a ``data:`` address."""
+    return [
+        {key: getattr(sample, key) for key in ("name", "title", "licence", "author", "main")}
+        | {"thumb": "data:image/webp;base64," + base64.b64encode(sample.thumb).decode("ascii")}
+        for sample in samples.load()
+    ]
 
 
 def build(description: dict[str, object], words: dict[str, Words]) -> gr.HTML:
