@@ -96,7 +96,7 @@ function createClient({ url, next, accept, refuse, report }) {
     let arrived = null;
     try {
       arrived = await ask(job, id, stop.signal);
-    } catch (error) {
+    } catch {
       if (!stop.signal.aborted) later('offline', Math.min(8, 2 ** failures++));
       else if (stop.signal.reason !== 'replaced') report(stop.signal.reason);
     } finally {

@@ -142,7 +142,7 @@ function peak(list, answer) {
   return at < 0 ? null : { r: Math.floor(at / columns) + 1, c: (at % columns) + 1, e: ofView(words, percent(list[at]), answer) };
 }
 const topOf = (scale) => percent(scale.high, 0);
-const whole = createRow('whole', {
+createRow('whole', {
   jobs() {
     const { ratio, ...rest } = base(); // without a share: each mask hides a quarter, every patch is hidden once
     return [

@@ -1,6 +1,7 @@
 // --- the address: what it asks for, and what is on screen ------------------------------------------------------------------
 const RULES = ['random', 'block', 'grid'], SHOWS = ['result', 'slider', 'error', 'uncertainty'];
-let addressing = 0, first = true, notUnderstood = [];
+const notUnderstood = []; // names of parameters
+let addressing = 0, first = true;
 
 /** The address follows what is done, a moment later; the first result leaves it as it was given. */
 function noteAddress() {
@@ -99,7 +100,7 @@ document.addEventListener('unmask:language', speak);
 async function start() {
   const wanted = new URLSearchParams(location.search).get('model'), models = wanted ? await store.models() : [model];
   if (wanted && models.some(({ name }) => name === wanted)) {
-    model = await store.describe(wanted).catch(() => model);
+    model = await store.describe(wanted).catch(() => store.state.model);
     store.set({ model });
     reshape(model.grid, model.image_size, model.image_size);
   }

@@ -1,6 +1,6 @@
 // The How it works tab: the request that Explore shows, opened up. Runs as the body of a function with `element` and `props`.
 const words = wordsOf(props.words);
-const $ = (selector) => element.querySelector(selector), all = (selector) => [...element.querySelectorAll(selector)];
+const $ = (selector) => element.querySelector(selector);
 const large = (value) => new Intl.NumberFormat(LANGUAGES[language()], { notation: 'compact', compactDisplay: 'long', maximumFractionDigits: value < 1e6 ? 0 : 1 }).format(value);
 
 // Name, title, fact, what a visitor reads on opening it, shape before, shape after; in the order of the network.
