@@ -33,10 +33,18 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--seeds", type=int, default=0,
         help="run the unchanged recipe with this many more seeds, and widen intervals by what they change (default 0)",
     )  # fmt: skip
-    verb.add_argument("--data", type=Path, nargs="+", required=True, help="photos to pre-train on")
-    verb.add_argument("--labelled", type=Path, nargs="+", help="labelled training photos (default: --data)")
-    verb.add_argument("--test", type=Path, nargs="+", required=True, help="labelled test photos")
-    verb.add_argument("--photos", type=Path, nargs="+", help="photos to repaint (default: --test)")
+    verb.add_argument(
+        "--data", type=Path, nargs="+", action="extend", required=True, help="photos to pre-train on"
+    )
+    verb.add_argument(
+        "--labelled", type=Path, nargs="+", action="extend", help="labelled training photos (default: --data)"
+    )
+    verb.add_argument(
+        "--test", type=Path, nargs="+", action="extend", required=True, help="labelled test photos"
+    )
+    verb.add_argument(
+        "--photos", type=Path, nargs="+", action="extend", help="photos to repaint (default: --test)"
+    )
     verb.add_argument(
         "--out",
         type=Path,

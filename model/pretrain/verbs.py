@@ -14,7 +14,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.set_defaults(verb=_pretrain)
     verb.add_argument("recipe", help="a TOML file, or the name of a shipped recipe")
     verb.add_argument(
-        "--data", nargs="+", required=True,
+        "--data", nargs="+", action="extend", required=True,
         help="folders of pictures, .tar shards or their http(s) addresses; patterns such as 'shard-{00..06}.tar'",
     )  # fmt: skip
     verb.add_argument("--out", type=Path, required=True, help="folder of the run")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.__main__ import main
+from model.__main__ import _parser, main
 from model.options import Options
 from model.reconstruct import load
 from tests.pictures import encoded, photo
@@ -166,6 +166,29 @@ def test_a_device_that_is_not_here_is_named_by_every_verb(
         assert main([*verb, "--device", device]) == 2
         assert f"Device {device!r} cannot be used: " in capsys.readouterr().err
     assert not out.exists()
+
+
+_TWO = ["--data", "d", "--test", "t", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        (["pretrain", "small", "--out", "o"], ["data"]),
+        (["evaluate", "reconstruct", "m"], ["data"]),
+        *((["evaluate", question, "m", *_TWO], ["data", "test"]) for question in ("knn", "linear", "judge")),
+        (["evaluate", "finetune", "m", *_TWO], ["data", "test"]),
+        (["evaluate", "partial", "m", "--blocks", "1", *_TWO], ["data", "test"]),
+        (["evaluate", "scratch", *_TWO], ["data", "test"]),
+        (["ablate", "1a", "--budget", "1", *_TWO], ["data", "test", "labelled", "photos"]),
+    ],
+    ids=lambda of: " ".join(of[:2]),
+)
+def test_an_option_of_several_paths_may_be_given_several_times(verb: list[str], options: list[str]) -> None:
+    repeated = [part for option in options for part in (f"--{option}", "a", "b", f"--{option}", "c")]
+    given = _parser().parse_args([*verb, *repeated])
+    for option in options:
+        assert [str(path) for path in getattr(given, option)][-3:] == ["a", "b", "c"], option
 
 
 def test_evaluate_prints_the_model_beside_classical_fills(
