@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model import views
-from model.errors import DataError, ImageError
+from model.errors import DataError, ImageError, MaskError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
 from model.export import normalised
 from model.images import encode
+from model.masking import SAMPLERS, hidden_count
 from model.options import Options
 from model.pretrain.data import Photos, places
 from model.reconstruct import Reconstructor
@@ -59,10 +60,24 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """One kind of mask."""
+    """One kind of mask.
+
+    Raises:
+        MaskError: Its strategy is not a sampled one, or its ratio gives no mask.
+    """
 
     strategy: str
     ratio: str
+
+    def __post_init__(self) -> None:
+        if self.strategy not in SAMPLERS:
+            raise MaskError(
+                f"strategy is {self.strategy!r:.60}; it must be one of {', '.join(SAMPLERS)}.",
+                code="mask-strategy",
+                hint="Only these give every photo a mask of its own.",
+                field="strategy",
+            )
+        hidden_count(self.ratio, 1)  # refuses what hides nothing or everything
 
     def words(self) -> str:
         """For people."""
@@ -98,7 +113,7 @@ def evaluate(
 
     Raises:
         DataError: A photo cannot be used; named.
-        MaskError: A strategy or ratio gives no mask.
+        MaskError: A strategy or ratio gives no mask; before the first photo.
         RecipeError: ``limit`` leaves no photo.
     """
     numbers = _chosen(photos, limit)

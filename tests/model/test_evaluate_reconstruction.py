@@ -18,7 +18,7 @@ from PIL import Image
 from model.__main__ import main
 from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
-from model.errors import DataError, RecipeError
+from model.errors import DataError, MaskError, RecipeError
 from model.evaluate import pages, plots, reconstruction, state
 from model.evaluate.fills import (
     FILLS,
@@ -323,6 +323,25 @@ def test_a_broken_photo_is_named(reconstructor: Reconstructor, tmp_path: Path) -
     (tmp_path / "broken.jpg").write_bytes(encoded(photo(80, 72), "JPEG")[:700])
     with pytest.raises(DataError, match=r"broken\.jpg in .* cannot be used: image is damaged"):
         evaluate(reconstructor, Photos.open([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"ratios": ["0.5", "75"]}, "ratio is 75; it must be a number above 0 and below 1"),
+        (
+            {"strategies": ["random", "indices"]},
+            "strategy is 'indices'; it must be one of random, block, grid.$",
+        ),
+    ],
+    ids=str,
+)
+def test_every_kind_of_mask_is_checked_before_the_first_photo(
+    wrong: dict[str, Any], says: str, reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(encoded(photo(80, 72), "JPEG")[:700])  # would be met first
+    with pytest.raises(MaskError, match=says):
+        evaluate(reconstructor, Photos.open([tmp_path]), **wrong)
 
 
 def test_one_command_measures_several_masks_and_writes_a_report(
