@@ -1,6 +1,7 @@
 """Nearest neighbours: what the features say with nothing trained on top.
 
-A photo is named by its 20 nearest training photos by cosine, each with the weight exp(cosine / 0.07).
+A photo is named by its 20 nearest training photos by cosine (all of them where there are fewer), each with the weight
+exp(cosine / 0.07).
 Source of the protocol: arXiv 1805.01978, sec. 3.4, with k = 20 as self-supervised tables have it.
 """
 
@@ -11,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.errors import DataError
 from model.evaluate import bounds, pages, plots
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import POOLS
 from model.evaluate.task import Task
 
 TEMPERATURE = 0.07
+#: Neighbours, where there are as many photos and no other number is asked for.
+_NEIGHBOURS = 20
 #: Photos judged at once, at most; and cosines, of which there are as many as training photos for each (256 MB).
 _BLOCK, _COSINES = 512, 2**26
 
@@ -29,7 +33,7 @@ def classify(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) 
         labels: ``[N] int64``.
         test: ``[M, D]`` features.
         classes: How many there are.
-        k: Neighbours.
+        k: Neighbours, at most N.
 
     Returns:
         ``[M] int64``.
@@ -40,32 +44,36 @@ def classify(train: Tensor, labels: Tensor, test: Tensor, classes: int, k: int) 
     block = min(_BLOCK, max(_COSINES // len(train), 1))
     for start in range(0, len(test), block):
         part = test[start : start + block]
-        cosine, nearest = (part @ train.T).topk(min(k, len(train)), dim=1)
+        cosine, nearest = (part @ train.T).topk(k, dim=1)
         weight = ((cosine - 1) / TEMPERATURE).exp()  # less one: never overflows, names the same
         votes = weight.new_zeros(len(part), classes).scatter_add_(1, labels[nearest], weight)
         named.append(votes.argmax(dim=1))
     return torch.cat(named)
 
 
-def answer(task: Task, k: int = 20) -> dict[str, Any]:
+def answer(task: Task, k: int | None = None, seed: int = 0) -> dict[str, Any]:
     """What ``evaluate`` says, from the folder where it was asked before."""
-    return task.answered(f"knn-{task.tag}", {"k": k}, lambda: evaluate(task, k))
+    k = _checked(k, len(task.train))
+    return task.answered(task.named("knn", seed), {"k": k}, lambda: evaluate(task, k, seed))
 
 
-def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
+def evaluate(task: Task, k: int | None = None, seed: int = 0) -> dict[str, Any]:
     """Name the test photos by their neighbours among the training photos; the report goes to ``task.out``.
 
     Args:
         task: The model, its photos, the folder.
-        k: Neighbours.
+        k: Neighbours; None for 20, or all training photos where they are fewer.
+        seed: That drew the share of the labels; part of the report's name.
 
     Returns:
         JSON-ready: setting, and accuracy by class token and by the mean of the patches.
 
     Raises:
         RecipeError: There are no neighbours to ask.
+        DataError: There are fewer training photos than neighbours.
     """
-    bounds.check(k=k)
+    k = _checked(k, len(task.train))
+    name = task.named("knn", seed)
     train, test = task.features()
     labels = torch.from_numpy(task.train.labels)
     found = {}
@@ -82,10 +90,23 @@ def evaluate(task: Task, k: int = 20) -> dict[str, Any]:
             [(pool, round(of.percent, 2), *(round(b, 2) for b in of.interval)) for pool, of in found.items()],
         ),
         pages.Figure(
-            f"knn-{task.tag}-confusion",
+            f"{name}-confusion",
             plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
             "Confusion matrix: rows are the truth, columns the answer",
         ),
     ]
-    pages.write(task.out, f"knn-{task.tag}", f"{k}-NN: {task.encoder.name}", facts, blocks)
+    pages.write(task.out, name, f"{k}-NN: {task.encoder.name}", facts, blocks)
     return facts
+
+
+def _checked(k: int | None, photos: int) -> int:
+    """Neighbours to ask, which a report then names truly."""
+    bounds.check(k=k)
+    if k is not None and k > photos:
+        raise DataError(
+            f"k is {k}, but there are {photos} training photos.",
+            code="settings",
+            hint=f"Give at most {photos} with --k, or more photos.",
+            field="k",
+        )
+    return k or min(_NEIGHBOURS, photos)

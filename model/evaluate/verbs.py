@@ -48,7 +48,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.set_defaults(verb=_knn)
     _labelled(verb)
     _drawn(verb)
-    verb.add_argument("--k", type=int, default=20, help="neighbours (default 20)")
+    verb.add_argument("--k", type=int, help="neighbours (default 20, or all photos where there are fewer)")
 
     verb = questions.add_parser("linear", help="train one linear layer on frozen features")
     verb.set_defaults(verb=_linear)
@@ -244,7 +244,7 @@ def _column(value: dict[str, float | None]) -> str:
 def _knn(given: argparse.Namespace) -> str:
     from model.evaluate import knn
 
-    return _said(knn.answer(_task(given), given.k), given)
+    return _said(knn.answer(_task(given), given.k, given.seed), given)
 
 
 def _linear(given: argparse.Namespace) -> str:

@@ -240,6 +240,19 @@ def test_no_neighbours_no_pair_of_photos_and_no_threads_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_more_neighbours_than_photos_are_refused_and_all_of_a_few_are_told_as_so_many(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    train = Labelled.open([shapes / "train"])
+    test = Labelled.open([shapes / "test"], train.classes)
+    task = Task(load_encoder(debug_file), train.take(np.arange(8, 16)), test, tmp_path / "out", CPU)
+    with pytest.raises(DataError, match="k is 500, but there are 8 training photos"):
+        knn.answer(task, k=500)
+    assert not (tmp_path / "out").exists()
+    assert knn.answer(task)["k"] == 8
+    assert "8-NN" in (tmp_path / "out" / "knn-debug-1.md").read_text()
+
+
 def test_a_probe_whose_loss_is_not_finite_is_no_answer(
     debug_file: Path, shapes: Path, tmp_path: Path
 ) -> None:
@@ -474,6 +487,26 @@ def test_probes_of_both_forms_and_several_seeds_lie_side_by_side(
         linear.answer(task, linear.Protocol(epochs=1, lr=0.4, **change))
     assert {file.name for file in (tmp_path / "out").glob("*.json")} == {
         "linear-debug-1.json", "linear-augmented-debug-1.json", "linear-debug-1-seed-1.json",
+    }  # fmt: skip
+
+
+def test_neighbours_in_shares_of_several_seeds_lie_side_by_side(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    asked = [
+        "evaluate",
+        "knn",
+        str(debug_file),
+        "--data",
+        str(shapes / "train"),
+        "--test",
+        str(shapes / "test"),
+    ]
+    asked += ["--out", str(tmp_path / "out"), "--device", "cpu", "--label-share", "0.5"]
+    for seed in ("0", "3", "4"):
+        assert main([*asked, "--seed", seed]) == 0
+    assert {file.name for file in (tmp_path / "out").glob("*.json")} == {
+        "knn-debug-0.5.json", "knn-debug-0.5-seed-3.json", "knn-debug-0.5-seed-4.json",
     }  # fmt: skip
 
 
