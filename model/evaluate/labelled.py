@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,7 +38,7 @@ class Labelled:
 
     @classmethod
     def open(cls, paths: Sequence[Path], classes: tuple[str, ...] | None = None) -> Labelled:
-        """Index folders and shards; photos of a shard whose sidecar has no ``label`` are left out.
+        """Index folders and shards; photos without a label are left out and counted (``photos.told``).
 
         Args:
             paths: As ``Photos.open`` takes them. A folder's classes are its subfolders; a shard's sidecar has
@@ -75,7 +76,8 @@ class Labelled:
         refuse_unknown(found, known)
         number = {name: place for place, name in enumerate(known)}
         labels = np.array([number[name] for _, (_, name) in named], dtype=np.int64)
-        return cls(Photos(tuple(entry for entry, _ in named)), labels, known)
+        left_out = photos.left_out + Counter({"without a label": len(photos) - len(named)})
+        return cls(Photos(tuple(entry for entry, _ in named), left_out), labels, known)
 
     def __len__(self) -> int:
         """Number of photos."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from model.config import SIZES
 if TYPE_CHECKING:
     from model.evaluate.features import Encoder
     from model.evaluate.task import Task
+    from model.pretrain.data import Photos
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -195,15 +197,25 @@ def _task(given: argparse.Namespace) -> Task:
 
     bounds.check(seed=given.seed)  # before the share that it draws
     train = Labelled.open(given.data)
+    test = Labelled.open(given.test, train.classes)
+    _tell(train.photos, "training: ")
+    _tell(test.photos, "test: ")
     return Task(
         load_encoder(given.checkpoint, Given(heads=given.heads)) if "checkpoint" in given else _random(given),
         train.share(given.label_share, given.seed),
-        Labelled.open(given.test, train.classes),
+        test,
         given.out,
         find_device(given.device),
         given.workers,
         given.label_share,
     )
+
+
+def _tell(photos: Photos, what: str = "") -> None:
+    """What was found and what was left out, beside the answer and not in it."""
+    from tqdm import tqdm
+
+    tqdm.write(f"{what}{photos.told}.", file=sys.stderr)
 
 
 def _reconstruct(given: argparse.Namespace) -> str:
@@ -212,6 +224,7 @@ def _reconstruct(given: argparse.Namespace) -> str:
     from model.reconstruct import load
 
     model, photos = load(given.checkpoint, given.device), Photos.open(given.data)
+    _tell(photos)
     asked: dict[str, Any] = {
         "strategies": given.strategy.split(","),
         "ratios": given.ratio,

@@ -319,6 +319,34 @@ def _shard(file: Path, *sidecars: tuple[str, Any]) -> Path:
     return file
 
 
+@pytest.mark.parametrize("question", ["knn", "linear", "finetune", "scratch", "reconstruct"])
+def test_what_a_question_leaves_out_is_told_beside_its_answer(
+    question: str, debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("IMG_1.HEIC", "notes"):
+        (shapes / "train" / "red" / name).write_bytes(b"x")
+    (shapes / "train" / "stray.png").write_bytes(encoded(photo()))
+    shard = _shard(tmp_path / "test.tar", ("0", {"label": 0, "class": "red"}), ("1", {}), ("2", {}))
+    asked = ["evaluate", question, "--data", str(shapes / "train"), "--device", "cpu", "--json"]
+    if question == "scratch":
+        asked += ["--size", "debug"]
+    else:
+        asked.append(str(debug_file))
+    if question in ("finetune", "scratch", "linear"):
+        asked += ["--epochs", "1"]
+    if question != "reconstruct":
+        asked += ["--test", str(shard), "--out", str(tmp_path / "out")]
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    json.loads(said.out)
+    if question == "reconstruct":
+        assert "25 photos of 1 source; left out: 1 .heic, 1 without a suffix.\n" in said.err
+        return
+    left_out = "1 .heic, 1 without a label, 1 without a suffix"
+    assert f"training: 24 photos of 1 source; left out: {left_out}.\n" in said.err
+    assert "test: 1 photos of 1 source; left out: 2 without a label.\n" in said.err
+
+
 @pytest.mark.parametrize("label", ["cat", None, 1.5, True, [1]])
 def test_a_label_that_is_no_whole_number_is_refused_with_its_sidecar(label: Any, tmp_path: Path) -> None:
     with pytest.raises(
