@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has enough, as head has; nor can the rest be flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UnmaskError as error:
-        print(f"{parser.prog}: {error} {error.hint}", file=sys.stderr)
+        # A message that ends in another program's words may lack its full stop.
+        said = str(error).removesuffix(".")
+        print(f"{parser.prog}: {said}. {error.hint}", file=sys.stderr)
         return 2
     return 0
 

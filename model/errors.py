@@ -12,6 +12,7 @@ Everything else that is raised is our own mistake and propagates to the top.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -61,8 +62,12 @@ class DataError(UnmaskError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, in one line of at most 160 characters; else its kind."""
-    return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
+    """What an error of somebody else's code says, in one line of at most 160 characters; else its kind.
+
+    Where in its source a C++ library found it (``decode_jpeg, /build/decode_jpeg.cpp:171, ``) tells nobody anything.
+    """
+    line = re.sub(r"^(\w+, )?\S+\.(cpp|cc|cu|h):\d+, ", "", next(iter(str(error).splitlines()), ""))
+    return line[:160] or type(error).__name__
 
 
 def unwritten(what: str) -> CheckpointError:

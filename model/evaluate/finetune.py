@@ -3,8 +3,8 @@
     photos -> RandAugment, mixup, cutmix -> timm's ViT -> AdamW, cosine, layer-wise decay -> accuracy of the last step
 
 Source: arXiv 2111.06377, tables 9 (with what its public code uses for ViT-B) and 11, fig. 9. Warm-up is a share
-of the run here, so that short runs have one too. Budgets are epochs or minutes; the test photos are looked at
-once, after the last step.
+of the run here, so that short runs have one too. Budgets are epochs or minutes; the test photos are looked at once,
+after the last step (before the first one they are decoded, so that a broken one is found then, and nothing more).
 """
 
 from __future__ import annotations
@@ -236,6 +236,8 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
     run = _Run(task, settings, size)
     if saved := keep.load():
         run.restore(saved)
+    else:
+        _refuse_broken(task.test)
     side = task.encoder.config.image_size
     data, samples = _feed(task, settings, size)
     if run.steps == 0:
@@ -259,6 +261,15 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
         task.out, name, f"{settings.kind}: {task.encoder.name}", facts, _blocks(task, name, found, facts)
     )
     return facts
+
+
+def _refuse_broken(test: Labelled) -> None:
+    """Refuse broken test photos before the first step: after the last one it is all lost.
+
+    The state is that of a run with these photos, and would be refused without the broken one.
+    """
+    for number in tqdm(range(len(test)), desc="check", unit="photo"):
+        test.photos.decode(number)
 
 
 def name_of(task: Task, settings: Settings) -> str:

@@ -24,7 +24,7 @@ from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 from model.network import MAE
-from tests.pictures import two_classes
+from tests.pictures import encoded, photo, two_classes
 
 
 @pytest.fixture
@@ -249,6 +249,23 @@ def test_the_command_line_neither_repeats_nor_overwrites_what_is_done_and_seeds_
     assert main([*asked, "--epochs", "1", "--seed", "1"]) == 0
     assert (out / "finetune-debug-1-seed-1.safetensors").is_file()
     assert {file: file.stat().st_mtime_ns for file in made} == made
+
+
+def test_a_broken_test_photo_is_found_before_the_first_step_and_without_it_the_same_command_trains(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shapes / "test" / "red" / "broken.jpg"
+    broken.write_bytes(encoded(photo(), "JPEG")[:1000])
+    out = tmp_path / "out"
+    asked = ["evaluate", "finetune", str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
+    asked += ["--test", str(shapes / "test"), "--out", str(out), "--batch-size", "8", "--epochs", "1"]
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    why = "cannot be decoded: Image is incomplete or truncated. Remove or replace this picture."
+    assert f"{broken} {why}" in said
+    assert "step" not in said
+    broken.unlink()
+    assert main(asked) == 0
 
 
 @pytest.mark.parametrize("kind", ["finetune", "scratch"])
