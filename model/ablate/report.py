@@ -98,7 +98,7 @@ def write(
     found = {row["name"]: row for row in rows if "figures" in row}
     verdicts = [judge(claim, found, seeds or Seeds()) for claim in table.claims]
     facts = {
-        "table": table.name, "title": table.title, "budget_min": setting.budget_min, "samples": setting.samples,
+        "table": table.name, "title": table.title, "budget_min": setting.budget_min, "samples": setting.seen,
         "tuned": setting.tuned, "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
         "seeds": setting.seeds, "rows": without_photos(rows), "claims": verdicts,
     }  # fmt: skip
@@ -193,9 +193,9 @@ def _interval_words(setting: Setting) -> str:
 
 
 def _length(setting: Setting) -> str:
-    if setting.samples is not None:
+    if setting.seen is not None:
         tuned = f"and {setting.tuned:,} in fine-tuning" if setting.tuned else "and was not fine-tuned"
-        return f"A row of length 1 saw {setting.samples:,} photos in pre-training (recipe {setting.recipe}) {tuned}."
+        return f"A row of length 1 saw {setting.seen:,} photos in pre-training (recipe {setting.recipe}) {tuned}."
     return f"All rows have equal {setting.equal}; the whole table had {setting.budget_min:g} minutes."
 
 

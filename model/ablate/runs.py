@@ -19,9 +19,9 @@ from model.checkpoints import shapes
 from model.checkpoints.containers import open_raw
 from model.checkpoints.files import write_json
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
-from model.evaluate import finetune, knn, linear, reconstruction, state
+from model.evaluate import bounds, finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
-from model.evaluate.labelled import Labelled
+from model.evaluate.labelled import Labelled, refuse_shared
 from model.evaluate.task import Task
 from model.loading import find_device
 from model.pretrain.data import Photos, places
@@ -36,6 +36,8 @@ _LOGGER = logging.getLogger(__name__)
 _PRETRAINING, _FINETUNING = 0.6, 0.3
 #: Steps by which the speed of a row is told; the first half of them does not count.
 _TIMED = 8
+#: Steps of the shortest run.
+_FEWEST = 4
 #: Never: a run of an ablation draws no pictures while it trains.
 _NEVER = 10**9
 #: Figures of the repainted photos that a row has.
@@ -63,6 +65,9 @@ class Setting:
         limit: Photos to repaint at most.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         workers: Decoding threads.
+
+    Raises:
+        RecipeError: A number is out of its bounds, or does not go with the others.
     """
 
     recipe: str
@@ -82,9 +87,30 @@ class Setting:
     device: str | None = None
     workers: int = 1
 
+    def __post_init__(self) -> None:
+        bounds.check(budget=self.budget_min, **vars(self))
+        if self.samples is not None and self.equal == "minutes":
+            raise _unfit("equal", "is 'minutes', but rows of --samples have equal samples")
+        if self.samples is None and self.tuned:
+            raise _unfit("tuned", f"is {self.tuned}, but --budget decides how long rows are tuned")
+        if not self.workers:
+            raise _unfit("workers", "is 0, but decoding needs at least one thread")
+
     def folder(self, table: Table) -> Path:
         """Of a table's plan."""
         return self.out / table.name
+
+    @property
+    def seen(self) -> int | None:
+        """Photos that a row of length 1 truly sees: whole batches of the recipe, and at least four of them."""
+        if self.samples is None:
+            return None
+        batch_size = load_recipe(self.recipe).batch_size
+        return _steps_of(self.samples, batch_size) * batch_size
+
+
+def _unfit(field: str, why: str) -> RecipeError:
+    return RecipeError(f"{field} {why}.", code="settings", hint=f"Leave out --{field}.", field=field)
 
 
 def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
@@ -101,11 +127,13 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         a row cannot be run.
 
     Raises:
-        DataError: A training run was stopped, and the same call goes on; or the folder holds answers about other
-            photos or settings.
+        DataError: Photos or labels are missing, or a test photo is also a training one; before anything is made. A
+            training run was stopped, and the same call goes on; or the folder holds answers about other photos or
+            settings.
         CheckpointError: The device cannot be used.
     """
     find_device(setting.device)  # before anything is made
+    _check_photos(setting)
     steps, failed = _steps(table, setting)
     return [
         {"name": row.name, "error": failed[row.name]}
@@ -113,6 +141,14 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         else _row(row, steps[row.name], table, setting)
         for row in table.rows
     ]
+
+
+def _check_photos(setting: Setting) -> None:
+    """Refuse what a row would meet only after its pre-training."""
+    Photos.open(setting.data)
+    Photos.open(setting.photos)
+    train = Labelled.open(setting.labelled)
+    refuse_shared(train.photos, Labelled.open(setting.test, train.classes).photos)
 
 
 def _row(row: Row, steps: int, table: Table, setting: Setting) -> dict[str, Any]:
@@ -267,7 +303,7 @@ def _steps(table: Table, setting: Setting) -> tuple[dict[str, int], dict[str, st
         given = load_recipe(setting.recipe).batch_size
         batches = {row.name: row.recipe.get("batch_size", given) for row in table.rows}
         return {
-            row.name: max(round(setting.samples * row.length / batches[row.name]), 4) for row in table.rows
+            row.name: _steps_of(setting.samples * row.length, batches[row.name]) for row in table.rows
         }, {}
     file = setting.folder(table) / "plan.json"
     recipe = load_recipe(setting.recipe).to_dict()
@@ -276,6 +312,10 @@ def _steps(table: Table, setting: Setting) -> tuple[dict[str, int], dict[str, st
     if not plan["steps"].keys() | plan.get("failed", {}).keys() >= {row.name for row in table.rows}:
         plan = _written(file, {"asked": asked, **_planned(table, setting)})
     return plan["steps"], plan.get("failed", {})
+
+
+def _steps_of(samples: float, batch_size: int) -> int:
+    return max(round(samples / batch_size), _FEWEST)
 
 
 def _planned(table: Table, setting: Setting) -> dict[str, Any]:
@@ -301,7 +341,7 @@ def _planned(table: Table, setting: Setting) -> dict[str, Any]:
             own = left_s / len(distinct) / seconds[row.name]
         else:
             own = row.length * left_s / sum(of.length * seconds[of.name] for of in distinct.values())
-        steps[row.name] = max(round(own), 4)
+        steps[row.name] = max(round(own), _FEWEST)
     return {
         "steps": steps, "failed": failed, "seconds_a_step": seconds,
         "budget_min": setting.budget_min, "equal": setting.equal,

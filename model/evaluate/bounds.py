@@ -11,12 +11,13 @@ from model.masking import MAX_SEED
 
 #: Names, whether they are whole, what they must be in words, and in code.
 _BOUNDS: tuple[tuple[str, bool, str, Callable[[float], bool]], ...] = (
-    ("k limit steps batch_size side width proposals", True, "at least 1", lambda of: of >= 1),
-    ("workers warmup_epochs", True, "at least 0", lambda of: of >= 0),
+    ("k limit steps batch_size side width proposals samples", True, "at least 1", lambda of: of >= 1),
+    ("workers warmup_epochs tuned seeds", True, "at least 0", lambda of: of >= 0),
     ("seed", True, f"0 to {MAX_SEED}", lambda of: 0 <= of <= MAX_SEED),
-    ("epochs minutes lr base_lr layer_decay", False, "above 0", lambda of: of > 0),
+    ("epochs minutes budget lr base_lr layer_decay", False, "above 0", lambda of: of > 0),
     ("weight_decay mixup cutmix", False, "at least 0", lambda of: of >= 0),
     ("warmup_share smoothing erasing", False, "within 0..1", lambda of: 0 <= of <= 1),
+    ("label_share", False, "above 0 and at most 1", lambda of: 0 < of <= 1),
     ("drop_path", False, "at least 0 and below 1", lambda of: 0 <= of < 1),
     ("ema", False, "above 0 and below 1", lambda of: 0 < of < 1),
 )

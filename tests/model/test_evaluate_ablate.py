@@ -323,6 +323,8 @@ def test_why_a_row_cannot_be_run_stands_in_the_plan(tmp_path: Path, monkeypatch:
     monkeypatch.undo()  # the rows are not timed again
     assert runs._steps(table, setting) == (steps, failed)
     monkeypatch.setattr(runs, "_row", lambda row, *rest: {"name": row.name, "figures": {}})
+    train, test = (_photos(tmp_path / "train", 1),), (_photos(tmp_path / "test", 1),)
+    setting = replace(setting, data=train, labelled=train, test=test, photos=test)
     assert [row.get("error") for row in runs.run(table, setting)] == [None, "No. Never."]
 
 
@@ -374,6 +376,47 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
     with pytest.raises(CheckpointError, match="Device 'abacus'"):
         runs.run(tables.load("loss"), _setting(tmp_path, samples=8, device="abacus"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--samples", "-5"], "samples is -5; it must be a whole number, at least 1"),
+        (["--samples", "64", "--tuned", "-1"], "tuned is -1; it must be a whole number, at least 0"),
+        (["--samples", "64", "--seeds", "-1"], "seeds is -1; it must be a whole number, at least 0"),
+        (["--samples", "64", "--label-share", "7"], "label_share is 7.0; it must be above 0 and at most 1"),
+        (["--samples", "64", "--equal", "minutes"], "equal is 'minutes', but rows of --samples"),
+        (["--budget", "0"], "budget is 0.0; it must be above 0"),
+        (["--budget", "1", "--tuned", "64"], "tuned is 64, but --budget decides"),
+        (["--samples", "64", "--workers", "0"], "workers is 0, but decoding needs at least one thread"),
+        (["--samples", "64", "--photos", "nowhere"], "nowhere is neither a folder nor a .tar shard"),
+        (["--samples", "64", "--labelled", "test"], "4 of 4 test photos are also training photos"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_run_is_refused_before_the_first_row(
+    wrong: list[str],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _photos(tmp_path / "train", 2)
+    _photos(tmp_path / "test", 2)
+    asked = ["ablate", "loss", "--data", "train", "--test", "test", "--out", "out", "--device", "cpu"]
+    assert main([*asked, *wrong]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_says_how_many_photos_a_row_saw_and_not_how_many_were_asked_for(tmp_path: Path) -> None:
+    setting = _setting(tmp_path, samples=64)  # four batches of 32 are the fewest
+    table = tables.load("loss").only(["hidden"])
+    steps, _ = runs._steps(table, setting)
+    written, _ = report.write(table, setting, [])
+    assert steps == {"hidden": 4}
+    assert "A row of length 1 saw 128 photos" in written.read_text()
 
 
 @pytest.mark.slow
