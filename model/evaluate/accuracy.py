@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.evaluate import pages, plots
 from model.evaluate.labelled import Labels
 
 
@@ -45,6 +46,19 @@ class Accuracy:
         right, photos = int(np.trace(self.counts)), int(self.counts.sum())
         bounds = binomtest(right, photos).proportion_ci(method="wilson")
         return 100 * float(bounds.low), 100 * float(bounds.high)
+
+    @property
+    def cells(self) -> tuple[float, float, float]:
+        """Percent and its interval, as a row of a report has them."""
+        low, high = self.interval
+        return round(self.percent, 2), round(low, 2), round(high, 2)
+
+    def figure(self, report: str, title: str = "Truth (rows), answer") -> pages.Figure:
+        """The confusion matrix, for a report of this name."""
+        content = plots.confusion(title, self.counts, self.classes)
+        return pages.Figure(
+            f"{report}-confusion", content, "Confusion matrix: rows are the truth, columns the answer"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; a class without a photo has no share that was right, None."""

@@ -371,7 +371,7 @@ def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> li
         + ("the last step is judged." if facts["settings"]["ema"] is None else "an average of the weights is judged."),
         pages.Table(
             ("", "right %", "95 % from", "to"),
-            [(facts["question"], round(found.percent, 2), *(round(bound, 2) for bound in found.interval))],
+            [(facts["question"], *found.cells)],
         ),
         pages.Figure(
             f"{name}-curve",
@@ -381,11 +381,7 @@ def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> li
             ),
             "Training loss, with mixed photos and smoothed labels",
         ),
-        pages.Figure(
-            f"{name}-confusion",
-            plots.confusion("Truth (rows), answer", found.counts, found.classes),
-            "Confusion matrix: rows are the truth, columns the answer",
-        ),
+        found.figure(name),
     ]  # fmt: skip
 
 

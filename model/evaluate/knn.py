@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.errors import DataError
-from model.evaluate import bounds, pages, plots
+from model.evaluate import bounds, pages
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.features import POOLS
 from model.evaluate.task import Task
@@ -87,13 +87,9 @@ def evaluate(task: Task, k: int | None = None, seed: int = 0) -> dict[str, Any]:
         f"{k} nearest neighbours by cosine, weighted. {task.words()}",
         pages.Table(
             ("feature", "right %", "95 % from", "to"),
-            [(pool, round(of.percent, 2), *(round(b, 2) for b in of.interval)) for pool, of in found.items()],
+            [(pool, *of.cells) for pool, of in found.items()],
         ),
-        pages.Figure(
-            f"{name}-confusion",
-            plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
-            "Confusion matrix: rows are the truth, columns the answer",
-        ),
+        found["cls"].figure(name, "Class token: truth (rows), answer"),
     ]
     pages.write(task.out, name, f"{k}-NN: {task.encoder.name}", facts, blocks)
     return facts

@@ -318,7 +318,7 @@ def _blocks(
         pages.Table(
             ("feature", "right %", "95 % from", "to", "learning rate"),
             [
-                (pool, round(of.percent, 2), *(round(bound, 2) for bound in of.interval), rate)
+                (pool, *of.cells, rate)
                 for (pool, of), rate in zip(found.items(), rates, strict=True)
             ],
         ),
@@ -330,9 +330,5 @@ def _blocks(
             ),
             "Share of the training photos named correctly, epoch by epoch",
         ),
-        pages.Figure(
-            f"{name}-confusion",
-            plots.confusion("Class token: truth (rows), answer", found["cls"].counts, found["cls"].classes),
-            "Confusion matrix: rows are the truth, columns the answer",
-        ),
+        found["cls"].figure(name, "Class token: truth (rows), answer"),
     ]  # fmt: skip

@@ -212,7 +212,7 @@ def _prepared(reconstructor: Reconstructor, photos: Photos, number: int, options
     except ImageError as error:  # its words are for who sent one picture
         entry = photos.entries[number]
         raise DataError(
-            f"{entry.name} in {entry.path} cannot be used: {error}",
+            f"{entry.place} cannot be used: {error}",
             code="data-broken",
             hint="Remove or replace this picture.",
             field="data",

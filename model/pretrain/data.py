@@ -45,6 +45,11 @@ class Entry(NamedTuple):
     source: str  # a shard's sidecar names it; for a folder, the folder's name
     name: str
 
+    @property
+    def place(self) -> str:
+        """For people: the file, or the name within a shard and the shard."""
+        return str(self.path) if self.path.name == Path(self.name).name else f"{self.name} in {self.path}"
+
 
 @dataclass(frozen=True)
 class Photos:
@@ -104,7 +109,7 @@ class Photos:
     def told(self) -> str:
         """What was found and what was not taken, in words: ``200 photos of 2 sources; left out: 50 .heic``."""
         sources = len({entry.source for entry in self.entries})
-        found = f"{len(self)} photos of {sources} source{'s' * (sources > 1)}"
+        found = f"{len(self)} photo{'s' * (len(self) != 1)} of {sources} source{'s' * (sources != 1)}"
         return f"{found}; {_told(self.left_out)}" if self.left_out else found
 
     @property
@@ -125,7 +130,7 @@ class Photos:
         except OSError as error:
             # Not the same as a broken picture: it may come back, and skipping it would change the run.
             raise DataError(
-                f"{entry.name} in {entry.path} cannot be read ({error.strerror}).",
+                f"{entry.place} cannot be read ({error.strerror}).",
                 code="data-unreadable",
                 hint="Check that the disk is there, then go on with --resume.",
                 field="data",
@@ -150,7 +155,7 @@ class Photos:
             return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
         except (RuntimeError, ValueError, ImageError) as error:
             raise DataError(
-                f"{entry.name} in {entry.path} cannot be decoded: {first_line(error)}",
+                f"{entry.place} cannot be decoded: {first_line(error)}",
                 code="data-broken",
                 hint="Remove or replace this picture.",
                 field="data",

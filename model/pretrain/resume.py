@@ -272,7 +272,7 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except DAMAGED as error:
         raise CheckpointError(
-            f"{path} cannot be read: {first_line(error)}",
+            f"{path} cannot be read: {first_line(error)}.",
             code="resume-damaged",
             hint=f"Write the name of an older state of that folder into {pointer}.",
         ) from error

@@ -119,7 +119,7 @@ class Watch:
         """Say once which photos cannot be decoded."""
         for number in sorted(broken - self._named):
             entry = self._photos.entries[number]
-            _LOGGER.warning("%s in %s cannot be decoded; another photo stands in", entry.name, entry.path)
+            _LOGGER.warning("%s cannot be decoded; another photo stands in", entry.place)
         self._named |= broken
 
     def _draw(self, step: int, network: MAE) -> None:

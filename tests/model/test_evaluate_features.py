@@ -344,7 +344,7 @@ def test_what_a_question_leaves_out_is_told_beside_its_answer(
         return
     left_out = "1 .heic, 1 without a label, 1 without a suffix"
     assert f"training: 24 photos of 1 source; left out: {left_out}.\n" in said.err
-    assert "test: 1 photos of 1 source; left out: 2 without a label.\n" in said.err
+    assert "test: 1 photo of 1 source; left out: 2 without a label.\n" in said.err
 
 
 @pytest.mark.parametrize("label", ["cat", None, 1.5, True, [1]])
