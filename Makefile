@@ -16,8 +16,7 @@ TEST = data/imagenette-val-00000.tar
 MINUTES = 10
 # Tests of one file stay together: they share a server and a browser. Parallel workers whose threads spin while waiting
 # slowed one file from 18 s to 105 s, hence OMP_NUM_THREADS=1. Files begin in the order that tests/conftest.py gives them.
-# One worker more than two cores have: a third of the time a test waits for a server, a browser or a process of its own.
-SIDE_BY_SIDE = -n 3 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 UV_VERSION := 0.13.9
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
