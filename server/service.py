@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -262,18 +262,21 @@ class Service:
             async with self._deadline():
                 work = await self._decode(prepare)
                 place.decoding, place.passes = False, passes(work)
-                if place.passes <= max(least, self.max_batch):
-                    return await self._compute(model, work, place, finish, least)
-                place.patient = True  # takes turns with batches: one client's large jobs lock nobody out
-                async with self._hold_places(place.passes):
-                    return await self._compute(model, work, place, finish, least)
+                self._check_work(model, place.passes, least)
+                # A large job takes turns with batches: one client's lock nobody out.
+                place.patient = place.passes > max(least, self.max_batch)
+                async with self._hold_places(place.passes) if place.patient else nullcontext():
+                    return await self._compute(model, work, place, finish)
+
+    def _check_work(self, model: Reconstructor, passes: int, least: int = 1) -> None:
+        """Refuse what could not end in time, before it waits for its turn."""
+        expected_s = self._line.expected_s(model.digest, passes)
+        if passes > least and expected_s > self._deadline_s:
+            raise TooMuchWorkError(expected_s, self._deadline_s)
 
     async def _compute(
-        self, model: Reconstructor, work: W, place: Place, finish: Callable[[W, Done], T], least: int = 1
+        self, model: Reconstructor, work: W, place: Place, finish: Callable[[W, Done], T]
     ) -> T:
-        expected_s = self._line.expected_s(model.digest, place.passes)
-        if place.passes > least and expected_s > self._deadline_s:
-            raise TooMuchWorkError(expected_s, self._deadline_s)
         done = await self._worker.submit(work, model.work, model.digest, place.passes)
         return await self._in_pool(self._encoders, self.metrics.encode, lambda: finish(work, done))
 
@@ -346,6 +349,7 @@ class Service:
                     self.check_room()  # after `drain` what has not begun is given up
                     with self._line.admit(model.digest, correlation_id.get(), patient=True) as place:
                         place.decoding, place.passes = False, passes
+                        self._check_work(model, passes)  # by the pace of those before it
                         async with self._deadline():
                             return await self._compute(model, job, place, _ending(model, render))
                 except OverloadedError:

@@ -34,3 +34,9 @@ def two_classes(place: Path, *, train: int, test: int) -> Path:
                 pixels = photo(72, 68, 100 * number + len(name)) // 3 + np.array(colour, dtype=np.uint8)
                 (folder / f"{number}.png").write_bytes(encoded(pixels.astype(np.uint8)))
     return place
+
+
+def evaluating(question: str, weights: Path, place: Path, out: Path) -> list[str]:
+    """The command line that asks something about weights, of the folders that ``two_classes`` made."""
+    photos = ["--data", str(place / "train"), "--test", str(place / "test")]
+    return ["evaluate", question, str(weights), *photos, "--out", str(out), "--device", "cpu"]

@@ -32,7 +32,7 @@ from model.evaluate.task import Task
 from model.images import grey
 from model.loading import find_device
 from model.network import MAE
-from tests.pictures import encoded, photo, two_classes
+from tests.pictures import encoded, evaluating, photo, two_classes
 
 CPU = torch.device("cpu")
 
@@ -386,16 +386,7 @@ def test_a_class_whose_name_is_no_utf8_is_refused_by_name(of: str, tmp_path: Pat
 def test_a_seed_is_checked_before_it_draws_a_share(
     debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "evaluate",
-        "knn",
-        str(debug_file),
-        "--data",
-        str(shapes / "train"),
-        "--test",
-        str(shapes / "test"),
-    ]
-    arguments += ["--label-share", "0.5", "--out", str(tmp_path), "--device", "cpu"]
+    arguments = [*evaluating("knn", debug_file, shapes, tmp_path), "--label-share", "0.5"]
     for seed in ("-1", "99999999999999999999"):
         assert main([*arguments, f"--seed={seed}"]) == 2
         assert f"seed is {seed}; it must be a whole number" in capsys.readouterr().err
@@ -487,8 +478,8 @@ def test_a_question_is_answered_by_one_command_with_a_report(
     question: str, debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["evaluate", question, str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
-    assert main([*arguments, "--test", str(shapes / "test"), "--out", str(out), "--json"]) == 0
+    asked = [*evaluating(question, debug_file, shapes, out), "--json"]
+    assert main(asked) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts == json.loads((out / f"{question}-debug-1.json").read_text())
     assert facts["cls"]["percent"] == 100  # even random weights tell red from blue
@@ -497,10 +488,9 @@ def test_a_question_is_answered_by_one_command_with_a_report(
     assert "<svg" in html
     assert "right %" in (out / f"{question}-debug-1.md").read_text()
     made = {file: file.stat().st_mtime_ns for file in out.rglob("*.*")}
-    arguments += ["--test", str(shapes / "test"), "--out", str(out), "--json"]
-    assert main(arguments) == 0
+    assert main(asked) == 0
     assert facts == json.loads(capsys.readouterr().out), "kept, not made again"
-    assert main([*arguments, *(["--k", "5"] if question == "knn" else ["--lr", "0.4"])]) == 2
+    assert main([*asked, *(["--k", "5"] if question == "knn" else ["--lr", "0.4"])]) == 2
     assert "is about other weights, photos or settings" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.*")} == made
 
@@ -521,16 +511,7 @@ def test_probes_of_both_forms_and_several_seeds_lie_side_by_side(
 def test_neighbours_in_shares_of_several_seeds_lie_side_by_side(
     debug_file: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    asked = [
-        "evaluate",
-        "knn",
-        str(debug_file),
-        "--data",
-        str(shapes / "train"),
-        "--test",
-        str(shapes / "test"),
-    ]
-    asked += ["--out", str(tmp_path / "out"), "--device", "cpu", "--label-share", "0.5"]
+    asked = [*evaluating("knn", debug_file, shapes, tmp_path / "out"), "--label-share", "0.5"]
     for seed in ("0", "3", "4"):
         assert main([*asked, "--seed", seed]) == 0
     assert {file.name for file in (tmp_path / "out").glob("*.json")} == {

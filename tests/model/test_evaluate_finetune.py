@@ -24,7 +24,7 @@ from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 from model.network import MAE
-from tests.pictures import encoded, photo, two_classes
+from tests.pictures import encoded, evaluating, photo, two_classes
 
 
 @pytest.fixture
@@ -238,8 +238,7 @@ def test_the_command_line_neither_repeats_nor_overwrites_what_is_done_and_seeds_
     debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    asked = ["evaluate", "finetune", str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
-    asked += ["--test", str(shapes / "test"), "--out", str(out), "--batch-size", "8"]
+    asked = [*evaluating("finetune", debug_file, shapes, out), "--batch-size", "8"]
     assert main([*asked, "--epochs", "1"]) == 0
     made = {file: file.stat().st_mtime_ns for file in out.iterdir()}
     assert main([*asked, "--epochs", "1"]) == 0
@@ -257,8 +256,7 @@ def test_a_broken_test_photo_is_found_before_the_first_step_and_without_it_the_s
     broken = shapes / "test" / "red" / "broken.jpg"
     broken.write_bytes(encoded(photo(), "JPEG")[:1000])
     out = tmp_path / "out"
-    asked = ["evaluate", "finetune", str(debug_file), "--data", str(shapes / "train"), "--device", "cpu"]
-    asked += ["--test", str(shapes / "test"), "--out", str(out), "--batch-size", "8", "--epochs", "1"]
+    asked = [*evaluating("finetune", debug_file, shapes, out), "--batch-size", "8", "--epochs", "1"]
     assert main(asked) == 2
     said = capsys.readouterr().err
     why = "cannot be decoded: Image is incomplete or truncated. Remove or replace this picture."
@@ -341,25 +339,7 @@ def test_a_model_is_judged_by_one_command_and_what_is_done_is_not_done_again(
     debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = [
-        "evaluate",
-        "judge",
-        str(debug_file),
-        "--data",
-        str(shapes / "train"),
-        "--test",
-        str(shapes / "test"),
-    ]
-    arguments += [
-        "--out",
-        str(out),
-        "--shares",
-        "0.5,1",
-        "--minutes",
-        "0.001",
-        "--device",
-        "cpu",
-    ]
+    arguments = [*evaluating("judge", debug_file, shapes, out), "--shares", "0.5,1", "--minutes", "0.001"]
     assert main([*arguments, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     asked = [row["question"] for row in facts["rows"] if row["label_share"] == 1]
