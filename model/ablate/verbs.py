@@ -58,7 +58,12 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--equal", choices=("samples", "minutes"), default="samples", help="what all rows have in common"
     )
-    verb.add_argument("--rows", help="only these rows, comma-separated list")
+    verb.add_argument(
+        "--rows",
+        type=lambda text: text.split(","),
+        action="extend",
+        help="only these rows, comma-separated list; may be repeated",
+    )
     verb.add_argument("--label-share", type=float, default=1.0, help="share of the labels (default 1)")
     verb.add_argument("--limit", type=int, default=200, help="photos to repaint at most (default 200)")
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
@@ -71,8 +76,7 @@ def _ablate(given: argparse.Namespace) -> str:
     from model.pretrain.recipe import load_recipe
 
     wanted = tables.names() if given.table == ["all"] else given.table
-    only = given.rows.split(",") if given.rows else None
-    asked = [tables.load(name).only(only) for name in wanted]
+    asked = [tables.load(name).only(given.rows) for name in wanted]
     setting = runs.Setting(
         recipe=given.recipe,
         size=given.size,
