@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -139,7 +139,6 @@ def open_weights(
     engine: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
-    proofs: Path | None = None,
 ) -> Loaded:
     """Open a weight file with the fastest engine that proves itself.
 
@@ -149,7 +148,6 @@ def open_weights(
         engine: ``auto``, ``openvino`` (on a CPU) or ``torch``.
         precision: ``float32``, or ``bfloat16`` where the device has it; ``auto``: that on a GPU, float32 on a CPU.
         threads: CPU threads; None for those this process may use.
-        proofs: Where proofs are kept; None for a folder in the user's cache.
 
     Raises:
         CheckpointError: File, device, engine or precision cannot be used; or torch is needed, and is not installed.
@@ -168,12 +166,12 @@ def open_weights(
         check_device(device)
         return with_torch(_read(path), device, precision=precision)
     precision = "float32" if precision == "auto" else precision
-    ready = _ready(path, proofs)
+    ready = _ready(path)
     try:
         if ready is None:
             checkpoint = _read(path)
             facts, weights = Facts.of(checkpoint), _arrays(checkpoint)
-            proof = _kept_proof(checkpoint, proofs)
+            proof = _kept_proof(checkpoint)
             return _openvino(facts, weights, proof, lambda: checkpoint, threads, precision)
         facts, weights, proof = ready
         return _openvino(facts, weights, proof, lambda: _read(path), threads, precision)
@@ -237,12 +235,11 @@ def said_of(path: Path) -> dict[str, Any]:
     found = registry.locate(path)
     try:
         with safe_open(found.path, framework="numpy") as file:
-            header = file.metadata() or {}
-        if header.get("format") == FORMAT:
-            config = MAEConfig.from_dict(json.loads(header["config"]))
-            return {"grid": list(config.grid), **config.to_dict(), **json.loads(header["card"])}
-    except (OSError, SafetensorError, CheckpointError, KeyError, ValueError, TypeError):
-        pass  # whoever loads it says what is wrong
+            head = _head(file.metadata())
+    except (OSError, SafetensorError):
+        head = None  # whoever loads it says what is wrong
+    if head:
+        return {"grid": list(head.config.grid), **head.config.to_dict(), **head.card}
     return {"strategy": found.entry.trained_with} if found.entry and found.entry.trained_with else {}
 
 
@@ -267,7 +264,7 @@ def _openvino(
     return Loaded(facts, engine, error=off, again=again)
 
 
-def _ready(path: Path, proofs: Path | None) -> tuple[Facts, Weights, Proof] | None:
+def _ready(path: Path) -> tuple[Facts, Weights, Proof] | None:
     """Facts, weights and proof of a file of our own layout that was proved before; None for any other."""
     found = registry.locate(path)
     path = found.path
@@ -275,30 +272,46 @@ def _ready(path: Path, proofs: Path | None) -> tuple[Facts, Weights, Proof] | No
         return None
     digest = files.digest(path)
     found.check(digest)
-    kept = (_beside(path), _cached(digest, proofs))
+    kept = (_beside(path), _cached(digest))
     proof = next((known for place in kept if (known := Proof.read(place, digest))), None)
     if proof is None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            head = _head(file.metadata())
+            if head is None:
                 return None
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, TypeError):  # TypeError: numbers that numpy does not have
         return None  # torch's reader says what is wrong
-    config = MAEConfig.from_dict(json.loads(header["config"]))
     parameters = sum(array.size for name, array in weights.items() if name not in _POSITIONS)
-    return Facts(header["name"], digest, config, json.loads(header["card"]), parameters), weights, proof
+    return Facts(head.name, digest, head.config, head.card, parameters), weights, proof
 
 
-def _kept_proof(checkpoint: Checkpoint, proofs: Path | None) -> Proof:
+class _Head(NamedTuple):
+    name: str
+    config: MAEConfig
+    card: dict[str, Any]
+
+
+def _head(header: dict[str, str] | None) -> _Head | None:
+    """What the head of a file of our own layout tells; None of any other, and of one that is broken."""
+    if not header or header.get("format") != FORMAT:
+        return None
+    try:
+        config = MAEConfig.from_dict(json.loads(header["config"]))
+        return _Head(header["name"], config, json.loads(header["card"]))
+    except (CheckpointError, KeyError, ValueError, TypeError):
+        return None
+
+
+def _kept_proof(checkpoint: Checkpoint) -> Proof:
     """The proof, from the cache or made now and kept there."""
     key = checkpoint.digest
     if checkpoint.layout != "unmask":  # its config lies beside the weights, and may change without them
         config = json.dumps(checkpoint.network.config.to_dict())
         key += f"-{hashlib.sha256(config.encode()).hexdigest()[:8]}"
-    place = _cached(key, proofs)
+    place = _cached(key)
     proof = Proof.read(place, checkpoint.digest)
     if proof is None:
         proof = make_proof(checkpoint)
@@ -313,12 +326,12 @@ def _beside(path: Path, kind: str = _PROOF) -> Path:
     return path.with_name(path.name.removesuffix(".safetensors") + kind)
 
 
-def _cached(key: str, proofs: Path | None) -> Path:
-    return (proofs or default_folder()) / f"{key}.npz"
+def _cached(key: str) -> Path:
+    return proofs() / f"{key}.npz"
 
 
-def default_folder() -> Path:
-    """Where proofs are kept when no other place is named."""
+def proofs() -> Path:
+    """The folder of proofs that do not lie beside their weights."""
     return files.cache("proofs")
 
 

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _proofs_of_toys_are_thrown_away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("proofs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.loading.default_folder", lambda: folder)
+        patch.setattr("model.loading.proofs", lambda: folder)
         yield
 
 

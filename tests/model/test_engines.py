@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.checkpoints import store
+from model.checkpoints import files, store
 from model.config import MAEConfig
 from model.engines import OpenVINOEngine, TorchEngine, has_bf16
 from model.errors import CheckpointError
@@ -126,24 +126,28 @@ def test_one_wrong_weight_does_not_pass(debug_file: Path) -> None:
 
 
 def test_a_failed_proof_leaves_torch_to_serve_and_says_so(
-    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    debug_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(LIMITS, "float32", -1.0)  # nothing is that good
-    loaded = open_weights(debug_file, "cpu", proofs=tmp_path)
+    loaded = open_weights(debug_file, "cpu")
     assert loaded.engine.name == "torch"
     assert "differs from torch by" in loaded.note
     assert "Torch computes instead" in caplog.text
     with pytest.raises(CheckpointError, match="differs from torch by"):
-        open_weights(debug_file, "cpu", engine="openvino", proofs=tmp_path)
+        open_weights(debug_file, "cpu", engine="openvino")
 
 
-def test_the_second_start_needs_the_file_and_the_proof_alone(debug_file: Path, tmp_path: Path) -> None:
-    first = open_weights(debug_file, "cpu", proofs=tmp_path / "proofs")
+def test_the_second_start_needs_the_file_and_the_proof_alone(
+    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("model.loading.proofs", lambda: files.cache("proofs"))
+    first = open_weights(debug_file, "cpu")
     assert first.engine.name == "openvino"
     assert first.error is not None
     code = (
         "import sys; from pathlib import Path; from model.loading import open_weights;"
-        f"loaded = open_weights(Path({str(debug_file)!r}), proofs=Path({str(tmp_path / 'proofs')!r}));"
+        f"loaded = open_weights(Path({str(debug_file)!r}));"
         "print(loaded.engine.name, loaded.facts.parameters, sorted({'torch', 'timm'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code]
@@ -153,22 +157,28 @@ def test_the_second_start_needs_the_file_and_the_proof_alone(debug_file: Path, t
     assert said == ["openvino", str(first.facts.parameters), "[]\n"]
 
 
-def test_a_signal_is_heard_after_engines_came_and_went(debug_file: Path, tmp_path: Path) -> None:
+def test_a_signal_is_heard_after_engines_came_and_went(
+    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = (
         "import signal; from pathlib import Path; from model.loading import open_weights;"
         "heard = []; signal.signal(signal.SIGTERM, lambda *_: heard.append(1));"
-        f"load = lambda: open_weights(Path({str(debug_file)!r}), 'cpu', proofs=Path({str(tmp_path)!r}));"
+        f"load = lambda: open_weights(Path({str(debug_file)!r}), 'cpu');"
         "first = load(); second = load(); del first; del second; signal.raise_signal(signal.SIGTERM); print(heard)"
     )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout) == (0, "[1]\n")
 
 
-def test_a_proof_beside_the_weights_is_found(debug_file: Path, tmp_path: Path) -> None:
+def test_a_proof_beside_the_weights_is_found(
+    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.loading.proofs", lambda: tmp_path / "empty")
     place, error = prove(debug_file)
     assert place == debug_file.with_name("debug.proof.npz")
     assert 0 < error < 1e-5
-    open_weights(debug_file, "cpu", proofs=tmp_path / "empty")
+    open_weights(debug_file, "cpu")
     assert not (tmp_path / "empty").exists(), "nothing had to be made"
 
 
@@ -283,14 +293,14 @@ def test_the_precision_asked_for_reaches_torch(debug_file: Path, has: HasBF16) -
 
 
 def test_openvino_is_refused_on_a_gpu_and_found_a_cpu(
-    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    debug_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(CheckpointError, match="OpenVINO computes on the CPU") as caught:
         open_weights(debug_file, "cuda", engine="openvino")
     assert caught.value.field == "engine"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(Path, "exists", lambda _: True)  # the driver's sign
-    loaded = open_weights(debug_file, engine="openvino", proofs=tmp_path)
+    loaded = open_weights(debug_file, engine="openvino")
     assert (loaded.engine.name, loaded.engine.precision, loaded.device) == ("openvino", "float32", "cpu")
 
 

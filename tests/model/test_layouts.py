@@ -427,7 +427,7 @@ def test_pixels_are_normalised_as_the_folder_says(tmp_path: Path, said: dict[str
     ours = convert(tmp_path / "h", tmp_path / "u.safetensors", to="unmask")
     again = convert(ours, tmp_path / "again", to="huggingface")
     for path in (tmp_path / "h", ours, again):
-        loaded = open_weights(path, "cpu", proofs=tmp_path)
+        loaded = open_weights(path, "cpu")
         pred = loaded.engine.run(pixels, keep.numpy(), restore.numpy())
         assert _gap(torch.from_numpy(pred), theirs) < 1e-5
         assert any("not by ImageNet's" in note for note in inspect(path).notes)
@@ -448,10 +448,10 @@ def test_a_folder_of_imagenets_colours_keeps_the_config_as_it_was(tmp_path: Path
 def test_the_same_weights_with_other_colours_are_proved_anew(tmp_path: Path, ours: Path) -> None:
     folder = convert(ours, tmp_path / "h", to="huggingface")
     save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")  # without our config
-    assert open_weights(folder, "cpu", proofs=tmp_path).note == ""
+    assert open_weights(folder, "cpu").note == ""
     said = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(said))
-    loaded = open_weights(folder, "cpu", proofs=tmp_path)
+    loaded = open_weights(folder, "cpu")
     assert (loaded.engine.name, loaded.note) == ("openvino", "")
 
 
