@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from model.errors import DataError
 from model.pretrain.augment import Box, jitter, one_by_one
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
-from model.pretrain.samples import Batch, Sample, Sampler, masks, stand_ins
+from model.pretrain.samples import Batch, Sample, Sampler, first_whole, masks
 from model.pretrain.world import ALONE, World
 
 #: Batches in the making while one is computed.
@@ -40,12 +39,15 @@ def batches(
     parts = Sampler(photos, recipe).batches(recipe.batch_size, start_step, part)
     side = recipe.config.image_size
 
+    def decode(sample: Sample) -> tuple[Tensor, list[int]]:
+        return first_whole(sample, len(photos), photos.decode_or_none)
+
     def load(crops: list[tuple[Sample, Callable[[int, int], Box]]]) -> list[tuple[Tensor, list[int]]]:
         """Samples of one photo, decoded once; each has a stand-in of its own if it is broken."""
-        first = decode_or_stand_in(photos, crops[0][0])
+        first = decode(crops[0][0])
         loaded = []
         for place, (sample, box_in) in enumerate(crops):
-            photo, broken = first if place == 0 or not first[1] else decode_or_stand_in(photos, sample)
+            photo, broken = first if place == 0 or not first[1] else decode(sample)
             box = box_in(photo.shape[1], photo.shape[2])
             crop = scaled(photo, box, side)
             if recipe.augment == "colour":
@@ -83,21 +85,3 @@ def scaled(photo: Tensor, box: Box, side: int) -> Tensor:
     cut = photo[None, :, box.top : box.top + box.height, box.left : box.left + box.width]
     crop = interpolate(cut, (side, side), mode="bicubic", align_corners=False, antialias=True)[0]
     return crop.flip(-1) if box.flip else crop
-
-
-def decode_or_stand_in(photos: Photos, sample: Sample) -> tuple[Tensor, list[int]]:
-    """The sample's photo, or the first of its stand-ins that can be decoded, and the numbers that cannot.
-
-    Raises:
-        DataError: None of them can, or a file can no longer be read at all.
-    """
-    broken: list[int] = []
-    for number in (sample.number, *stand_ins(sample, len(photos))):
-        try:
-            return photos.decode(number), broken
-        except DataError as error:
-            if error.code != "data-broken":
-                raise
-            broken.append(number)
-            last = error
-    raise last

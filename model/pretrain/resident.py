@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from model.errors import DataError
 from model.masking import Bools, Ints
 from model.pretrain.augment import Boxes, Keys, boxes, jitter
 from model.pretrain.data import Photos, in_order
 from model.pretrain.recipe import Recipe
-from model.pretrain.samples import Batch, Sample, Sampler, masks, stand_ins
+from model.pretrain.samples import Batch, Sample, Sampler, first_whole, masks
 from model.pretrain.world import ALONE, World
 
 #: Pixels gathered at once: bounds the working memory of a crop to about 2 GB.
@@ -135,17 +134,10 @@ def _replace(samples: list[Sample], broken: Bools) -> tuple[Ints, set[int]]:
     numbers = np.array([sample.number for sample in samples], dtype=np.int64)
     met: set[int] = set()
     for place in np.flatnonzero(broken[numbers]).tolist():
-        candidates = [int(numbers[place]), *stand_ins(samples[place], broken.size)]
-        whole = next((number for number in candidates if not broken[number]), None)
-        if whole is None:
-            raise DataError(
-                "None of a broken photo's stand-ins can be decoded.",
-                code="data-broken",
-                hint="Remove or replace the broken photos.",
-                field="data",
-            )
-        met |= set(candidates[: candidates.index(whole)])
-        numbers[place] = whole
+        numbers[place], skipped = first_whole(
+            samples[place], broken.size, lambda number: None if broken[number] else number
+        )
+        met.update(skipped)
     return numbers, met
 
 

@@ -7,10 +7,10 @@ drawn from a generator's state. So a run resumes at any step by its number alone
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
 
 Keys = NDArray[np.uint64]
+T = TypeVar("T")
 
 #: Photos tried in place of one that cannot be decoded.
 STAND_INS = 16
@@ -123,6 +124,33 @@ def stand_ins(sample: Sample, photos: int) -> list[int]:
     # Another key than the crop's and the mask's.
     key = int(sample.key ^ np.uint64(0xB5297A4D))
     return [int(draw % np.uint64(photos)) for draw in draws(key, STAND_INS)]
+
+
+def first_whole(sample: Sample, photos: int, find: Callable[[int], T | None]) -> tuple[T, list[int]]:
+    """What ``find`` gives for the sample's photo, or for the first of its stand-ins that is not broken.
+
+    Args:
+        sample: The photo's number and the key of its stand-ins.
+        photos: How many there are.
+        find: Gives None for a photo that cannot be decoded.
+
+    Returns:
+        What was found, and the numbers of the photos that were met broken.
+
+    Raises:
+        DataError: Photo and stand-ins are all broken.
+    """
+    broken: list[int] = []
+    for number in (sample.number, *stand_ins(sample, photos)):
+        if (found := find(number)) is not None:
+            return found, broken
+        broken.append(number)
+    raise DataError(
+        f"Neither photo {sample.number} nor any of its {STAND_INS} stand-ins can be decoded.",
+        code="data-broken",
+        hint="Remove or replace the broken photos.",
+        field="data",
+    )
 
 
 def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> None:

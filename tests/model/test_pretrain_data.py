@@ -24,7 +24,7 @@ from model.pretrain import feed, host, resident
 from model.pretrain.augment import Box, Boxes, crop_boxes
 from model.pretrain.data import Photos, expand, in_order
 from model.pretrain.launch import pretrain
-from model.pretrain.samples import Sample, Sampler, stand_ins
+from model.pretrain.samples import Sample, Sampler, first_whole, stand_ins
 from model.pretrain.shards import pack
 from model.pretrain.world import World
 from tests.pictures import encoded, photo
@@ -71,11 +71,13 @@ def test_a_broken_photo_is_replaced_by_the_same_photo_every_time(damaged_folder:
     assert second.broken == resumed.broken
     numbers, keys = Sampler(photos, recipe).epoch(0)
     sample = Sample(3, keys[numbers == 3][0])
-    picture, broken = host.decode_or_stand_in(photos, sample)
+    picture, broken = first_whole(sample, 12, photos.decode_or_none)
     tried = [3, *stand_ins(sample, 12)]
     chosen = next(number for number in tried if number not in BROKEN)
     assert torch.equal(picture, photos.decode(chosen))
     assert broken == tried[: tried.index(chosen)]
+    with pytest.raises(DataError, match="Neither photo 3 nor any of its"):
+        first_whole(sample, 12, lambda _: None)
 
 
 def test_broken_photos_are_counted_and_named_once(
