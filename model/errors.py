@@ -13,6 +13,7 @@ Everything else that is raised is our own mistake and propagates to the top.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -68,6 +69,12 @@ def first_line(error: BaseException) -> str:
     """
     line = re.sub(r"^(\w+, )?\S+\.(cpp|cc|cu|h):\d+, ", "", next(iter(str(error).splitlines()), ""))
     return line[:160] or type(error).__name__
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first of some names and how many more there are, for a message; ``none`` of none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"
 
 
 def unwritten(what: str) -> CheckpointError:

@@ -16,7 +16,7 @@ from model.checkpoints.header import read_header
 from model.checkpoints.layouts import Content, Tensors
 from model.checkpoints.shapes import Given
 from model.config import PICTURE_TARGETS, SIZES, MAEConfig, Target
-from model.errors import CheckpointError
+from model.errors import CheckpointError, listed
 from model.masking import hidden_count, sample_mask
 
 #: Photos that a target is measured on: four masks settle what differs by a factor of several.
@@ -90,8 +90,8 @@ class Report:
             ("target", f"{self.target} ({self.target_source})" if self.target else self._no_target()),
             ("parameters", f"{self.parameters:,}"),
             ("usable for", ", ".join(self.usable_for) or "nothing here"),
-            ("missing", _few(self.missing)),
-            ("left over", _few(self.left_over)),
+            ("missing", listed(self.missing, 6)),
+            ("left over", listed(self.left_over, 6)),
         ]
         rows += [("note", note) for note in self.notes] + [("advice", self.advice)]
         return [f"{title:11s} {text}" for title, text in rows]
@@ -202,10 +202,6 @@ def _look(raw: RawFile, given: Given, path: str, photos: tuple[Path, ...] = ()) 
         notes=notes,
         advice=_advice(kind, target, channels) if sound else _UNSOUND,
     )
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "nothing"
 
 
 def _size_name(config: MAEConfig, kind: Content) -> str | None:

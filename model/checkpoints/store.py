@@ -24,6 +24,7 @@ from model.checkpoints.layouts import POSITIONS, Layout
 from model.checkpoints.registry import Entry
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
+from model.errors import listed
 from model.network import MAE, sees_images
 from model.positions import sincos_positions
 
@@ -307,7 +308,7 @@ def check(
     missing, extra = misfits(network, tensors, kind)
     if missing or extra:
         raise refuse(
-            f"{file_name} does not fit its config: missing {_some(missing)}, left over {_some(extra)}",
+            f"{file_name} does not fit its config: missing {listed(missing, 3)}, left over {listed(extra, 3)}",
             "The file was changed, cut, or written by another program; nothing was loaded.",
             "tensors",
         )
@@ -367,9 +368,3 @@ def unfilled(config: MAEConfig) -> MAE:
     network = skeleton(config).to_empty(device="cpu")
     network.set_constants()
     return network
-
-
-def _some(names: list[str]) -> str:
-    return (
-        ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
-    )

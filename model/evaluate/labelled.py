@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DataError
+from model.errors import DataError, listed
 from model.masking import noise
 from model.pretrain.data import Entry, Photos
 
@@ -127,7 +127,7 @@ def refuse_unknown(found: Iterable[str], known: Sequence[str]) -> None:
     if unknown := sorted(set(found) - set(known)):
         raise DataError(
             f"Class {unknown[0]!r} occurs in the test photos but not in the training photos "
-            f"({', '.join(known[:5])}{', ...' if len(known) > 5 else ''}).",
+            f"({listed(known, 5)}).",
             code="data-labels",
             hint="Give both parts the same classes.",
             field="test",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.errors import DataError
+from model.errors import DataError, listed
 from model.masking import MAX_SEED, SAMPLERS, Bools, Ints, draws, hidden_count, noise, random_hidden
 from model.pretrain.data import Photos
 from model.pretrain.recipe import Recipe
@@ -163,9 +163,7 @@ def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> 
     share = recipe.max_broken_share
     if len(broken) <= (max(FEW_BROKEN, share * len(photos)) if share else 0):
         return
-    named = ", ".join(
-        [photos.entries[number].name for number in sorted(broken)[:10]] + ["..."] * (len(broken) > 10)
-    )
+    named = listed([photos.entries[number].name for number in sorted(broken)], 10)
     raise DataError(
         f"At least {len(broken)} of {len(photos)} photos cannot be decoded ({named}), "
         f"more than max_broken_share = {recipe.max_broken_share:g} of them.",

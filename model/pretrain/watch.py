@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoints.files import replacing
-from model.errors import unwritten
+from model.errors import listed, unwritten
 from model.network import MAE
 from model.pretrain.board import Board
 from model.pretrain.data import Photos
@@ -57,9 +57,9 @@ class Watch:
         tqdm.write(f"{photos.told}.", file=sys.stderr)
         sources = {entry.source for entry in photos.entries}
         if strange := sorted(recipe.source_weights.keys() - sources):
-            named = ", ".join(sorted(sources)[:10])
             tqdm.write(
-                f"source_weights names {', '.join(strange)}, which no photo comes from; the sources are {named}.",
+                f"source_weights names {', '.join(strange)}, which no photo comes from; the sources are "
+                f"{listed(sorted(sources), 10)}.",
                 file=sys.stderr,
             )
         self._epoch = Sampler(photos, recipe).length(0)  # samples; of weighted sources about as many in each
