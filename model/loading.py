@@ -300,7 +300,7 @@ def _head(header: dict[str, str] | None) -> _Head | None:
         return None
     try:
         config = MAEConfig.from_dict(json.loads(header["config"]))
-        return _Head(header["name"], config, json.loads(header["card"]))
+        return _Head(header["name"], config, dict(json.loads(header["card"])))
     except (CheckpointError, KeyError, ValueError, TypeError):
         return None
 

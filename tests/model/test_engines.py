@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from model.checkpoints import files, store
 from model.config import MAEConfig
 from model.engines import OpenVINOEngine, TorchEngine, has_bf16
 from model.errors import CheckpointError
 from model.export import LIMITS, Proof, make_proof
-from model.loading import open_weights, prove
+from model.loading import open_weights, prove, said_of
 from model.masking import hidden_count, random_hidden
 from model.network import MAE
 from model.pretrain.loop import wants_bf16
@@ -180,6 +182,15 @@ def test_a_proof_beside_the_weights_is_found(
     assert 0 < error < 1e-5
     open_weights(debug_file, "cpu")
     assert not (tmp_path / "empty").exists(), "nothing had to be made"
+
+
+@pytest.mark.parametrize(("field", "text"), [("config", "{"), ("config", "[1]"), ("card", "[1]")])
+def test_a_head_that_cannot_be_read_says_nothing(debug_file: Path, field: str, text: str) -> None:
+    assert said_of(debug_file)["grid"] == list(store.read(debug_file).network.config.grid)
+    with safe_open(debug_file, "numpy") as file:
+        head = file.metadata() | {field: text}
+    save_file(load_file(debug_file), debug_file, metadata=head)
+    assert said_of(debug_file) == {}
 
 
 def test_a_precision_the_processor_lacks_is_refused(
