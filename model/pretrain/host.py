@@ -40,7 +40,7 @@ def batches(
     side = recipe.config.image_size
 
     def decode(sample: Sample) -> tuple[Tensor, list[int]]:
-        return first_whole(sample, len(photos), photos.decode_or_none)
+        return first_whole(sample, photos, photos.decode_or_none)
 
     def load(crops: list[tuple[Sample, Callable[[int, int], Box]]]) -> list[tuple[Tensor, list[int]]]:
         """Samples of one photo, decoded once; each has a stand-in of its own if it is broken."""

@@ -113,7 +113,7 @@ def batches(
 
     def plan() -> tuple[NDArray[np.int64], Keys, Boxes, Tensor, frozenset[int]]:
         step, samples = next(parts)
-        numbers, broken = _replace(samples, pool.broken)
+        numbers, broken = _replace(samples, photos, pool.broken)
         keys = np.array([sample.key for sample in samples], dtype=np.uint64)
         cut = boxes(keys, pool.height[numbers], pool.width[numbers], recipe)
         hidden = torch.from_numpy(masks(samples, recipe, step))
@@ -129,13 +129,13 @@ def batches(
             yield Batch(jitter(images, keys) if recipe.augment == "colour" else images, hidden, broken)
 
 
-def _replace(samples: list[Sample], broken: Bools) -> tuple[Ints, set[int]]:
+def _replace(samples: list[Sample], photos: Photos, broken: Bools) -> tuple[Ints, set[int]]:
     """Photo numbers of the samples, broken ones replaced as the host replaces them, and those met broken."""
     numbers = np.array([sample.number for sample in samples], dtype=np.int64)
     met: set[int] = set()
     for place in np.flatnonzero(broken[numbers]).tolist():
         numbers[place], skipped = first_whole(
-            samples[place], broken.size, lambda number: None if broken[number] else number
+            samples[place], photos, lambda number: None if broken[number] else number
         )
         met.update(skipped)
     return numbers, met

@@ -126,12 +126,12 @@ def stand_ins(sample: Sample, photos: int) -> list[int]:
     return [int(draw % np.uint64(photos)) for draw in draws(key, STAND_INS)]
 
 
-def first_whole(sample: Sample, photos: int, find: Callable[[int], T | None]) -> tuple[T, list[int]]:
+def first_whole(sample: Sample, photos: Photos, find: Callable[[int], T | None]) -> tuple[T, list[int]]:
     """What ``find`` gives for the sample's photo, or for the first of its stand-ins that is not broken.
 
     Args:
         sample: The photo's number and the key of its stand-ins.
-        photos: How many there are.
+        photos: All of them.
         find: Gives None for a photo that cannot be decoded.
 
     Returns:
@@ -141,12 +141,12 @@ def first_whole(sample: Sample, photos: int, find: Callable[[int], T | None]) ->
         DataError: Photo and stand-ins are all broken.
     """
     broken: list[int] = []
-    for number in (sample.number, *stand_ins(sample, photos)):
+    for number in (sample.number, *stand_ins(sample, len(photos))):
         if (found := find(number)) is not None:
             return found, broken
         broken.append(number)
     raise DataError(
-        f"Neither photo {sample.number} nor any of its {STAND_INS} stand-ins can be decoded.",
+        f"Neither {photos.entries[sample.number].place} nor any of its {STAND_INS} stand-ins can be decoded.",
         code="data-broken",
         hint="Remove or replace the broken photos.",
         field="data",

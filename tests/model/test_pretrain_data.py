@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -71,13 +72,13 @@ def test_a_broken_photo_is_replaced_by_the_same_photo_every_time(damaged_folder:
     assert second.broken == resumed.broken
     numbers, keys = Sampler(photos, recipe).epoch(0)
     sample = Sample(3, keys[numbers == 3][0])
-    picture, broken = first_whole(sample, 12, photos.decode_or_none)
+    picture, broken = first_whole(sample, photos, photos.decode_or_none)
     tried = [3, *stand_ins(sample, 12)]
     chosen = next(number for number in tried if number not in BROKEN)
     assert torch.equal(picture, photos.decode(chosen))
     assert broken == tried[: tried.index(chosen)]
-    with pytest.raises(DataError, match="Neither photo 3 nor any of its"):
-        first_whole(sample, 12, lambda _: None)
+    with pytest.raises(DataError, match=re.escape(f"Neither {photos.entries[3].place} nor any of its")):
+        first_whole(sample, photos, lambda _: None)
 
 
 def test_broken_photos_are_counted_and_named_once(
