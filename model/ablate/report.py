@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -39,31 +39,35 @@ _ALIKE, _LOAD = 0.02, 1 / 3
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """What the seed alone changes.
+class Spread:
+    """What the seed alone changes in a figure of a row.
 
     Attributes:
-        runs: Of one recipe, a seed each.
-        deviations: Sample standard deviation of each figure over them; nothing for fewer than two.
+        deviation: Standard deviation.
+        freedom: The degrees of freedom it was found with.
     """
 
-    runs: int = 1
-    deviations: Mapping[str, float] = field(default_factory=dict)
+    deviation: float
+    freedom: int
 
-    def spread_of(self, rows: int, figure: str) -> float:
-        """What the spread of so many runs that only their seeds set apart stays below at 95 %; 0 if not known.
+    def of(self, rows: int) -> float:
+        """What the spread of so many rows that only their seeds set apart stays below at 95 %.
 
-        Tukey's studentised range; for two runs that is Student's t times the root of 2: half the interval of their
+        Tukey's studentised range; for two rows that is Student's t times the root of 2: half the interval of their
         difference.
         """
-        return _range(rows, self.runs) * self.deviations[figure] if figure in self.deviations else 0.0
+        return _range(rows, self.freedom) * self.deviation
+
+
+Seeds = Mapping[str, Spread]
+"""By figure; none that fewer than two runs tell."""
 
 
 @cache
-def _range(rows: int, runs: int) -> float:
+def _range(rows: int, freedom: int) -> float:
     from scipy.stats import studentized_range  # slow to import
 
-    return float(studentized_range.ppf(0.95, rows, runs - 1))
+    return float(studentized_range.ppf(0.95, rows, freedom))
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class _Difference:
 
 
 def write(
-    table: Table, setting: Setting, rows: list[dict[str, Any]], seeds: Seeds | None = None
+    table: Table, setting: Setting, rows: list[dict[str, Any]], seeds: Seeds
 ) -> tuple[Path, list[dict[str, str]]]:
     """Write the report of a table.
 
@@ -90,17 +94,17 @@ def write(
         table: Which.
         setting: What it was run with.
         rows: As ``runs.run`` gave them.
-        seeds: What they alone change, from ``spread``; None where none were run.
+        seeds: What they alone change, from ``spread``.
 
     Returns:
         The Markdown file, and every claim with its verdict.
     """
     found = {row["name"]: row for row in rows if "figures" in row}
-    verdicts = [judge(claim, found, seeds or Seeds()) for claim in table.claims]
+    verdicts = [judge(claim, found, seeds) for claim in table.claims]
     facts = {
         "table": table.name, "title": table.title, "budget_min": setting.budget_min, "samples": setting.seen,
         "tuned": setting.tuned, "equal": setting.equal, "recipe": setting.recipe, "label_share": setting.label_share,
-        "seeds": setting.seeds, "rows": without_photos(rows), "claims": verdicts,
+        "seeds": setting.seeds, "repeat": setting.repeat, "rows": without_photos(rows), "claims": verdicts,
     }  # fmt: skip
     blocks: list[pages.Block] = [f"{_SCALE} {_length(setting)} {table.note}".rstrip(), _table(table, found)]
     blocks += [f"{row['name']} could not be run: {row['error']}" for row in rows if "error" in row]
@@ -153,11 +157,21 @@ def write_all(setting: Setting, judged: Sequence[tuple[Table, list[dict[str, str
     )
 
 
-def spread(rows: list[dict[str, Any]]) -> Seeds:
-    """What the seed alone changes, by rows of one recipe; of the figures that all of them have."""
-    figures = [row["figures"] for row in rows if "figures" in row]
-    shared = [name for name in FIGURES if len(figures) > 1 and all(name in of for of in figures)]
-    return Seeds(len(figures), {name: float(np.std([of[name] for of in figures], ddof=1)) for name in shared})
+def spread(groups: Iterable[list[dict[str, float]]], averaged: int = 1) -> Seeds:
+    """What the seed alone changes in a row, its variance pooled over groups of runs.
+
+    Args:
+        groups: Figures of runs that nothing else sets apart.
+        averaged: How many runs a row's figures are the means of.
+    """
+    each = list(groups)
+    seeds = {}
+    for name in FIGURES:
+        values = [[run[name] for run in runs if name in run] for runs in each]
+        squares = sum(float(np.var(of)) * len(of) for of in values if of)
+        if freedom := sum(len(of) - 1 for of in values if of):
+            seeds[name] = Spread(math.sqrt(squares / freedom / averaged), freedom)
+    return seeds
 
 
 def without_photos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -179,16 +193,20 @@ def _notes(setting: Setting, claims: Sequence[Claim]) -> list[str]:
 
 
 def _interval_words(setting: Setting) -> str:
-    if not setting.seeds:
+    if not setting.seeds and setting.repeat == 1:
         return _INTERVAL.format(
             plain="for losses 2 % to either side, for speeds a third, as much as other work on the machine changes",
             seeds="One run per row: what another seed changes is not in it",
         )
+    told = (
+        f"over {setting.seeds + 1} seeds of the unchanged recipe tells it (table-seeds"
+        if setting.seeds
+        else f"within the rows tells it (pooled; a row is the mean of {setting.repeat} seeds, ± their own deviation"
+    )
     return _INTERVAL.format(
         plain="for losses and speeds 2 % to either side",
-        seeds="Widened by what the seed alone changes, as the standard deviation over "
-        f"{setting.seeds + 1} seeds of the unchanged recipe tells it (table-seeds; Student's t, for a spread over more "
-        "rows Tukey's range); not between rows that tune one pre-trained encoder",
+        seeds=f"Widened by what the seed alone changes, as the standard deviation {told}; Student's t, for a spread "
+        "over more rows Tukey's range); not between rows that tune one pre-trained encoder",
     )
 
 
@@ -211,15 +229,23 @@ def _table(table: Table, found: Found) -> pages.Table:
 
     def cells(row: Row) -> tuple[str | float | int | None, ...]:
         own = found.get(row.name)
-        figures = own["figures"] if own else {}
         return (
             row.name,
             own["samples"] if own else None,
-            *(figures.get(name) for name in ours),
+            *(_cell(own, name) for name in ours),
             *(row.paper.get(name) for name in papers),
         )
 
     return pages.Table(header, [cells(row) for row in table.rows])
+
+
+def _cell(row: dict[str, Any] | None, figure: str) -> str | float | None:
+    """A figure of a row, and what its seeds' runs deviate by where there are several."""
+    if row is None or figure not in row["figures"]:
+        return None
+    value: float = row["figures"][figure]
+    deviation = row.get("deviations", {}).get(figure)
+    return value if deviation is None else f"{value:.4g} ± {deviation:.2g}"
 
 
 def judge(claim: Claim, found: Found, seeds: Seeds) -> dict[str, str]:
@@ -271,12 +297,12 @@ def _interval(difference: _Difference, found: Found, seeds: Seeds) -> tuple[floa
         sides = np.maximum([here - low, high - here], 0) if len(each) > 1 else np.full(2, np.inf)
     else:
         name = values[0][1]
-        unknown = name == "images_per_second" and name not in seeds.deviations
+        unknown = name == "images_per_second" and name not in seeds
         sides = np.full(2, (_LOAD if unknown else _ALIKE) * np.abs(figures).max())
     # Rows that tune one pre-trained encoder share whatever its seed did.
-    shared = len({found[row].get("run", row) for row, _ in values}) == 1
-    names = {figure for _, figure in values}
-    seeded = 0.0 if shared else math.hypot(*(seeds.spread_of(difference.rows, name) for name in names))
+    shared = len({str(found[row].get("runs", row)) for row, _ in values}) == 1
+    names = {figure for _, figure in values if figure in seeds}
+    seeded = 0.0 if shared else math.hypot(*(seeds[name].of(difference.rows) for name in names))
     return here, here - math.hypot(sides[0], seeded), here + math.hypot(sides[1], seeded)
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from model.ablate.tables import Row, Table
 from model.checkpoints import shapes
@@ -60,6 +63,7 @@ class Setting:
         samples: photos seen by a row of length 1 in pre-training,
         tuned: and by every row in fine-tuning; 0 for no fine-tuning.
         seeds: Further seeds to run the unchanged recipe with, to see what they alone change.
+        repeat: Seeds to run every row with, so that its figures are means; it goes with ``samples``.
         equal: What all rows have in common: ``samples``, as in the paper's tables, or ``minutes``.
         label_share: Share of the labels for probe and fine-tuning.
         limit: Photos to repaint at most.
@@ -81,6 +85,7 @@ class Setting:
     samples: int | None = None
     tuned: int = 0
     seeds: int = 0
+    repeat: int = 1
     equal: Literal["samples", "minutes"] = "samples"
     label_share: float = 1.0
     limit: int | None = 200
@@ -93,6 +98,8 @@ class Setting:
             raise _unfit("equal", "is 'minutes', but rows of --samples have equal samples")
         if self.samples is None and self.tuned:
             raise _unfit("tuned", f"is {self.tuned}, but --budget decides how long rows are tuned")
+        if self.samples is None and self.repeat > 1:
+            raise _unfit("repeat", f"is {self.repeat}, but --budget leaves no time for further seeds")
         if not self.workers:
             raise _unfit("workers", "is 0, but decoding needs at least one thread")
 
@@ -123,8 +130,8 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
     Returns:
         A row each: ``name``, ``figures`` (by the names of ``tables.FIGURES``), ``intervals`` of those that have one
         (None for the bounds that one photo cannot give), ``each_photo`` of those that are means over photos,
-        ``steps`` and ``samples``, and ``run``, the pre-training, which rows may share; or ``name`` and ``error`` where
-        a row cannot be run.
+        ``steps`` and ``samples``, and ``runs``, the pre-trainings, which rows may share; where rows are repeated also
+        ``each_run`` and ``deviations``, but no intervals; or ``name`` and ``error`` where a row cannot be run.
 
     Raises:
         DataError: Photos or labels are missing, or a test photo is also a training one; before anything is made. A
@@ -138,7 +145,7 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
     return [
         {"name": row.name, "error": failed[row.name]}
         if row.name in failed
-        else _row(row, steps[row.name], table, setting)
+        else _mean([_row(seeded, steps[row.name], table, setting) for seeded in _seeded(row, setting)])
         for row in table.rows
     ]
 
@@ -149,6 +156,37 @@ def _check_photos(setting: Setting) -> None:
     Photos.open(setting.photos)
     train = Labelled.open(setting.labelled)
     refuse_shared(train.photos, Labelled.open(setting.test, train.classes).photos)
+
+
+def _seeded(row: Row, setting: Setting) -> list[Row]:
+    """A row with its own seed, and with those after it."""
+    first = row.recipe.get("seed", load_recipe(setting.recipe).seed)
+    return [replace(row, recipe=row.recipe | {"seed": first + n}) for n in range(setting.repeat)]
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of those that only their seeds set apart."""
+    first = next((row for row in rows if "error" in row), rows[0])
+    if len(rows) == 1 or "error" in first:
+        return first
+    figures = [row["figures"] for row in rows]
+    values = {
+        name: [of[name] for of in figures] for name in first["figures"] if all(name in of for of in figures)
+    }
+    return {
+        "name": first["name"],
+        "runs": [run for row in rows for run in row["runs"]],
+        "steps": first["steps"],
+        "samples": first["samples"],
+        "figures": {name: round(statistics.fmean(of), 5) for name, of in values.items()},
+        "deviations": {name: round(statistics.stdev(of), 5) for name, of in values.items()},
+        "each_run": figures,
+        "each_photo": {
+            name: np.mean([row["each_photo"][name] for row in rows], axis=0).tolist()
+            for name in first["each_photo"]
+            if name in values
+        },
+    }
 
 
 def _row(row: Row, steps: int, table: Table, setting: Setting) -> dict[str, Any]:
@@ -174,7 +212,7 @@ def _row(row: Row, steps: int, table: Table, setting: Setting) -> dict[str, Any]
         each |= repainted["each_photo"]
     return {
         "name": row.name,
-        "run": weights.parent.name,
+        "runs": [weights.parent.name],
         "steps": recipe.steps,
         "samples": recipe.steps * recipe.batch_size,
         "figures": figures,

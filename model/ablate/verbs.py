@@ -29,9 +29,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--tuned", type=int, default=0, help="with --samples: photos seen in fine-tuning (default 0: none)"
     )
-    verb.add_argument(
+    seeds = verb.add_mutually_exclusive_group()
+    seeds.add_argument(
         "--seeds", type=int, default=0,
         help="run the unchanged recipe with this many more seeds, and widen intervals by what they change (default 0)",
+    )  # fmt: skip
+    seeds.add_argument(
+        "--repeat", type=int, default=1,
+        help="run every row with this many seeds: figures are means, widened by what the seeds change (default 1)",
     )  # fmt: skip
     verb.add_argument(
         "--data", type=Path, nargs="+", action="extend", required=True, help="photos to pre-train on"
@@ -89,6 +94,7 @@ def _ablate(given: argparse.Namespace) -> str:
         samples=given.samples,
         tuned=given.tuned,
         seeds=given.seeds,
+        repeat=given.repeat,
         equal=given.equal,
         label_share=given.label_share,
         limit=given.limit,
@@ -97,14 +103,16 @@ def _ablate(given: argparse.Namespace) -> str:
     )
     answers: list[dict[str, Any]] = []
     judged: list[tuple[tables.Table, list[dict[str, str]]]] = []
-    seeds = None
+    seeds: report.Seeds = {}
     if setting.seeds:
         alike = tables.of_seeds(load_recipe(setting.recipe).seed, setting.seeds)
         rows = runs.run(alike, setting)
-        report.write(alike, setting, rows)
-        seeds = report.spread(rows)
+        report.write(alike, setting, rows, seeds)
+        seeds = report.spread([[row["figures"] for row in rows if "figures" in row]])
     for table in asked:
         rows = runs.run(table, setting)
+        if setting.repeat > 1:
+            seeds = report.spread((row["each_run"] for row in rows if "each_run" in row), setting.repeat)
         written, claims = report.write(table, setting, rows, seeds)
         judged.append((table, claims))
         answers.append(

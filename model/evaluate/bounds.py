@@ -11,7 +11,7 @@ from model.masking import MAX_SEED
 
 #: Names, whether they are whole, what they must be in words, and in code.
 _BOUNDS: tuple[tuple[str, bool, str, Callable[[float], bool]], ...] = (
-    ("k limit steps batch_size side width proposals samples", True, "at least 1", lambda of: of >= 1),
+    ("k limit steps batch_size side width proposals samples repeat", True, "at least 1", lambda of: of >= 1),
     ("workers warmup_epochs tuned seeds", True, "at least 0", lambda of: of >= 0),
     ("seed", True, f"0 to {MAX_SEED}", lambda of: 0 <= of <= MAX_SEED),
     ("epochs minutes budget lr base_lr layer_decay", False, "above 0", lambda of: of > 0),

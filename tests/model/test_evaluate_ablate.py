@@ -12,7 +12,7 @@ import pytest
 
 from model.__main__ import main
 from model.ablate import report, runs, tables
-from model.ablate.report import Seeds
+from model.ablate.report import Spread
 from model.ablate.tables import Claim
 from model.errors import CheckpointError, DataError, RecipeError
 from model.pretrain.launch import pretrain
@@ -126,10 +126,10 @@ def test_a_claim_is_judged_by_the_difference_and_its_uncertainty() -> None:
             name: _row(linear=[100] * right + [0] * (1000 - right)) for name, right in (("a", a), ("b", b))
         }
 
-    assert report.judge(claim, found(700, 600), Seeds())["verdict"] == "agrees"
-    assert report.judge(claim, found(600, 700), Seeds())["verdict"] == "disagrees"
-    assert report.judge(claim, found(601, 600), Seeds())["verdict"] == "undecided"
-    assert report.judge(claim, {}, Seeds())["verdict"] == "not measured"
+    assert report.judge(claim, found(700, 600), {})["verdict"] == "agrees"
+    assert report.judge(claim, found(600, 700), {})["verdict"] == "disagrees"
+    assert report.judge(claim, found(601, 600), {})["verdict"] == "undecided"
+    assert report.judge(claim, {}, {})["verdict"] == "not measured"
 
 
 def _found(**right: int) -> report.Found:
@@ -141,7 +141,7 @@ def test_no_more_than_is_held_against_its_margin_and_not_against_nothing() -> No
     claim = Claim("a is no better", "linear", at_most=("a", "b"))
 
     def verdict(a: int, b: int, deviation: float = 0.0) -> str:
-        return report.judge(claim, _found(a=a, b=b), Seeds(5, {"linear": deviation}))["verdict"]
+        return report.judge(claim, _found(a=a, b=b), {"linear": Spread(deviation, 4)})["verdict"]
 
     assert verdict(6000, 6000) == "agrees", "as good is no better"
     assert verdict(6200, 6000) == "agrees", "better by 2 of 4 points"
@@ -150,20 +150,20 @@ def test_no_more_than_is_held_against_its_margin_and_not_against_nothing() -> No
     assert verdict(6400, 6000) == "undecided"
     # 2.776 * 1.414 * 2 = 7.9 points that a seed alone may change
     assert verdict(6000, 6000, deviation=2.0) == "undecided", "nothing found is not nothing there"
-    assert "margin 4" in report.judge(claim, _found(a=1, b=2), Seeds())["ours"]
+    assert "margin 4" in report.judge(claim, _found(a=1, b=2), {})["ours"]
 
 
 def test_a_row_between_two_is_above_the_one_and_below_the_other() -> None:
     claim = Claim("b is between", "linear", between=("a", "b", "c"))
 
     def verdict(a: int, b: int, c: int) -> str:
-        return report.judge(claim, _found(a=a, b=b, c=c), Seeds())["verdict"]
+        return report.judge(claim, _found(a=a, b=b, c=c), {})["verdict"]
 
     assert verdict(5000, 6000, 7000) == "agrees"
     assert verdict(5000, 7000, 6000) == "disagrees"
     assert verdict(6000, 5000, 7000) == "disagrees"
     assert verdict(5000, 6000, 6001) == "undecided"
-    assert report.judge(claim, _found(a=1, b=2), Seeds())["verdict"] == "not measured"
+    assert report.judge(claim, _found(a=1, b=2), {})["verdict"] == "not measured"
 
 
 def test_a_claim_of_no_more_needs_a_margin(tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def test_a_claim_of_no_more_needs_a_margin(tmp_path: Path) -> None:
 
 def test_rows_that_tune_one_pre_trained_encoder_are_not_widened_by_seeds_of_pre_training() -> None:
     claim = Claim("a is better", "linear", higher="a", lower="b")
-    seeds = Seeds(5, {"linear": 5.0})
+    seeds = {"linear": Spread(5.0, 4)}
     rows = _found(a=6500, b=6000)
     assert report.judge(claim, rows, seeds)["verdict"] == "undecided"
-    one = {name: row | {"run": "abc"} for name, row in rows.items()}
+    one = {name: row | {"runs": ["abc"]} for name, row in rows.items()}
     assert report.judge(claim, one, seeds)["verdict"] == "agrees"
-    two = {name: row | {"run": name} for name, row in rows.items()}
+    two = {name: row | {"runs": [name]} for name, row in rows.items()}
     assert report.judge(claim, two, seeds)["verdict"] == "undecided"
 
 
@@ -200,7 +200,7 @@ def test_a_spread_of_many_rows_of_noise_is_not_taken_for_sensitivity() -> None:
             str(n): {"figures": {"linear": 40 + of, "finetune": 25.0}, "each_photo": {}}
             for n, of in enumerate(noise[:10])
         }
-        seeds = report.spread([{"figures": {"linear": of, "finetune": 25.0}} for of in noise[10:]])
+        seeds = report.spread([[{"linear": of, "finetune": 25.0} for of in noise[10:]]])
         agreed += report.judge(claim, rows, seeds)["verdict"] == "agrees"
     assert agreed <= 0.08 * 300
 
@@ -211,7 +211,7 @@ def test_claims_that_rest_on_fine_tuning_are_marked_and_counted_apart(tmp_path: 
     rows = [
         {"name": row.name, "samples": 8, **_row(linear=[0, 100], finetune=[0, 100])} for row in table.rows
     ]
-    written, verdicts = report.write(table, setting, rows)
+    written, verdicts = report.write(table, setting, rows, {})
     assert "raw ones. †" in written.read_text()
     assert "normalised pixels. |" in written.read_text(), "the probe's claim is not"
     page = report.write_all(setting, [(table, verdicts)]).read_text()
@@ -226,7 +226,7 @@ def test_the_interval_is_widened_by_what_the_seed_changes() -> None:
     rows = _plain(loss=(1.0, 0.9))
 
     def judged(deviation: float, runs: int) -> tuple[str, str]:
-        verdict = report.judge(claim, rows, Seeds(runs, {"loss": deviation}))
+        verdict = report.judge(claim, rows, {"loss": Spread(deviation, runs - 1)})
         return verdict["verdict"], verdict["ours"]
 
     # 2 % of 1, and t * sqrt(2) * s: 2.776 * 1.414 * 0.02 = 0.0785, together 0.081
@@ -236,12 +236,18 @@ def test_the_interval_is_widened_by_what_the_seed_changes() -> None:
     assert judged(0.03, 40)[0] == "agrees"
 
 
-def test_what_seeds_change_is_told_by_the_rows_that_could_be_run() -> None:
-    rows = [{"figures": {"loss": loss, "linear": 50.0}} for loss in (1.0, 1.1, 1.2)]
-    seeds = report.spread([*rows, {"name": "seed 3", "error": "no"}])
-    assert seeds.runs == 3
-    assert seeds.deviations == pytest.approx({"loss": 0.1, "linear": 0})
-    assert report.spread(rows[:1]) == Seeds()
+def test_what_seeds_change_is_pooled_over_rows_and_less_in_their_means() -> None:
+    one = [{"loss": loss, "linear": 50.0} for loss in (1.0, 1.1, 1.2)]
+    two = [{"loss": loss} for loss in (4.0, 4.2)]
+    alone = report.spread([one])
+    assert alone["loss"].deviation == pytest.approx(0.1)
+    assert alone["loss"].freedom == 2
+    assert alone["linear"] == Spread(0, 2)
+    pooled = report.spread([one, two], 4)
+    assert pooled["loss"].deviation == pytest.approx((0.04 / 3 / 4) ** 0.5)
+    assert pooled["loss"].freedom == 3
+    assert pooled["linear"].freedom == 2, "of the rows that have it"
+    assert report.spread([one[:1], []]) == {}
 
 
 def test_of_rows_that_only_their_seeds_set_apart_one_in_twenty_is_decided() -> None:
@@ -250,8 +256,20 @@ def test_of_rows_that_only_their_seeds_set_apart_one_in_twenty_is_decided() -> N
     decided = 0
     for _ in range(1000):
         losses = rng.normal(size=7)
-        seeds = report.spread([{"figures": {"loss": float(loss)}} for loss in losses[:5]])
+        seeds = report.spread([[{"loss": float(loss)} for loss in losses[:5]]])
         rows = _plain(loss=(float(losses[5]), float(losses[6])))
+        decided += report.judge(claim, rows, seeds)["verdict"] != "undecided"
+    assert 30 <= decided <= 65
+
+
+def test_of_rows_of_several_seeds_each_one_in_twenty_is_decided_too() -> None:
+    claim = Claim("a is higher", "loss", higher="a", lower="b")
+    rng = np.random.default_rng(0)
+    decided = 0
+    for _ in range(1000):
+        losses = rng.normal(size=(4, 3))  # rows, seeds
+        seeds = report.spread([[{"loss": float(loss)} for loss in row] for row in losses], 3)
+        rows = _plain(loss=(float(losses[0].mean()), float(losses[1].mean())))
         decided += report.judge(claim, rows, seeds)["verdict"] != "undecided"
     assert 30 <= decided <= 65
 
@@ -261,23 +279,23 @@ def test_rows_are_compared_photo_by_photo() -> None:
     hard = np.random.default_rng(0).uniform(0, 2, 200)  # photos differ far more than the two models do
     other = np.random.default_rng(1).permutation(hard)
     paired = {"a": _row(nmse=hard + 0.02), "b": _row(nmse=hard)}
-    assert report.judge(claim, paired, Seeds())["verdict"] == "agrees"
+    assert report.judge(claim, paired, {})["verdict"] == "agrees"
     unpaired = {"a": _row(nmse=other + 0.02), "b": _row(nmse=hard)}
-    assert report.judge(claim, unpaired, Seeds())["verdict"] == "undecided"
+    assert report.judge(claim, unpaired, {})["verdict"] == "undecided"
 
 
 def test_a_loss_has_no_photos_and_must_differ_by_two_percent_a_speed_by_a_third_unless_seeds_were_run() -> (
     None
 ):
-    def verdict(figure: str, a: float, b: float, seeds: Seeds) -> str:
+    def verdict(figure: str, a: float, b: float, seeds: report.Seeds) -> str:
         claim = Claim("a has more", figure, higher="a", lower="b")
         return report.judge(claim, _plain(**{figure: (a, b)}), seeds)["verdict"]
 
-    losses = [verdict("loss", *pair, Seeds()) for pair in ((110, 100), (101, 100), (100, 110))]
+    losses = [verdict("loss", *pair, {}) for pair in ((110, 100), (101, 100), (100, 110))]
     assert losses == ["agrees", "undecided", "disagrees"]
-    speeds = [verdict("images_per_second", *pair, Seeds()) for pair in ((140, 100), (160, 100), (100, 160))]
+    speeds = [verdict("images_per_second", *pair, {}) for pair in ((140, 100), (160, 100), (100, 160))]
     assert speeds == ["undecided", "agrees", "disagrees"]
-    timed = Seeds(5, {"images_per_second": 5.0})  # 2.776 * 1.414 * 5 = 19.6
+    timed = {"images_per_second": Spread(5.0, 4)}  # 2.776 * 1.414 * 5 = 19.6
     assert [verdict("images_per_second", faster, 100, timed) for faster in (118, 123)] == [
         "undecided",
         "agrees",
@@ -291,20 +309,20 @@ def test_two_spreads_over_the_rows_are_compared() -> None:
         share: (100.0 * (np.arange(1000) < 1000 * share))[rng.permutation(1000)] for share in (0.4, 0.5, 0.6)
     }
     sensitive = {f"{share}": _row(linear=of, finetune=right[0.5]) for share, of in right.items()}
-    assert report.judge(claim, sensitive, Seeds())["verdict"] == "agrees"
-    assert report.judge(claim, {"one": sensitive["0.4"]}, Seeds())["verdict"] == "not measured"
+    assert report.judge(claim, sensitive, {})["verdict"] == "agrees"
+    assert report.judge(claim, {"one": sensitive["0.4"]}, {})["verdict"] == "not measured"
     turned = {name: _row(linear=right[0.5], finetune=right[float(name)]) for name in sensitive}
-    assert report.judge(claim, turned, Seeds())["verdict"] == "disagrees"
+    assert report.judge(claim, turned, {})["verdict"] == "disagrees"
     # Three rows of noise stay within 5.04 deviations of five seeds (Tukey): 15.1 of either figure is less than the
     # difference of 20, of both together it is more.
-    assert report.judge(claim, sensitive, Seeds(5, {"linear": 3.0}))["verdict"] == "agrees"
-    both = Seeds(5, {"linear": 3.0, "finetune": 3.0})
+    assert report.judge(claim, sensitive, {"linear": Spread(3.0, 4)})["verdict"] == "agrees"
+    both = {"linear": Spread(3.0, 4), "finetune": Spread(3.0, 4)}
     assert report.judge(claim, sensitive, both)["verdict"] == "undecided"
 
 
 def test_one_photo_decides_no_claim() -> None:
     claim = Claim("a paints worse", "nmse", higher="a", lower="b")
-    verdict = report.judge(claim, {"a": _row(nmse=[2.0]), "b": _row(nmse=[1.0])}, Seeds())
+    verdict = report.judge(claim, {"a": _row(nmse=[2.0]), "b": _row(nmse=[1.0])}, {})
     assert (verdict["verdict"], verdict["ours"]) == ("undecided", "a: 2, b: 1; +1 (–)")
 
 
@@ -384,6 +402,8 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
         (["--samples", "-5"], "samples is -5; it must be a whole number, at least 1"),
         (["--samples", "64", "--tuned", "-1"], "tuned is -1; it must be a whole number, at least 0"),
         (["--samples", "64", "--seeds", "-1"], "seeds is -1; it must be a whole number, at least 0"),
+        (["--samples", "64", "--repeat", "0"], "repeat is 0; it must be a whole number, at least 1"),
+        (["--budget", "1", "--repeat", "2"], "repeat is 2, but --budget leaves no time for further seeds"),
         (["--samples", "64", "--label-share", "7"], "label_share is 7.0; it must be above 0 and at most 1"),
         (["--samples", "64", "--equal", "minutes"], "equal is 'minutes', but rows of --samples"),
         (["--budget", "0"], "budget is 0.0; it must be above 0"),
@@ -414,7 +434,7 @@ def test_a_report_says_how_many_photos_a_row_saw_and_not_how_many_were_asked_for
     setting = _setting(tmp_path, samples=64)  # four batches of 32 are the fewest
     table = tables.load("loss").only(["hidden"])
     steps, _ = runs._steps(table, setting)
-    written, _ = report.write(table, setting, [])
+    written, _ = report.write(table, setting, [], {})
     assert steps == {"hidden": 4}
     assert "A row of length 1 saw 128 photos" in written.read_text()
 
@@ -476,6 +496,34 @@ def test_a_table_runs_within_seconds_at_the_debug_size_and_goes_on_after_a_stop(
 
 
 @pytest.mark.slow
+def test_repeated_rows_are_the_means_of_their_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.toml").write_text(_TINY)
+    train, test = _photos(tmp_path / "train", 6), _photos(tmp_path / "test", 2)
+    asked = ["ablate", "1f", "--samples", "16", "--data", str(train), "--test", str(test), "--device", "cpu"]
+    asked += ["--recipe", str(tmp_path / "tiny.toml"), "--rows", "random 75 %,grid 75 %"]
+    asked += ["--out", str(tmp_path / "out"), "--json"]
+    assert main([*asked, "--repeat", "2"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    row = answer["rows"][0]
+    assert len(row["runs"]) == len(set(row["runs"])) == 2
+    made = set((tmp_path / "out" / "runs").iterdir())
+    assert len(made) == 4
+    report_of = Path(answer["report"]).read_text()
+    assert " ± " in report_of
+    assert "a row is the mean of 2 seeds" in report_of
+    assert main([*asked, "--seeds", "1"]) == 0
+    assert set((tmp_path / "out" / "runs").iterdir()) == made, "the same runs"
+    seeds = json.loads((tmp_path / "out" / "table-seeds.json").read_text())["rows"]
+    for name in ("loss", "nmse", "knn"):
+        pair = [of["figures"][name] for of in seeds]
+        assert row["figures"][name] == pytest.approx(np.mean(pair), abs=1e-4)
+        assert row["deviations"][name] == pytest.approx(np.std(pair, ddof=1), abs=1e-4)
+        assert [of[name] for of in row["each_run"]] == pair
+
+
+@pytest.mark.slow
 def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_all_claims(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,6 +577,6 @@ def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_a
 def test_a_row_that_cannot_be_trained_does_not_stop_the_table(tmp_path: Path) -> None:
     rows = [{"name": "pixel", "error": "no"}]
     setting = _setting(tmp_path, budget_min=1)
-    written, verdicts = report.write(tables.load("1d").only(["pixel"]), setting, rows)
+    written, verdicts = report.write(tables.load("1d").only(["pixel"]), setting, rows, {})
     assert "pixel could not be run: no" in written.read_text()
     assert verdicts == []
