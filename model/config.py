@@ -78,6 +78,11 @@ class MAEConfig:
         for name, allowed in choices(type(self)).items():
             if getattr(self, name) not in allowed:
                 raise _bad(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if self.target == "pca" and self.patch_values < PCA_VALUES:
+            raise _bad(f"patches of {self.patch_values} numbers have no {PCA_VALUES} components (target pca)")
+        self._check_colours()
+
+    def _check_colours(self) -> None:
         if not len(self.image_mean) == len(self.image_std) == self.channels:
             raise _bad(f"pixel_mean and pixel_std must hold one number for each of {self.channels} channels")
         if not all(map(isfinite, self.image_mean)) or not all(0 < value < inf for value in self.image_std):

@@ -41,6 +41,8 @@ _PRETRAINING, _FINETUNING = 0.6, 0.3
 _TIMED = 8
 #: Steps of the shortest run.
 _FEWEST = 4
+#: What stops a training that would only stop again: its row has no figures, and the others go on.
+_LOST = ("loss", "collapse")
 #: Never: a run of an ablation draws no pictures while it trains.
 _NEVER = 10**9
 #: Figures of the repainted photos that a row has.
@@ -195,7 +197,9 @@ def _row(row: Row, steps: int, table: Table, setting: Setting) -> dict[str, Any]
         if row.blocks is not None and row.blocks > recipe.config.depth:
             return {"name": row.name, "error": f"the encoder has {recipe.config.depth} blocks."}
         weights = _trained(recipe, setting)
-    except (RecipeError, CheckpointError) as error:
+    except (RecipeError, CheckpointError, DataError) as error:
+        if isinstance(error, DataError) and error.code not in _LOST:
+            raise
         return {"name": row.name, "error": f"{error} {error.hint}"}
     figures: dict[str, float] = _of_training(weights.parent)
     intervals: dict[str, list[float | None]] = {}
@@ -242,7 +246,7 @@ def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
     changes = {**row.recipe, "steps": steps, "size": setting.size, "picture_every": _NEVER}
     photos = Photos.open(setting.data)
     recipe = load_recipe(setting.recipe, **changes)
-    recipe = recipe.in_steps(Sampler(photos, recipe).length(0))
+    recipe = recipe.in_steps(Sampler(photos, recipe).mean_length)
     # Runs of a few hundred steps cannot give a hundred to warming up.
     warmup = min(recipe.warmup_steps, steps // 10)
     if warmup < recipe.warmup_steps and steps > _TIMED:

@@ -108,16 +108,23 @@ class Table:
     def only(self, names: list[str] | None) -> Table:
         """The table with some of its rows, and the claims that are about them.
 
+        Args:
+            names: A row's name each, or several with commas between; None for all rows.
+
         Raises:
             RecipeError: There is no such row.
         """
         if names is None:
             return self
         known = [row.name for row in self.rows]
-        if unknown := next((name for name in names if name not in known), None):
-            raise _bad("rows", f"table {self.name} has no row {unknown!r}; it has {', '.join(known)}")
-        rows = tuple(row for row in self.rows if row.name in names)
-        claims = tuple(claim for claim in self.claims if claim.rows <= set(names))
+        wanted = {name.strip() for text in names for name in ([text] if text in known else text.split(","))}
+        if unknown := sorted(wanted - set(known)):
+            told = ", ".join(map(repr, known))
+            raise _bad("rows", f"table {self.name} has no row {unknown[0]!r}; it has {told}")
+        rows = tuple(row for row in self.rows if row.name in wanted)
+        # A spread is one over all rows.
+        whole = [claim for claim in self.claims if claim.spread_below is None or rows == self.rows]
+        claims = tuple(claim for claim in whole if claim.rows <= wanted)
         return replace(self, rows=rows, claims=claims)
 
 

@@ -65,9 +65,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument(
         "--rows",
-        type=lambda text: text.split(","),
-        action="extend",
-        help="only these rows, comma-separated list; may be repeated",
+        action="append",
+        help="only these rows: a name, or several with commas between; may be repeated",
     )
     verb.add_argument("--label-share", type=float, default=1.0, help="share of the labels (default 1)")
     verb.add_argument("--limit", type=int, default=200, help="photos to repaint at most (default 200)")

@@ -33,6 +33,8 @@ from model.pretrain.world import World
 
 #: Share of the old value in a running mean of what is watched for collapse.
 _MEMORY = 0.98
+#: What is noted of a step: losses of both sides and their weight, and the spread of what is painted.
+_NOTED = ("pixel", "discriminator", "hinge", "matching", "weight", "spread")
 #: The discriminator is said to have won below this hinge loss (1 is a draw) ...
 _WON = 0.02
 #: ... and the generator to paint one colour below this share of the photos' spread inside hidden patches.
@@ -110,16 +112,11 @@ class Adversary:
             self._judge = copy.deepcopy(network).eval().requires_grad_(False)
         self._judgements: list[tuple[Tensor, Tensor]] = []
         self.step_made = 0
-        #: Running means for the log and for ``check``; 1 at the start: neither side has won.
-        self.seen = {
-            "pixel": 0.0,
-            "discriminator": 1.0,
-            "hinge": 0.0,
-            "matching": 0.0,
-            "weight": 0.0,
-            "spread": 1.0,
-        }
-        self._sums: dict[str, list[Tensor]] = {name: [] for name in self.seen}
+        #: Running means for the log and for the end of the stage; 1 at the start: neither side has won.
+        self.seen = {"discriminator": 1.0, "spread": 1.0}
+        #: What was noted in the parts of this step, and in each step since the last report.
+        self._parts: dict[str, list[Tensor]] = {name: [] for name in _NOTED}
+        self._sums: dict[str, list[Tensor]] = {name: [] for name in _NOTED}
 
     @property
     def active(self) -> bool:
@@ -202,6 +199,10 @@ class Adversary:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step_made += 1
+        for name, values in self._parts.items():
+            if values:
+                self._sums[name].append(torch.stack(values).mean())
+            values.clear()
 
     def share(self, world: World) -> None:
         """Put everyone's means in place of what this process noted since the last report.
@@ -219,7 +220,7 @@ class Adversary:
         """
         for name, values in self._sums.items():
             for value in torch.stack(values).tolist() if values else ():
-                self.seen[name] = _MEMORY * self.seen[name] + (1 - _MEMORY) * value
+                self.seen[name] = _MEMORY * self.seen.get(name, value) + (1 - _MEMORY) * value
             values.clear()
         if self.active and self.seen["discriminator"] < _WON:
             raise _collapse(
@@ -235,7 +236,7 @@ class Adversary:
 
     def _note(self, **values: Tensor) -> None:
         for name, value in values.items():
-            self._sums[name].append(value.detach().float())
+            self._parts[name].append(value.detach().float())
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step needs to be the same."""

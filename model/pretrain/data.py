@@ -233,6 +233,13 @@ def _words(inside: str) -> list[str]:
     """What stands for one pair of braces: a range of whole numbers, its zeros kept, or a comma-separated list."""
     if counted := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
         first, last = counted.groups()
+        if int(first) > int(last):
+            raise DataError(
+                f"{{{inside}}} counts from the larger number to the smaller.",
+                code="data-path",
+                hint=f"Write {{{last}..{first}}}.",
+                field="data",
+            )
         return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return inside.split(",")
 
@@ -251,7 +258,7 @@ def pictures_below(folder: Path) -> tuple[list[Entry], Counter[str]]:
         else:
             others[suffix or "without a suffix"] += 1
     found.sort()
-    source = folder.name
+    source = folder.name or folder.resolve().name  # "." has none
     return [Entry(folder.joinpath(*names), 0, size, source, "/".join(names)) for names, size in found], others
 
 
@@ -316,6 +323,13 @@ def _shard(path: Path) -> list[Entry]:
                     told = json.load(file)
                     if isinstance(told, dict) and "source" in told:
                         sources[stem] = str(told["source"])
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}).",
+            code="data-unreadable",
+            hint="Check that the disk is there and may be read.",
+            field="data",
+        ) from error
     except (tarfile.TarError, ValueError, EOFError) as error:
         with path.open("rb") as opened:
             compressed = opened.read(6).startswith(_COMPRESSED)

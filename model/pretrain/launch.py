@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ def pretrain(
         RecipeError: The batch cannot be shared out, it or the photos do not fit the device's memory, or the warm-up is
             longer than the run.
     """
+    weights = out / f"{recipe.name}.safetensors"
     begun = (out / files.LATEST).is_file()
     # torchrun starts everyone anew when one dies: then the same command goes on.
     resumed = begun if resumed is None else resumed
@@ -71,15 +73,25 @@ def pretrain(
             hint="Add --resume to go on with it, or give another folder with --out.",
             field="out",
         )
+    if weights.exists() and not resumed:
+        raise CheckpointError(
+            f"{weights} is there already.",
+            code="run-exists",
+            hint="Give another folder with --out, or another name with --name.",
+            field="out",
+        )
     with _world(device) as (world, where):
+        _refuse_inside(out, data)
         photos = Photos.open(data, cache)
-        recipe = recipe.in_steps(Sampler(photos, recipe).length(0))
+        recipe = recipe.in_steps(Sampler(photos, recipe).mean_length)
         if recipe.steps:  # of minutes it is known later
             recipe = shortened(recipe, world) if short else recipe
             recipe.check_warmup()
         given = beginning.read(init, recipe) if init and not resumed else None
         _make(out)
         recipe = recipe.with_colours(resume.colours(out) if resumed else given.colours if given else {})
+        if resumed and world.first:
+            resume.clear(out)
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
 
         try:
@@ -101,17 +113,30 @@ def pretrain(
         result = sharded.whole(training.result)
     if not world.first:
         return None
-    weights = out / f"{recipe.name}.safetensors"
     store.write(weights, result, name=recipe.name, card=training.card)
     return weights
 
 
+def _refuse_inside(out: Path, data: Sequence[Path | str]) -> None:
+    """Refuse a run in a folder that it learns from: its own pictures would be photos of the next one."""
+    for place in data:
+        if Path(place).is_dir() and out.resolve().is_relative_to(Path(place).resolve()):
+            raise CheckpointError(
+                f"{out} lies in {place}, whose pictures are learned from.",
+                code="run-folder",
+                hint="Give a folder elsewhere with --out: the run's own pictures would count as photos.",
+                field="out",
+            )
+
+
 def _make(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "pictures").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass  # it may be written to
     except OSError as error:
         raise CheckpointError(
-            f"{out} cannot be made ({error.strerror}).",
+            f"{out} cannot be made or written to ({error.strerror}).",
             code="run-folder",
             hint="Give a folder that may be written to with --out.",
             field="out",

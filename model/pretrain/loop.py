@@ -194,7 +194,7 @@ def run(
         objective = _objective(training, device, world)
         if begin:
             begin(training.step, training.result)
-        pace = Pace(training.step, began, training.recipe.minutes)
+        pace = Pace(training.step, began, training.minutes)
         stream = feed.batches(
             photos, training.recipe, training.step, device=device, workers=workers, world=world
         )
@@ -224,8 +224,9 @@ def run(
                 if report:
                     report(progress, training.result)
                 training.losses = []
-                pace.reported()
+                pace.reported(training.step)
             if saving:
+                _refuse_lost_weights(training, photos, out, world)
                 mean = float(torch.stack(world.means(since_state)).mean())
                 since_state = []
                 if world.first or sharded.is_sharded(training.network):
@@ -262,8 +263,9 @@ def _begin(
         sharded.shard(network)
     optimisers = build_optimisers(network, recipe)
     training = Training(
-        recipe, network, optimisers, photos.digest, average, adversary, origin=init.origin if init else {}
-    )
+        recipe, network, optimisers, photos.digest, recipe.minutes, average, adversary,
+        origin=init.origin if init else {},
+    )  # fmt: skip
     if resumed:
         resume.restore(out, training)
     return training
@@ -297,7 +299,7 @@ def _progress(training: Training, scale: float, pace: Pace) -> Progress:
         training.recipe.steps,
         float(torch.stack(training.losses).mean()),
         scale,
-        len(training.losses) * training.recipe.batch_size / pace.since_report(),
+        training.recipe.batch_size * pace.since_report(training.step),
         frozenset(training.broken),
         training.adversary.report() if training.adversary else {},
     )
@@ -309,13 +311,27 @@ def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: Wor
     bad = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
     if bad is None:
         return
-    step = training.step - len(losses) + bad
+    raise _not_finite(losses[bad], training.step - len(losses) + bad, training, photos, out, world)
+
+
+def _refuse_lost_weights(training: Training, photos: Photos, out: Path, world: World) -> None:
+    """Stop before a state is written when an update lost the weights; the next loss alone would tell."""
+    parameters = [sharded.own(parameter) for parameter in training.network.parameters()]
+    finite = bool(torch.stack([parameter.isfinite().all() for parameter in parameters]).all())
+    if world.any(not finite):
+        raise _not_finite(math.nan, training.step - 1, training, photos, out, world)
+
+
+def _not_finite(
+    loss: float, step: int, training: Training, photos: Photos, out: Path, world: World
+) -> DataError:
+    """With a record of the step's photos beside it."""
     record = out / f"not-finite-{step:07d}.json"
     if world.first:
-        batch = batch_record(photos, training.recipe, step)
-        write_json(record, {"loss": str(losses[bad]), **batch})
-    raise DataError(
-        f"The loss is {losses[bad]} in step {step}. Its photos and the keys of their crops and masks are in {record}.",
+        write_json(record, {"loss": str(loss), **batch_record(photos, training.recipe, step)})
+    return DataError(
+        f"The loss is {loss} in step {step}, or after it. Its photos and the keys of their crops and masks are in "
+        f"{record}.",
         code="loss",
         hint="Inspect these photos; resume from the last state with a lower learning rate, or set clip_norm.",
     )

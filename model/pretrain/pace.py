@@ -39,20 +39,21 @@ class Pace:
         self._end = began + self._length_s
         self._settled = (0, began)  # steps and time from which on speed is measured
         self._stepping = math.inf  # when the first step was made
-        self._last = time.monotonic()
+        self._told = (first, time.monotonic())  # steps and time of the last report
 
     @property
     def over(self) -> bool:
         """Whether the run's minutes are, whatever was planned."""
         return time.monotonic() >= self._end
 
-    def since_report(self) -> float:
-        """Seconds since the last report was done."""
-        return time.monotonic() - self._last
+    def since_report(self, step: int) -> float:
+        """Steps a second since the last report was done, or since this process began."""
+        before, since = self._told
+        return (step - before) / (time.monotonic() - since)
 
-    def reported(self) -> None:
+    def reported(self, step: int) -> None:
         """Remember that a report is done: drawing it is not the network's time."""
-        self._last = time.monotonic()
+        self._told = (step, time.monotonic())
 
     def plan(self, training: Training, device: torch.device, world: World) -> Recipe:
         """The recipe, with a number of steps instead of minutes once the speed is known."""

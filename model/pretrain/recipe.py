@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from model import presets
 from model.config import SIZES, MAEConfig, Target, choices
 from model.errors import CheckpointError, RecipeError
-from model.masking import SAMPLERS
+from model.masking import MAX_SEED, SAMPLERS
 
 #: What a run's length may be given as.
 _LENGTHS = {"steps", "epochs", "minutes"}
@@ -147,13 +147,12 @@ class Recipe:
         )
         lengths = (self.steps != 0) + (self.epochs is not None) + (self.minutes is not None)
         _require(lengths == 1, "steps", "give one of steps, epochs and minutes")
-        for name in ("mask_ratio", "crop_scale"):
-            value = getattr(self, name)
-            pair = not isinstance(value, tuple) or len(value) == 2
-            _require(pair, name, f"{value} must hold two numbers, the lowest and the highest")
+        pair = not isinstance(self.mask_ratio, tuple) or len(self.mask_ratio) == 2
+        _require(pair, "mask_ratio", f"{self.mask_ratio} must hold two numbers, the lowest and the highest")
         low, high = self.ratio_range
         given = self.network.keys()
         for name, inside, bounds in (
+            ("seed", 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}"),
             ("steps", self.steps >= 0, "at least 1"),
             ("epochs", self.epochs is None or self.epochs > 0, "above 0"),
             ("minutes", self.minutes is None or self.minutes > 0, "above 0"),
@@ -212,7 +211,7 @@ class Recipe:
         """The same run, its epochs turned into steps.
 
         Args:
-            samples: Of one epoch.
+            samples: Of one epoch, ``Sampler.mean_length``.
         """
 
         def steps(epochs: float | None, otherwise: int) -> int:
@@ -318,6 +317,9 @@ def _require_types(settings: Recipe | Adversarial) -> None:
         value = getattr(settings, name)
         if plain in _PLAIN and type(value) not in {get_origin(other) or other for other in others}:
             _require(_is(value, plain), name, f"{value!r} must be {_PLAIN[plain]}")
+        _require(get_origin(hint) is not dict or isinstance(value, dict), name, f"{value!r} must be a table")
+        pair = get_origin(hint) is not tuple or (isinstance(value, tuple) and len(value) == 2)
+        _require(pair, name, f"{value!r} must hold two numbers")
         _require(not isinstance(value, float) or math.isfinite(value), name, f"{value} must be finite")
 
 

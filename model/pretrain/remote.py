@@ -47,12 +47,12 @@ def _fetch(address: str, cache: Path) -> Path:
         )
     # Two addresses may end in the same name.
     path = cache / hashlib.sha256(address.encode()).hexdigest()[:16] / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(name + ".wanted")):  # processes that train together share the copy
             if not path.is_file():
                 download(address, path)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         raise DataError(
             str(error),
             code="data-remote",

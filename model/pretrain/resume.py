@@ -50,6 +50,7 @@ class Training:
         network: The weights that are trained.
         optimisers: In a fixed order.
         photos: Digest of those it learns from.
+        minutes: How long it was asked to take, also once the recipe has steps instead.
         average: Their running average, if the recipe wants one.
         adversary: The discriminator, in an adversarial stage.
         step: Steps made so far.
@@ -63,6 +64,7 @@ class Training:
     network: MAE
     optimisers: list[torch.optim.Optimizer]
     photos: str
+    minutes: float | None = None
     average: MAE | None = None
     adversary: Adversary | None = None
     step: int = 0
@@ -124,6 +126,7 @@ def save(folder: Path, training: Training, loss: float, world: World = ALONE) ->
         "optimisers": None if parted else [optimiser.state_dict() for optimiser in training.optimisers],
         "recipe": training.recipe.to_dict(),
         "photos": training.photos,
+        "minutes": training.minutes,
         "average": _weights(training.average) if training.average else None,
         # Of weights the run began with; else they are a formula, made anew.
         "positions": store.foreign_positions(training.network),
@@ -180,6 +183,12 @@ def colours(folder: Path) -> dict[str, list[float]]:
     return {name: network[name] for name in COLOURS if name in network}
 
 
+def clear(folder: Path) -> None:
+    """Remove what a process that was killed had half written; called by one process, before any writes."""
+    for left in folder.glob("*.part"):
+        left.unlink(missing_ok=True)
+
+
 def restore(folder: Path, training: Training) -> None:
     """Bring a fresh run to where the state ``LATEST`` points at stood.
 
@@ -188,8 +197,6 @@ def restore(folder: Path, training: Training) -> None:
     """
     path, state = _read(folder)
     _refuse_another(folder, state, training)
-    for left in folder.glob("*.part"):  # by a process that was killed while it wrote
-        left.unlink(missing_ok=True)
     _restore_weights(folder, path, state, training)
     if lost := lost_positions(state):
         _LOGGER.warning("%s: %s", folder, lost)
@@ -211,10 +218,10 @@ def restore(folder: Path, training: Training) -> None:
             hint="Ask for more, or start anew in another folder.",
             field="steps",
         )
-    saved = state["recipe"]
-    if training.recipe.minutes is not None and saved.get("steps"):
-        known = replace(training.recipe, minutes=None, steps=saved["steps"])
-        training.recipe = known.with_short_warmup()
+    planned = state["recipe"].get("steps")
+    # Of other minutes, or of the first ones that a run is given, the steps are planned anew, from here.
+    if training.minutes is not None and planned and training.minutes == state.get("minutes"):
+        training.recipe = replace(training.recipe, minutes=None, steps=planned).with_short_warmup()
 
 
 def _restore_weights(folder: Path, path: Path, state: dict[str, Any], training: Training) -> None:

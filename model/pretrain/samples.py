@@ -90,6 +90,11 @@ class Sampler:
         photos = int(self._due(number).sum()) if self._weighted else self._weight.size
         return photos * self._crops
 
+    @property
+    def mean_length(self) -> int:
+        """Samples of an epoch, at least one photo's; of weighted sources the mean, for epochs differ a little."""
+        return max(round(float(self._weight.sum())), 1) * self._crops
+
     def _due(self, number: int) -> Bools:
         """``[N] bool``: which photos come in an epoch."""
         before, behind = (np.floor(n * self._weight + self._phase) for n in (number, number + 1))

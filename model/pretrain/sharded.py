@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -24,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from model.errors import first_line, unwritten
 from model.network import MAE
@@ -42,6 +44,11 @@ def shard(network: MAE) -> None:
 def is_sharded(network: MAE) -> bool:
     """Whether ``shard`` was called on it."""
     return isinstance(network, FSDPModule)
+
+
+def own(parameter: Tensor) -> Tensor:
+    """This process's share of a parameter; all of it where it is not shared out."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def hold_back(network: MAE, held_back: bool) -> None:

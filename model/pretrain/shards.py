@@ -58,14 +58,22 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
         workers: Threads that decode, scale and encode.
 
     Raises:
-        DataError: The folder holds no picture that can be decoded, or ``out`` holds shards already.
+        DataError: The folder holds no picture that can be decoded, or ``out`` holds shards already or cannot be made.
     """
     if list(out.glob("shard-*.tar")):
         raise DataError(
             f"{out} holds shards already.", code="data-out", hint="Give an empty folder.", field="out"
         )
     photos = Photos.open([folder])
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{out} cannot be made ({error.strerror}).",
+            code="data-out",
+            hint="Give a folder that may be written to.",
+            field="out",
+        ) from error
     broken: list[str] = []
     whole = _encoded(photos, side, workers, broken)
     shards: list[Path] = []

@@ -62,7 +62,7 @@ class Watch:
                 f"{listed(sorted(sources), 10)}.",
                 file=sys.stderr,
             )
-        self._epoch = Sampler(photos, recipe).length(0)  # samples; of weighted sources about as many in each
+        self._epoch = Sampler(photos, recipe).mean_length
         self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
         self._named: frozenset[int] = frozenset()
         self._pictures = Pictures(recipe, out, device, start)

@@ -84,8 +84,20 @@ def test_every_row_of_a_shipped_table_is_a_recipe_that_can_be_trained(name: str)
 def test_an_unknown_table_or_row_names_the_known_ones() -> None:
     with pytest.raises(RecipeError, match="1a, 1b"):
         tables.load("9z")
-    with pytest.raises(RecipeError, match="it has 1, 2, 4, 8, 12"):
+    with pytest.raises(RecipeError, match="it has '1', '2', '4', '8', '12'"):
         tables.load("1a").only(["3"])
+
+
+def test_rows_are_chosen_by_name_commas_in_a_name_included() -> None:
+    table = tables.load("1e")
+    chosen = table.only(["none, crop + colour jitter", "crop, fixed size"])
+    assert [row.name for row in chosen.rows] == ["none", "crop, fixed size", "crop + colour jitter"]
+
+
+def test_a_claim_about_the_spread_of_all_rows_is_not_made_about_some() -> None:
+    table = tables.load("1a")
+    assert any(claim.spread_below for claim in table.only([row.name for row in table.rows]).claims)
+    assert not any(claim.spread_below for claim in table.only(["1", "2"]).claims)
 
 
 @pytest.mark.parametrize(
@@ -574,9 +586,20 @@ def test_tables_in_one_folder_run_the_row_they_share_once_and_end_in_a_page_of_a
             assert claim["words"] in page
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_trained_does_not_stop_the_table(tmp_path: Path) -> None:
-    rows = [{"name": "pixel", "error": "no"}]
-    setting = _setting(tmp_path, budget_min=1)
-    written, verdicts = report.write(tables.load("1d").only(["pixel"]), setting, rows, {})
-    assert "pixel could not be run: no" in written.read_text()
-    assert verdicts == []
+    (tmp_path / "tiny.toml").write_text(_TINY)
+    (tmp_path / "t.toml").write_text(
+        'title = "t"\nmeasure = []\n[[row]]\nname = "lost"\nrecipe = { lr = 1e38 }\n[[row]]\nname = "whole"\n'
+    )
+    train, test = _photos(tmp_path / "train", 4), _photos(tmp_path / "test", 2)
+    setting = _setting(
+        tmp_path / "out", recipe=str(tmp_path / "tiny.toml"), samples=64,
+        data=(train,), labelled=(train,), test=(test,), photos=(test,),
+    )  # fmt: skip
+    table = tables.load(str(tmp_path / "t.toml"))
+    lost, whole = rows = runs.run(table, setting)
+    assert "The loss is nan" in lost["error"]
+    assert whole["figures"]["loss"] > 0
+    written, _ = report.write(table, setting, rows, {})
+    assert "lost could not be run: The loss is nan" in written.read_text()

@@ -86,6 +86,18 @@ def test_a_source_of_weight_one_half_gives_each_photo_every_other_epoch(shard: P
     assert all(len(epoch) == 9 for epoch in epochs)
 
 
+def test_an_epoch_is_at_least_one_photo_long_where_a_small_weight_leaves_the_first_empty(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/a.jpg").write_bytes(PHOTOS[0])
+    recipe = toy(steps=0, epochs=20, source_weights={"one": 0.3})
+    assert Sampler(Photos.open([tmp_path / "one"]), recipe).length(0) == 0
+    path = pretrain(recipe, [tmp_path / "one"], tmp_path / "run", device="cpu")
+    assert path is not None
+    assert store.read(path).card["steps"] == 5
+
+
 def test_the_sequence_of_samples_goes_on_from_any_place(folder: Path) -> None:
     sampler = Sampler(Photos.open([folder]), toy())
     whole = [sample for epoch in range(4) for sample in samples_of(sampler, epoch)]
@@ -255,6 +267,14 @@ def test_a_run_is_as_long_as_its_epochs(folder: Path, tmp_path: Path) -> None:
         ("name = 'x'\nsteps = 1\n[adversarial]\nscales = 2.0", "scales"),
         ("name = 'x'\nsteps = 1\ndata_path = 'moon'", "data_path"),
         ("name = ", "recipe"),
+        ("name = 'x'\nsteps = 1\nsource_weights = 0.5", "source_weights"),
+        ("name = 'x'\nsteps = 1\nmasking = ['random']", "masking"),
+        ("name = 'x'\nsteps = 1\nnetwork = ['a']", "network"),
+        ("name = 'x'\nsteps = 1\ncrop_scale = 0.5", "crop_scale"),
+        ("name = 'x'\nsteps = 1\nbetas = 0.9", "betas"),
+        ("name = 'x'\nsteps = 1\nseed = -1", "seed"),
+        ("name = 'x'\nsteps = 1\nseed = 18446744073709551616", "seed"),
+        ("name = 'x'\nsteps = 1\ntarget = 'pca'\n[network]\npatch_size = 4", "network"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, field: str) -> None:

@@ -52,6 +52,9 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
         Photos.open([tmp_path / "nothing-*.tar"])
     with pytest.raises(DataError, match=r"shard-1\.tar"):
         Photos.open([tmp_path / "shard-{1..2}.tar"])
+    with pytest.raises(DataError, match=r"\{5\.\.3\} counts from the larger") as caught:
+        Photos.open([tmp_path / "shard-{5..3}.tar"])
+    assert "{3..5}" in caught.value.hint
 
 
 def test_a_path_that_exists_is_taken_as_it_stands(tmp_path: Path) -> None:
@@ -258,6 +261,14 @@ def test_packing_twice_gives_the_same_bytes_and_overwrites_nothing(
     assert one.read_bytes() == two.read_bytes()
     assert main(["shards", str(damaged_folder), str(tmp_path / "one")]) == 2
     assert "already" in capsys.readouterr().err
+
+
+def test_shards_are_not_written_where_no_folder_can_be(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["shards", str(folder), str(tmp_path / "file")]) == 2
+    assert "cannot be made (File exists)" in capsys.readouterr().err
 
 
 def _tar(path: Path, members: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> Path:

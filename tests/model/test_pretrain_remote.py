@@ -30,6 +30,13 @@ def test_shards_behind_addresses_read_like_local_ones(host: Host, shard: Path, t
     assert [entry.source for entry in photos.entries] == [entry.source for entry in local.entries]
 
 
+def test_a_cache_that_cannot_be_made_is_said(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file") as caught:
+        Photos.open([f"{host.url}/sets/shard-00000.tar"], tmp_path / "file")
+    assert caught.value.code == "data-remote"
+
+
 def test_a_shard_is_fetched_once_even_by_several_processes_at_a_time(host: Host, tmp_path: Path) -> None:
     address = f"{host.url}/sets/shard-00000.tar"
     with ThreadPoolExecutor(3) as threads:

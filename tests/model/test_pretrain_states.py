@@ -24,6 +24,7 @@ from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import Objective, build_optimisers, learning_rate, mask_orders, run
 from model.pretrain.muon import Muon, orthogonalise
+from model.pretrain.pace import Pace
 from model.pretrain.recipe import load_recipe
 from model.pretrain.resume import Training
 from model.pretrain.watch import Progress
@@ -69,7 +70,7 @@ def test_a_log_that_cannot_be_written_is_said(folder: Path, tmp_path: Path) -> N
 
 def test_a_file_in_the_place_of_the_runs_folder_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(CheckpointError, match=r"run cannot be made \(File exists\)"):
+    with pytest.raises(CheckpointError, match=r"run cannot be made or written to \(Not a directory\)"):
         pretrain(toy(), [folder], tmp_path / "run", device="cpu")
 
 
@@ -101,6 +102,33 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(folder: Path, tmp_path: Pa
     pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
     with pytest.raises(CheckpointError, match="holds the states of a run"):
         pretrain(toy(steps=2), [folder], tmp_path / "run", device="cpu")
+
+
+def test_a_weight_file_that_is_there_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "run/toy.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"years of work")
+    with pytest.raises(CheckpointError, match=r"toy\.safetensors is there already") as caught:
+        pretrain(toy(steps=1), [folder], tmp_path / "run", device="cpu")
+    assert "--name" in caught.value.hint
+    assert weights.read_bytes() == b"years of work"
+
+
+@pytest.mark.parametrize("out", ["run", "."])
+def test_a_run_does_not_lie_in_the_folder_that_it_learns_from(
+    folder: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(CheckpointError, match="whose pictures are learned from"):
+        pretrain(toy(steps=1), [folder], Path(out), device="cpu")
+
+
+def test_a_run_goes_on_when_its_folder_of_photos_is_named_otherwise(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(toy(steps=1), [folder], tmp_path / "run", device="cpu")
+    monkeypatch.chdir(folder)
+    assert pretrain(toy(steps=2), ["."], tmp_path / "run", device="cpu", resumed=True)
 
 
 def test_a_run_does_not_go_on_to_fewer_steps_than_it_has_made(folder: Path, tmp_path: Path) -> None:
@@ -159,10 +187,28 @@ def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(folder: Path, tmp_p
     assert log(out) == log(tmp_path / "whole")
 
 
-def test_a_state_is_never_written_from_weights_that_are_lost(folder: Path, tmp_path: Path) -> None:
-    recipe = toy(steps=200, lr=1e38, optimiser="adamw", log_every=100, checkpoint_every=3)
+def test_the_speed_after_a_resume_counts_the_steps_of_its_own_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace = Pace(299, 0.0, None)
+    now[0] = 2.0
+    assert pace.since_report(300) == 0.5
+    pace.reported(300)
+    now[0] = 4.0
+    assert pace.since_report(310) == 5
+
+
+@pytest.mark.parametrize("changes", [{"lr": 1e38, "checkpoint_every": 3}, {"lr": 3e38, "weight_decay": 10.0}])
+def test_a_state_is_never_written_from_weights_that_are_lost(
+    folder: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    recipe = toy(**{"steps": 200, "optimiser": "adamw", "log_every": 100, "checkpoint_every": 1} | changes)
     with pytest.raises(DataError, match="loss"):
         pretrain(recipe, [folder], tmp_path / "run", device="cpu")
+    assert list((tmp_path / "run").glob("not-finite-*.json"))
+    assert not (tmp_path / "run/toy.safetensors").exists()
     for path in (tmp_path / "run").glob("state-*.pt"):
         assert all(value.isfinite().all() for value in torch.load(path)["network"].values())
 
@@ -192,6 +238,31 @@ def test_minutes_become_steps_that_a_resumed_run_keeps(folder: Path, tmp_path: P
     assert steps[70][:9] == [0] * 9  # unknown up to step 45
     assert steps[70][9] > 1000
     assert set(steps[70][9:]) == set(steps[75])
+
+
+def test_other_minutes_than_a_run_was_planned_with_plan_it_anew_from_where_it_stands(
+    folder: Path, tmp_path: Path
+) -> None:
+    pretrain(toy(steps=4), [folder], tmp_path, device="cpu")
+    pretrain(toy(steps=0, minutes=0.05), [folder], tmp_path, device="cpu", resumed=True)
+    first = resume.latest_step(tmp_path)
+    assert first > 4, "a run of steps that is given minutes"
+    pretrain(toy(steps=0, minutes=0.05), [folder], tmp_path, device="cpu", resumed=True)
+    assert resume.latest_step(tmp_path) == first, "the same minutes: it was done"
+    pretrain(toy(steps=0, minutes=0.04), [folder], tmp_path, device="cpu", resumed=True)
+    assert resume.latest_step(tmp_path) > first
+
+
+def test_a_planned_run_that_goes_on_stops_when_its_minutes_are_over_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    pretrain(toy(steps=0, minutes=1e-4), [folder], tmp_path, device="cpu")
+    path = tmp_path / "state-0000001.pt"
+    state = torch.load(path, weights_only=True)
+    state["recipe"]["steps"] = 10**6  # as if it had been fast
+    torch.save(state, path)
+    pretrain(toy(steps=0, minutes=1e-4), [folder], tmp_path, device="cpu", resumed=True)
+    assert resume.latest_step(tmp_path) == 2
 
 
 def test_minutes_that_are_over_end_the_run_before_its_speed_is_known(folder: Path, tmp_path: Path) -> None:
