@@ -193,6 +193,12 @@ def prove(path: Path) -> tuple[Path, float]:
     """
     checkpoint = _read(path)
     path = registry.locate(path).path
+    if checkpoint.layout != "unmask":
+        raise CheckpointError(
+            f"{path.name} is no file of ours: it takes torch to read it, proof or not.",
+            code="engine",
+            hint="Convert it first: python -m model convert IN OUT --to unmask.",
+        )
     proof = make_proof(checkpoint)
     try:
         loaded = _openvino(
@@ -301,7 +307,15 @@ def _head(header: dict[str, str] | None) -> _Head | None:
     try:
         config = MAEConfig.from_dict(json.loads(header["config"]))
         return _Head(header["name"], config, dict(json.loads(header["card"])))
-    except (CheckpointError, KeyError, ValueError, TypeError):
+    except (
+        CheckpointError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ):
         return None
 
 

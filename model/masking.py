@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -88,13 +89,16 @@ def hidden_count(ratio: float | str | Fraction, patches: int) -> int:
     Raises:
         MaskError: The ratio is not a number above 0 and below 1.
     """
+    text = str(ratio)
+    exponent = re.search(r"[eE][+-]?(.*)", text)
     try:
-        exact = Fraction(str(ratio))
+        # Of 1e-9999999 Fraction makes a number of ten million digits, and no thread runs meanwhile.
+        exact = Fraction(text) if exponent is None or len(exponent[1]) <= 3 else Fraction(-1)
     except (ValueError, ZeroDivisionError):
         exact = Fraction(-1)
     if not 0 < exact < 1:
         raise MaskError(
-            f"ratio is {ratio!s:.40}; it must be a number above 0 and below 1.",
+            f"ratio is {text:.40}; it must be a number above 0 and below 1.",
             code="mask-ratio",
             hint="Give the share of patches to hide, for example 0.75.",
             field="ratio",

@@ -102,7 +102,7 @@ def _place(given: argparse.Namespace, suffix: str) -> Path | None:
     Raises:
         MaskError: It is a folder, is one of the files to read, or its name promises another format.
     """
-    out: Path = given.out or given.photo.with_name(f"{given.photo.stem}-unmasked{suffix}")
+    out: Path = given.out or given.photo.parent / f"{given.photo.stem}-unmasked{suffix}"
     if suffix == ".png" and str(out) == "-":
         return None
     read = [path for path in (given.photo, given.like, given.drawing, given.weights) if path]

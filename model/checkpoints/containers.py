@@ -92,6 +92,11 @@ def open_raw(path: Path, key: str | None = None) -> RawFile:
         CheckpointError: It is missing, cut, not a weight file, or a pickle of more than tensors; or the key is not
             in it.
     """
+    with files.reading(path):
+        return _open_raw(path, key)
+
+
+def _open_raw(path: Path, key: str | None) -> RawFile:
     parts = files.parts(path)
     tensors: dict[str, Tensor] = {}
     header: dict[str, str] = {}

@@ -40,7 +40,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     Raises:
         CheckpointError: The source cannot be read, lacks what the new layout needs, or ``out`` cannot hold that.
     """
-    _check_out(source, out, to)
+    check_out(source, out, to)
     if to == "timm":
         return _write_timm(out, *store.open_known(source, given))
     checkpoint = store.read(source, given)
@@ -63,8 +63,12 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     return out
 
 
-def _check_out(source: Path, out: Path, to: To) -> None:
-    """Before anything is read: a folder is not a file, the authors' layout is a pickle, and the source stays."""
+def check_out(source: Path, out: Path, to: To | Literal["onnx"]) -> None:
+    """Before anything is read: a folder is not a file, the authors' layout is a pickle, and the source stays.
+
+    Raises:
+        CheckpointError: ``out`` cannot be written in this layout, or is what would be read.
+    """
     if to == "huggingface" and out.exists() and not out.is_dir():
         raise refuse(f"{out} is a file, and {to} is a folder", "Name a folder.", "out")
     if to != "huggingface" and out.is_dir():

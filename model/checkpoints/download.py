@@ -88,6 +88,17 @@ def download(url: str, out: Path, *, sha256: str = "", md5: str = "") -> str:
             than promised, or the disk is full. What came so far stays for the next try, except a wrong file.
     """
     file = _Received(url, out.with_name(out.name + ".download"), sha256)
+    try:
+        return _download(file, out, md5)
+    except OSError as error:  # the network's are all sorted by now
+        raise refuse(
+            f"{out.parent} cannot be written to ({error.strerror or error})",
+            "Set XDG_CACHE_HOME to a folder that can.",
+            "write",
+        ) from error
+
+
+def _download(file: _Received, out: Path, md5: str) -> str:
     with _alone(file.part), tqdm(
         desc=out.name, unit="B", unit_scale=True, disable=None
     ) as bar:  # fmt: skip
@@ -102,7 +113,7 @@ def download(url: str, out: Path, *, sha256: str = "", md5: str = "") -> str:
                 barren = 0 if file.have > before else barren + 1
                 if barren == _ATTEMPTS:
                     raise refuse(
-                        f"{url} was interrupted at {file.have / 1e6:.1f} MB ({cut})",
+                        f"{file.url} was interrupted at {file.have / 1e6:.1f} MB ({cut})",
                         "Run the same command again: it goes on from there.",
                         "cut",
                     ) from cut

@@ -83,6 +83,23 @@ def refuse(message: str, hint: str, code: str) -> CheckpointError:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which place could not be read, for whatever reason of the machine's.
+
+    Raises:
+        CheckpointError: It could not: no permission, a name that is too long, a disk that is gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise refuse(
+            f"{path!s:.200} cannot be read ({error.strerror or error})",
+            "Check the path, and who may read it.",
+            "unreadable",
+        ) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write beside, force it to disk, rename: a reader sees the old file or the whole new one.
 

@@ -150,7 +150,9 @@ def _accept(entry: Entry, accepted: bool, ask: Callable[[str], bool] | None) -> 
             "Read it and give --accept-licence.",
             "licence",
         )
-    files.write_json(answers, {**given, entry.licence: datetime.date.today().isoformat()})
+    with registry.alone(_ACCEPTED):
+        given = registry.read_json(answers)
+        files.write_json(answers, {**given, entry.licence: datetime.date.today().isoformat()})
 
 
 def _check_whole(path: Path) -> None:

@@ -11,10 +11,13 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from filelock import FileLock
 
 from model.checkpoints import files
 from model.checkpoints.files import refuse, write_json
@@ -157,7 +160,9 @@ def locate(name_or_path: str | Path) -> Found:
     """
     known = entries()
     path = Path(name_or_path)
-    if path.exists():
+    with files.reading(path):
+        there = path.exists()
+    if there:
         for entry in known.values():  # a path may be that of a name: then what was recorded holds too
             found = find(entry)
             if found and path.resolve() == found.path.resolve():
@@ -217,27 +222,33 @@ def add(entry: Entry, *, replace: bool = False) -> Entry:
         raise refuse(
             f"{entry.name!r} cannot be a name", "Use letters, digits, . _ - and one / at most.", "name"
         )
-    rows = _added()
-    if entry.name in entries() and not (replace and entry.name in rows):
-        raise refuse(
-            f"The name {entry.name} is taken",
-            "See `weights list`; choose another, or --replace one that was added.",
-            "name",
-        )
+    _check_free(entry.name, replace)
     if entry.file:
         _check_address(entry)
     values = asdict(entry)
     if entry.path:
         path = Path(entry.path).absolute()
-        values |= {"path": str(path), "sha256": files.digest(path)}
+        with files.reading(path):
+            values |= {"path": str(path), "sha256": files.digest(path)}
         if entry.sha256 and entry.sha256 != values["sha256"]:
             raise refuse(
                 f"{path} has sha256 {values['sha256']}, not {entry.sha256}", "Fetch it again.", "hash"
             )
     plain = {field.name: field.default for field in fields(Entry)}
-    rows[entry.name] = {key: value for key, value in values.items() if value != plain[key]}
-    write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
+    with alone(_ADDED):
+        _check_free(entry.name, replace)  # again: a large file takes its time
+        rows = _added() | {entry.name: {key: of for key, of in values.items() if of != plain[key]}}
+        write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
     return Entry(**values)
+
+
+def _check_free(name: str, replace: bool) -> None:
+    if name in entries() and not (replace and name in _added()):
+        raise refuse(
+            f"The name {name} is taken",
+            "See `weights list`; choose another, or --replace one that was added.",
+            "name",
+        )
 
 
 def remove(name: str) -> None:
@@ -246,11 +257,33 @@ def remove(name: str) -> None:
     Raises:
         CheckpointError: It was not added.
     """
-    rows = _added()
-    if name not in rows:
-        raise refuse(f"{name!r:.80} was never added", "See `weights list`.", "unknown")
-    del rows[name]
-    write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
+    with alone(_ADDED):
+        rows = _added()
+        if name not in rows:
+            raise refuse(f"{name!r:.80} was never added", "See `weights list`.", "unknown")
+        del rows[name]
+        write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
+
+
+@contextmanager
+def alone(record: str) -> Iterator[None]:
+    """Only one process at a time changes a record of ours: what another one wrote meanwhile would be lost.
+
+    Raises:
+        CheckpointError: The folder cannot be written to.
+    """
+    folder = weights_folder()
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(folder / f".{record}.lock"))
+        except OSError as error:
+            raise refuse(
+                f"{folder} cannot be written to ({error.strerror or error})",
+                "Set XDG_CACHE_HOME to a folder that can.",
+                "write",
+            ) from error
+        yield
 
 
 def _added() -> dict[str, dict[str, Any]]:

@@ -115,7 +115,9 @@ def _told_target(raw: RawFile) -> tuple[Target | None, str]:
     if isinstance(options.get("norm_pix_loss"), bool):
         return _target(options["norm_pix_loss"]), "the training options stored in the file"
     if raw.config.get("model_type") == "vit_mae":
-        return _target(bool(raw.config.get("norm_pix_loss", False))), "config.json"
+        told = raw.config.get("norm_pix_loss", False)
+        if isinstance(told, bool):
+            return _target(told), "config.json"
     released = _released_target(raw)
     return released, "the file's name" if released else ""
 
@@ -294,7 +296,13 @@ def _heads(raw: RawFile, values: dict[str, Any], given: Given, *, decoder: bool)
         against = f"config.json says {stored} heads in the {part}; the {asked} that were given are used."
         return asked, "" if stored in (None, asked) else against
     if stored is not None:
-        return int(stored), ""
+        if type(stored) is not int or stored < 1:
+            raise refuse(
+                f"{raw.path.name}: config.json says {stored!r:.40} heads in the {part}",
+                f"Correct it there, or give --{field.replace('_', '-')}.",
+                "shape",
+            )
+        return stored, ""
     for size in SIZES.values():
         if all(getattr(size, key) == value for key, value in values.items() if key not in _FREE):
             return int(getattr(size, field)), ""

@@ -212,7 +212,8 @@ def check_config(raw: RawFile, config: MAEConfig) -> tuple[str, ...]:
     epsilon = raw.config.get("layer_norm_eps", 1e-6)
     if epsilon != 1e-6:
         notes.append(
-            f"config.json asks for layer_norm_eps {epsilon:g}; 1e-6 is used, as in training (differs by about 2e-5)."
+            f"config.json asks for layer_norm_eps {epsilon!r:.40}; 1e-6 is used, as in training "
+            "(1e-12 differs by about 2e-5)."
         )
     if config.pixel_mean or config.pixel_std:
         mean, std = (", ".join(f"{value:g}" for value in of) for of in (config.image_mean, config.image_std))

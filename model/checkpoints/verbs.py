@@ -79,13 +79,14 @@ def _inspect(given: argparse.Namespace) -> str:
 
 
 def _convert(given: argparse.Namespace) -> str:
+    from model.checkpoints.convert import check_out, convert
+
     if given.to == "onnx":
         from model.checkpoints import store
         from model.export import write_onnx
 
+        check_out(given.source, given.out, "onnx")
         return f"Written: {write_onnx(store.read(given.source, _given(given)), given.out)}"
-    from model.checkpoints.convert import convert
-
     return f"Written: {convert(given.source, given.out, to=given.to, given=_given(given))}"
 
 

@@ -60,6 +60,7 @@ class Scenes:
 
     photos: Photos
     things: tuple[tuple[tuple[int, list[NDArray[np.float32]]], ...], ...]
+    sizes: tuple[tuple[int, int] | None, ...]
     classes: tuple[str, ...]
     digest: str
     crowds: int = 0
@@ -99,6 +100,10 @@ class Scenes:
                     found[one["image_id"]].append((order[one["category_id"]], polygons))
             entries = tuple(_entry(folder, one["file_name"]) for one in facts["images"])
             things = tuple(tuple(found[one["id"]]) for one in facts["images"])
+            sizes = tuple(
+                (int(one["height"]), int(one["width"])) if one.keys() >= {"height", "width"} else None
+                for one in facts["images"]
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{file} cannot be read as COCO annotations: {error!r:.100}.",
@@ -106,7 +111,7 @@ class Scenes:
                 hint="Give a folder with annotations.json (images, annotations, categories) and its pictures.",
                 field="data",
             ) from error
-        scenes = cls(Photos(entries), things, known, hashlib.sha256(text).hexdigest(), crowds, unlined)
+        scenes = cls(Photos(entries), things, sizes, known, hashlib.sha256(text).hexdigest(), crowds, unlined)
         if not any(things):
             raise DataError(
                 f"{file} outlines nothing on its pictures: {scenes.told}.",
@@ -134,6 +139,15 @@ class Scenes:
     def scene(self, number: int, side: int, flip: bool = False) -> Scene:
         """A photo in a square of a side; ``flip``: mirrored left to right, its things too."""
         photo = self.photos.decode(number)
+        told, found = self.sizes[number], tuple(photo.shape[1:])
+        if told is not None and told != found:
+            raise DataError(
+                f"{self.photos.entries[number].name} is {found[1]} x {found[0]} pixels upright; its annotations are for "
+                f"{told[1]} x {told[0]}.",
+                code="coco",
+                hint="Give the pictures that were annotated, or scale the outlines with them.",
+                field="data",
+            )
         scale = side / max(photo.shape[1:])
         height, width = (max(round(length * scale), 1) for length in photo.shape[1:])
         square = torch.zeros(3, side, side)
@@ -142,7 +156,8 @@ class Scenes:
         classes, masks = [], []
         for class_, polygons in self.things[number]:
             mask = np.zeros((side, side), dtype=np.uint8)
-            cv2.fillPoly(mask, [(polygon * scale).round().astype(np.int32) for polygon in polygons], 1)
+            for polygon in polygons:  # one by one: together their overlaps would be holes
+                cv2.fillPoly(mask, [(polygon * scale).round().astype(np.int32)], 1)
             if mask.any(axis=0).sum() > 1 and mask.any(axis=1).sum() > 1:
                 classes.append(class_)
                 masks.append(torch.from_numpy(mask))

@@ -256,10 +256,10 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
     with replacing(task.out / f"{name}.safetensors") as part:
         weights = {key: value.cpu().contiguous() for key, value in run.result.state_dict().items()}
         save_file(weights, part, metadata={"format": "pt", "classes": json.dumps(task.train.classes)})
-    keep.forget()
     pages.write(
         task.out, name, f"{settings.kind}: {task.encoder.name}", facts, _blocks(task, name, found, facts)
     )
+    keep.forget()
     return facts
 
 

@@ -108,16 +108,17 @@ def _tuned(
     rows = []
     for name, kind, last, encoder in asked:
         length = {"blocks": last, "epochs": samples / len(task.train)}
-        facts = finetune.answer(replace(task, encoder=encoder), _settings(kind, questions, length))
+        facts = finetune.answer(replace(task, encoder=encoder), _settings(kind, questions, length, task))
         rows.append(
             _line(name, task, facts["answer"]) | {"epochs": facts["epochs"], "samples": facts["samples"]}
         )
     return rows
 
 
-def _settings(kind: str, questions: Questions, changes: dict[str, Any]) -> finetune.Settings:
+def _settings(kind: str, questions: Questions, changes: dict[str, Any], task: Task) -> finetune.Settings:
     rate = {} if questions.base_lr is None else {"base_lr": questions.base_lr}
-    return replace(finetune.load_settings(kind, finetune.SHORT | rate | changes), ema=None)
+    given = finetune.SHORT | rate | changes
+    return replace(finetune.load_settings(kind, given, task.encoder.config.width), ema=None)
 
 
 def _plan(task: Task, questions: Questions) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _plan(task: Task, questions: Questions) -> dict[str, Any]:
     asked = state.digest(length)
 
     def plan() -> dict[str, Any]:
-        epochs = finetune.epochs_in(task, _settings("finetune", questions, length))
+        epochs = finetune.epochs_in(task, _settings("finetune", questions, length, task))
         facts = {"asked": asked, "samples": round(epochs * len(task.train))}
         write_json(file, facts)
         return facts

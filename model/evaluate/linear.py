@@ -265,8 +265,6 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         **task.facts(asdict(protocol)), "question": "linear", "protocol": asdict(protocol), "rates": dict(wanted),
         "tried": tried, **{pool: of.to_dict() for pool, of in found.items()}, "curve": fitted.curve,
     }  # fmt: skip
-    if keep:
-        keep.forget()
     pages.write(
         task.out,
         name,
@@ -274,6 +272,8 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
         facts,
         _blocks(task, name, protocol, rates, found, fitted),
     )
+    if keep:
+        keep.forget()
     return facts
 
 

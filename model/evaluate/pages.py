@@ -85,7 +85,6 @@ def write(out: Path, name: str, title: str, facts: dict[str, Any], blocks: Seque
     for block in blocks:
         if isinstance(block, Figure):
             _put(out / block.file, block.content)
-    _put(out / f"{name}.json", _json(facts) + "\n")
     body = "".join(map(_html, blocks))
     html = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -94,6 +93,7 @@ def write(out: Path, name: str, title: str, facts: dict[str, Any], blocks: Seque
     _put(out / f"{name}.html", html)
     markdown = out / f"{name}.md"
     _put(markdown, f"# {title}\n\n" + "\n\n".join(map(_markdown, blocks)) + "\n")
+    _put(out / f"{name}.json", _json(facts) + "\n")  # last: where it lies the question is answered
     return markdown
 
 

@@ -58,10 +58,14 @@ def answered(file: Path, asked: str, ask: Callable[[], dict[str, Any]]) -> dict[
     """
     if not file.is_file():
         return ask()
-    facts: dict[str, Any] = json.loads(file.read_text())
-    if facts.get("asked") != asked:
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+        other = facts.get("asked") != asked
+    except (OSError, ValueError, AttributeError):
+        other = True
+    if other:
         raise DataError(
-            f"{file} is about other weights, photos or settings.",
+            f"{file} is about other weights, photos or settings, or damaged.",
             code="judged",
             hint="Give another folder with --out, or remove that file.",
             field="out",

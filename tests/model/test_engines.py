@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from model.checkpoints import files, store
+from model.checkpoints.convert import convert
 from model.config import MAEConfig
 from model.engines import OpenVINOEngine, TorchEngine, has_bf16
 from model.errors import CheckpointError
@@ -117,6 +118,12 @@ def test_a_proof_outlives_the_process_and_belongs_to_its_weights(debug_file: Pat
     (tmp_path / "cut.npz").write_bytes((tmp_path / "kept.npz").read_bytes()[:500])
     assert Proof.read(tmp_path / "cut.npz", checkpoint.digest) is None
     assert Proof.read(tmp_path / "none.npz", checkpoint.digest) is None
+    whole = (tmp_path / "kept.npz").read_bytes()
+    for place in range(0, len(whole), max(len(whole) // 500, 1)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        Proof.read(tmp_path / "damaged.npz", checkpoint.digest)  # whatever numpy, zlib or tokenize say
 
 
 def test_one_wrong_weight_does_not_pass(debug_file: Path) -> None:
@@ -184,7 +191,24 @@ def test_a_proof_beside_the_weights_is_found(
     assert not (tmp_path / "empty").exists(), "nothing had to be made"
 
 
-@pytest.mark.parametrize(("field", "text"), [("config", "{"), ("config", "[1]"), ("card", "[1]")])
+def test_a_proof_is_not_made_beside_what_torch_has_to_read_anyway(debug_file: Path, tmp_path: Path) -> None:
+    theirs = convert(debug_file, tmp_path / "a.pth", to="authors")
+    with pytest.raises(CheckpointError, match="takes torch to read it") as caught:
+        prove(theirs)
+    assert "--to unmask" in caught.value.hint
+    assert not list(tmp_path.glob("a.pth.*"))
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("config", "{"),
+        ("config", "[1]"),
+        ("config", "[]"),
+        ("config", '{"patch_size": 0.0}'),
+        ("card", "[1]"),
+    ],
+)
 def test_a_head_that_cannot_be_read_says_nothing(debug_file: Path, field: str, text: str) -> None:
     assert said_of(debug_file)["grid"] == list(store.read(debug_file).network.config.grid)
     with safe_open(debug_file, "numpy") as file:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from model.__main__ import main
 from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES
-from model.errors import DataError
+from model.errors import CheckpointError, DataError
 from model.evaluate import classifier, finetune, judge, state, transfer
 from model.evaluate.augment import Augmented, Samples, batches, seeded
 from model.evaluate.features import load_encoder
@@ -160,9 +160,42 @@ def test_wider_encoders_have_the_papers_settings_for_them_and_what_is_given_wins
     assert (scratch.epochs, scratch.drop_path, scratch.weight_decay) == (200, 0.2, 0.3)
 
 
-def test_judge_takes_the_last_step_of_what_was_pre_trained_and_of_what_was_not() -> None:
+def test_judge_takes_the_last_step_of_what_was_pre_trained_and_of_what_was_not(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    task = _task(debug_file, shapes, tmp_path)
     for kind in ("finetune", "partial", "scratch"):
-        assert judge._settings(kind, judge.Questions(), {}).ema is None
+        assert judge._settings(kind, judge.Questions(), {}, task).ema is None
+
+
+def test_judge_fine_tunes_a_wide_encoder_by_the_papers_settings_for_it(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    task = _task(debug_file, shapes, tmp_path)
+    assert judge._settings("finetune", judge.Questions(), {}, task).layer_decay == 0.65
+    task.encoder.config = replace(task.encoder.config, width=1024)
+    assert judge._settings("finetune", judge.Questions(), {}, task).layer_decay == 0.75
+
+
+def test_a_report_that_cannot_be_written_costs_no_training(
+    debug_file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    task = _task(debug_file, shapes, tmp_path / "out")
+    settings = finetune.load_settings("finetune", {**finetune.SHORT, "epochs": 1})
+    whole = finetune.answer(_task(debug_file, shapes, tmp_path / "whole"), settings)
+    stem = next((tmp_path / "whole").glob("*.json")).stem
+    blocked = tmp_path / "out" / f"{stem}.html"
+    blocked.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        finetune.answer(task, settings)
+    assert list((tmp_path / "out").glob("*.state")), "the training is kept"
+    assert not (tmp_path / "out" / f"{stem}.json").exists(), "and not taken for answered"
+    blocked.rmdir()
+    assert finetune.answer(task, settings)["answer"] == whole["answer"]
+    assert blocked.is_file()
+    (tmp_path / "out" / f"{stem}.json").write_text('{"a": ')
+    with pytest.raises(DataError, match="or damaged"):
+        finetune.answer(task, settings)
 
 
 def test_every_photo_comes_once_an_epoch() -> None:

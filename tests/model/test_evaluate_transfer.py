@@ -104,9 +104,36 @@ def test_a_side_that_is_not_in_whole_patches_is_refused(encoder_file: Path, tmp_
         )
 
 
+def _put(folder: Path, pixels: Any) -> None:
+    """Another first photo, and its size in the annotations."""
+    (folder / "0.png").write_bytes(encoded(pixels))
+    facts = json.loads((folder / "annotations.json").read_text())
+    facts["images"][0] |= {"height": len(pixels), "width": len(pixels[0])}
+    (folder / "annotations.json").write_text(json.dumps(facts))
+
+
+def test_polygons_of_one_thing_that_overlap_are_all_of_it(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", 1, 0)
+    facts = json.loads((folder / "annotations.json").read_text())
+    squares = [[0, 0, 39, 0, 39, 39, 0, 39], [20, 20, 59, 20, 59, 59, 20, 59]]
+    facts["annotations"] = [facts["annotations"][0] | {"segmentation": squares}]
+    (folder / "annotations.json").write_text(json.dumps(facts))
+    mask = Scenes.open(folder).scene(0, 64).masks[0]
+    assert int(mask.sum()) == 2 * 40 * 40 - 20 * 20
+
+
+def test_annotations_of_a_picture_of_another_size_are_refused(tmp_path: Path) -> None:
+    folder = _set(tmp_path / "set", 1, 0)
+    (folder / "0.png").write_bytes(encoded(photo(32, 64)))
+    with pytest.raises(
+        DataError, match=r"0\.png is \d+ x \d+ pixels upright; its annotations are for 64 x 64"
+    ):
+        Scenes.open(folder).scene(0, 64)
+
+
 def test_a_mirrored_photo_takes_its_things_along_and_leaves_its_padding(tmp_path: Path) -> None:
     folder = _set(tmp_path / "set", 1, 0)
-    (folder / "0.png").write_bytes(encoded(photo(40, 64)))
+    _put(folder, photo(40, 64))
     scenes = Scenes.open(folder)
     plain, mirrored = scenes.scene(0, 64), scenes.scene(0, 64, flip=True)
     assert plain.size == mirrored.size == (64, 40)
@@ -118,7 +145,7 @@ def test_a_mirrored_photo_takes_its_things_along_and_leaves_its_padding(tmp_path
 def test_padding_is_neither_learned_nor_counted_and_nothing_is_no_class(tmp_path: Path) -> None:
     folder = _set(tmp_path / "set", 1, 0)
     wide = np.full((32, 64, 3), 110, dtype=np.uint8)
-    (folder / "0.png").write_bytes(encoded(wide))
+    _put(folder, wide)
     facts = json.loads((folder / "annotations.json").read_text())
     facts["annotations"] = facts["annotations"][:1]
     facts["annotations"][0]["segmentation"] = [[0, 0, 31, 0, 31, 31, 0, 31]]

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model import Options
+from model.__main__ import main
 from model.checkpoints import shapes, store
 from model.checkpoints.convert import convert
 from model.checkpoints.files import FORMAT
@@ -521,6 +522,34 @@ def test_another_activation_is_refused(tmp_path: Path, ours: Path) -> None:
         store.read(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "code"),
+    [
+        ("num_attention_heads", "abc", "checkpoint-shape"),
+        ("num_attention_heads", [1], "checkpoint-shape"),
+        ("num_attention_heads", 3.7, "checkpoint-shape"),
+        ("num_attention_heads", float("inf"), "checkpoint-shape"),
+        ("norm_pix_loss", "false", "checkpoint-target-unknown"),
+        ("layer_norm_eps", "1e-12", ""),
+        ("layer_norm_eps", None, ""),
+    ],
+)
+def test_a_config_that_says_nonsense_is_not_guessed_at(
+    key: str, value: object, code: str, tmp_path: Path, ours: Path
+) -> None:
+    folder = convert(ours, tmp_path / "h1", to="huggingface")
+    weights = folder / "model.safetensors"
+    save_file(load_file(weights), weights, {"format": "pt"})  # without what it says of itself
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, key: value}))
+    if code:
+        with pytest.raises(CheckpointError) as caught:
+            store.read(folder)
+        assert caught.value.code == code
+    else:
+        assert any("layer_norm_eps" in note for note in inspect(folder).notes)
+
+
 @pytest.mark.slow
 def test_vit_base_agrees_with_transformers_through_the_folder(tmp_path: Path) -> None:
     network = _network(MAEConfig())
@@ -565,6 +594,7 @@ def test_what_is_converted_is_not_written_over(to: Any, tmp_path: Path, ours: Pa
         before = file.read_bytes()
         with pytest.raises(CheckpointError, match=r"would be lost|is a file|is a folder"):
             convert(source, source, to=to)
+        assert main(["convert", str(source), str(file), "--to", "onnx"]) == 2
         if file.parent == folder:
             with pytest.raises(CheckpointError, match="would be lost"):
                 convert(source, folder if to == "huggingface" else file, to=to)

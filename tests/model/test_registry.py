@@ -9,7 +9,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +312,36 @@ def test_a_file_of_ones_own_that_changed_is_taken_anew_or_opened_by_its_path(
     assert store.read(Path("mine")).name == "other"
     with pytest.raises(CheckpointError, match="is taken"):
         registry.add(Entry(name="small", path=str(debug_file)), replace=True)
+
+
+def test_names_added_side_by_side_are_all_kept(debug_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = threading.Barrier(4, timeout=10)
+    digest = files.digest
+
+    def slow(path: Path) -> str:
+        reached.wait()  # all have looked whether their name is free, and none has written
+        return digest(path)
+
+    monkeypatch.setattr(files, "digest", slow)
+    names = [f"n{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda name: registry.add(Entry(name=name, path=str(debug_file))), names))
+    assert registry.entries().keys() >= set(names)
+
+
+def test_a_folder_of_weights_that_cannot_be_made_is_said(
+    debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match=r"file.* cannot be read"):
+        registry.add(Entry(name="mine", path=str(debug_file)))
+
+
+def test_a_path_that_no_disk_can_hold_is_said() -> None:
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        store.read(Path("x" * 300))
+    assert caught.value.code == "checkpoint-unreadable"
 
 
 def test_a_file_of_ones_own_that_is_gone_is_said_and_its_name_can_be_forgotten(

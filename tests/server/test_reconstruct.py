@@ -355,6 +355,10 @@ def test_a_picture_without_settings_has_none_to_tell(client: TestClient) -> None
         ({"strategy": "random", "seed": -5}, "seed"),
         ({"strategy": "\0<script>"}, "strategy"),
         ({"strategy": "random", "ratio": "1.5"}, "ratio"),
+        (
+            {"strategy": "random", "ratio": "1e-999999999"},
+            "ratio",
+        ),  # minutes of work, and no other thread runs
         ({"strategy": "random", "panels": ["nope"]}, "panels"),
         ({"strategy": "random", "panels": ["uncertainty"]}, "panels"),
     ],
