@@ -142,8 +142,8 @@ class Scenes:
         told, found = self.sizes[number], tuple(photo.shape[1:])
         if told is not None and told != found:
             raise DataError(
-                f"{self.photos.entries[number].name} is {found[1]} x {found[0]} pixels upright; its annotations are for "
-                f"{told[1]} x {told[0]}.",
+                f"{self.photos.entries[number].name} is {found[1]} x {found[0]} pixels upright; its annotations are "
+                f"for {told[1]} x {told[0]}.",
                 code="coco",
                 hint="Give the pictures that were annotated, or scale the outlines with them.",
                 field="data",
