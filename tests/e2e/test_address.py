@@ -95,3 +95,17 @@ def test_nonsense_in_the_address_is_left_out_and_told(new_page: OpenPage) -> Non
     explore.click(0, 0)
     explore.settle()
     assert explore.status == ""
+
+
+def test_back_to_another_tab_keeps_the_address_of_the_view_that_is_shown(explore: ExplorePage) -> None:
+    tabs = explore.one("button[role=tab]")
+    tabs.nth(1).click()
+    explore.page.wait_for_function("location.search.includes('tab=compare')")
+    tabs.nth(0).click()
+    explore.page.wait_for_function("!location.search.includes('tab=')")
+    explore.one(".um-sample").nth(1).click()
+    explore.settle()
+    assert address(explore)["pic"] == "cat"
+    explore.page.go_back()
+    explore.page.wait_for_function("location.search.includes('tab=compare')")
+    assert address(explore)["pic"] == "cat"

@@ -263,15 +263,21 @@ def test_another_language_relabels_and_asks_nothing(compare: ExplorePage) -> Non
 
 
 def test_a_change_on_explore_is_told_and_not_followed_by_itself(compare: ExplorePage) -> None:
-    compare.one("button[role=tab]").nth(0).click()
+    tabs, line = compare.one("button[role=tab]"), row(compare, "ratios").locator(".um-progress").first
+    tabs.nth(0).click()
     compare.click(2, 2)
     compare.settle()
     asked = len(compare.sent())
-    compare.one("button[role=tab]").nth(1).click()
+    tabs.nth(1).click()
+    assert not line.text_content(), "a row with shares of its own would be asked the same"
+    tabs.nth(0).click()
+    compare.one(".um-shuffle").first.click()
+    compare.settle()
+    tabs.nth(1).click()
     compare.page.wait_for_function(
         "document.querySelector('.um-row-ratios .um-progress').textContent.startsWith('Explore shows')"
     )
-    assert len(compare.sent()) == asked
+    assert len(compare.sent()) == asked + 1
 
 
 def test_a_row_keeps_the_name_of_what_it_was_asked_with(compare: ExplorePage) -> None:

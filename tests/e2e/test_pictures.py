@@ -219,3 +219,35 @@ def test_an_example_that_arrives_late_does_not_replace_the_own_picture(explore: 
     explore.page.wait_for_timeout(500)
     explore.settle()
     assert explore.evaluate("window.unmask.state.picture.title") == "own.png"
+
+
+def test_a_picture_of_the_page_that_is_dragged_is_no_upload(explore: ExplorePage) -> None:
+    assert explore.evaluate(
+        "[...document.querySelectorAll('.um-sample img')].every((image) => !image.draggable)"
+    )
+    title = explore.evaluate("window.unmask.state.picture.title")
+    explore.evaluate(
+        "() => document.querySelector('.um-grid').dispatchEvent(new DragEvent('dragstart', { bubbles: true }))"
+    )
+    explore.evaluate(HAND_OVER, ["drop", list(quarters())])
+    assert explore.evaluate("window.unmask.state.picture.title") == title
+    explore.evaluate("() => document.dispatchEvent(new DragEvent('dragend'))")
+    explore.evaluate(HAND_OVER, ["drop", list(quarters())])
+    wait_for_picture(explore, "dropped.png")
+
+
+def test_the_mask_of_a_link_survives_a_touch_before_the_first_picture(new_page: OpenPage) -> None:
+    explore = new_page()
+    held: list[Route] = []
+    explore.page.route("**/v1/samples/coffee", lambda route: held.append(route))
+    explore.page.goto(explore.url, wait_until="commit")
+    explore.one(".um-grid").wait_for()
+    explore.page.wait_for_function("window.unmask && window.unmask.grid")
+    explore.one(".um-grid").click(position={"x": 40, "y": 40})
+    explore.one(".um-grid").press(" ")
+    explore.one(".um-invert").click()
+    for route in held:
+        route.continue_()
+    explore.settle()
+    assert explore.strategy == "random"
+    assert explore.mask.count("1") == 147

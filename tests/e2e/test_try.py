@@ -57,7 +57,7 @@ def test_uncertainty_is_shown_with_its_scale(explore: ExplorePage) -> None:
     assert explore.canvas() != result
     sent = explore.sent()[-1]
     assert (sent["cover"], sent["panels"]) == ("ensemble", "uncertainty")
-    assert explore.one(".um-legend-title").inner_text().startswith("Where 8 random masks")
+    assert explore.one(".um-legend-title").inner_text().startswith("Where 8 masks of this kind")
     assert len(explore.one(".um-ticks span").all_inner_texts()) == 3
     explore.screenshot("view-uncertainty")
     explore.click(3, 3)
@@ -145,3 +145,13 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
         ("small", None),
     ], "each by its own honest view"
     again.screenshot("compare-models", full=True)
+
+
+def test_masks_that_are_always_the_same_are_not_called_certain(explore: ExplorePage) -> None:
+    explore.choose("strategy", "grid")
+    explore.settle()
+    explore.choose("view", "uncertainty")
+    explore.settle()
+    assert "every grid mask is the same" in explore.one(".um-note").inner_text()
+    assert explore.one(".um-legend").is_hidden()
+    assert not any("cover" in dict(form) for form in explore.evaluate("window.sent || []"))

@@ -74,7 +74,7 @@ $('.um-walk-go').addEventListener('click', () => {
 });
 $('.um-walk-range').addEventListener('input', (event) => { if (playing) stopPlaying(); showFrame(Number(event.target.value)); });
 store.watch(({ picture, model }) => {
-  const now = picture && `${picture.title} ${model.name} ${base().seed} ${picture.blob.size}`;
+  const now = picture && `${picture.title} ${model.name} ${base().seed} ${base().view} ${picture.blob.size}`;
   if (walked !== now) { // the frames would be another picture's
     if (walking) walking.abort('replaced');
     frames = [];

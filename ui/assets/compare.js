@@ -66,11 +66,11 @@ const costOf = ({ cover, samples }) => (cover === 'complete' ? 4 : cover === 'en
 /** Asks for a job; where an ensemble is too much work for the server, for a smaller one, and the job says so. */
 async function askWithin(job, blob, options) {
   try {
-    return await askFigure(job.blob ? job.fields : sent(job.fields), blob, options);
+    return await askFigure(job.sent, blob, options);
   } catch (error) {
     const samples = Number(job.fields.samples);
     if (!(samples > 2) || !String(error.problem?.type).endsWith('too-much-work')) throw error;
-    job.fields = { ...job.fields, samples: String(samples / 2) };
+    for (const key of ['fields', 'sent']) job[key] = { ...job[key], samples: String(samples / 2) };
     return askWithin(job, blob, options);
   }
 }
@@ -86,7 +86,7 @@ function leftOf(requests) {
 
 const { modelShown } = store;
 /** What Explore shows, as a row is asked with it. */
-const shownNow = () => ({ picture: store.state.picture, model: modelShown(), fields: JSON.stringify(store.state.fields) });
+const shownNow = () => ({ picture: store.state.picture, model: modelShown(), fields: { ...base(), crop: store.state.fields.crop } });
 /** Whether two are of one picture: an example is fetched anew each time, a file of one's own is the same file. */
 const samePicture = (a, b) => Boolean(a && b) && (a.sample || a.source) === (b.sample || b.source);
 
@@ -105,18 +105,21 @@ function createRow(name, { jobs, paint, after = () => {}, own = false, before = 
   const section = $('.um-row-' + name), one = (selector) => section.querySelector(selector);
   const go = one('.um-go'), halt = one('.um-halt'), line = one('.um-progress'), figure = one('.um-figure');
   let running = null, asked = [], results = [], of = null, said = ['', {}];
+  let uses = []; // fields of Explore that all of the row's jobs were asked with: its own it varies
 
   function isStale() {
     const now = shownNow();
-    return now.model.name !== of.model.name || now.fields !== of.fields || !(own || samePicture(now.picture, of.picture));
+    return now.model.name !== of.model.name || uses.some((key) => now.fields[key] !== of.fields[key]) || !(own || samePicture(now.picture, of.picture));
   }
 
   function tell(key, values = {}) { said = [key, values]; line.textContent = key && words(key, values); }
   function draw() {
     const wanted = jobs().reduce((sum, { fields }) => sum + costOf(fields), 0);
     go.textContent = words('compare.run', { c: wanted });
+    const focused = document.activeElement; // a button that goes hands the focus to the one that comes
     go.disabled = Boolean(running) || !wanted || !store.state.picture;
     halt.hidden = !running;
+    if (focused === go && running) halt.focus(); else if (focused === halt && !running) go.focus();
     tell(...said);
     figure.replaceChildren(...(of ? paint(results, asked, of) : []));
     one('.um-options').hidden = !asked.length;
@@ -130,7 +133,9 @@ function createRow(name, { jobs, paint, after = () => {}, own = false, before = 
     draw();
     await before({ signal: stop.signal, waiting });
     if (stop !== running) return;
-    asked = jobs(); results = []; of = shownNow();
+    results = []; of = shownNow();
+    asked = jobs().map((job) => ({ ...job, sent: job.blob ? job.fields : sent(job.fields) })); // now: Explore may go on meanwhile
+    uses = Object.keys(of.fields).filter((key) => key === 'crop' || asked.every(({ fields }) => fields[key] === of.fields[key]));
     tell('', {}); draw();
     for (let i = 0; i < asked.length && !stop.signal.aborted; i++) {
       const { blob } = asked[i], began = performance.now();

@@ -54,7 +54,8 @@ on('.um-view', 'change', (event) => {
   state.view = event.target.value;
   state.spread = '';
   if (state.view === 'error' && shown && !shown.images.error) { state.force = true; client.pump(); }
-  if (state.view === 'uncertainty' && shown && !shown.spread) { wantSpread(); client.pump(); }
+  if (shown && !shown.spread) wantSpread();
+  if (state.spread) client.pump();
   share(); renderRight(); say(result.getAttribute('aria-label'));
 });
 on('.um-split', 'input', renderRight);

@@ -30,6 +30,7 @@ props.samples.forEach((sample) => {
   button.type = 'button'; button.className = 'um-sample'; button.dataset.name = sample.name;
   button.setAttribute('aria-pressed', 'false');
   image.src = sample.thumb; image.width = image.height = 72;
+  image.draggable = false; // a slip of the mouse is a click
   button.append(image);
   button.addEventListener('click', () => { offerSample(sample); lookAtPair(); });
   $('.um-samples').append(button);
@@ -48,7 +49,10 @@ on(document, 'paste', (event) => {
   if (file && visible()) { event.preventDefault(); offerFile(file); }
 });
 // On every tab: the browser would leave the page for a file that nobody takes, and with it all that was done here.
-const carriesFiles = (event) => [...(event.dataTransfer?.types || [])].includes('Files');
+// A picture of the page that is dragged carries a file too: it is none of the reader's.
+let ours = false;
+for (const type of ['dragstart', 'dragend']) on(document, type, () => { ours = type === 'dragstart'; });
+const carriesFiles = (event) => !ours && [...(event.dataTransfer?.types || [])].includes('Files');
 on(document, 'dragover', (event) => { if (carriesFiles(event)) { event.preventDefault(); $('.um-drop').hidden = false; } });
 on(document, 'dragleave', (event) => { if (!event.relatedTarget) $('.um-drop').hidden = true; });
 on(document, 'drop', (event) => {

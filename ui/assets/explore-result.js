@@ -43,9 +43,12 @@ function paintSlider() {
   $('.um-line').style.left = share * 100 + '%';
   $('.um-split').setAttribute('aria-valuetext', words('view.slider_value', { x: Math.round(share * 100) }));
 }
+/** A grid of three quarters is the same for every seed: masks of it cannot disagree. */
+const alwaysSame = () => state.strategy === 'grid' && state.ratios.grid === 75;
 /** Why there is no uncertainty, or that it is on its way. */
 function spreadNote() {
   if (!isRule()) return words('view.spread_rule');
+  if (alwaysSame()) return words('view.spread_same');
   return shown && shown.spread ? '' : words('view.spread_wait', { s: state.samples });
 }
 function scaleOf(view) {

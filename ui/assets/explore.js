@@ -117,7 +117,7 @@ function spreadJob() {
   body.append('samples', String(state.samples));
   return { body, kind: 'spread', edition: state.edition };
 }
-function wantSpread() { state.spread = state.view === 'uncertainty' && isRule() ? 'wanted' : ''; }
+function wantSpread() { state.spread = state.view === 'uncertainty' && isRule() && !alwaysSame() ? 'wanted' : ''; }
 function form(panels, kind) {
   const body = new FormData();
   body.append('image', (state.incoming || state.picture).blob, 'picture');
@@ -160,7 +160,7 @@ async function accept(job, answer, images) {
   // In the view of contrast the photo it is held against is not at hand, so no patch is named.
   if (job.view === 'error' && answer.view !== 'normalised') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
   status(''); share(); controls(); renderRight(); firstShown(); sayResult();
-  if (state.view === 'uncertainty' && !gesture && isRule()) { state.spread = 'wanted'; client.pump(); }
+  if (!gesture) { wantSpread(); if (state.spread) client.pump(); }
 }
 function acceptSpread(job, answer, images) {
   state.spread = '';

@@ -56,7 +56,7 @@ function createGrid(canvas, { rows, columns, changed, rule, setRule }) {
     changed('end');
     return true;
   }
-  function edit(next) { if (!same(next, hidden)) { keep(); put(next, 'edit'); } changed('end'); }
+  function edit(next) { if (picture && !same(next, hidden)) { keep(); put(next, 'edit'); } changed('end'); }
 
   // --- pointer ---------------------------------------------------------------------------------------------
   function at(event) {
@@ -86,7 +86,7 @@ function createGrid(canvas, { rows, columns, changed, rule, setRule }) {
     changed('end');
   }
   canvas.addEventListener('pointerdown', (event) => {
-    if (event.button || stroke || !event.isPrimary) return;
+    if (!picture || event.button || stroke || !event.isPrimary) return; // before the first picture the mask may still be on its way
     canvas.setPointerCapture(event.pointerId);
     keys = false; hover = -1; cursor = at(event);
     stroke = { state: 1 - hidden[cursor], first: cursor, last: cursor, box: event.shiftKey, before: step() };
@@ -116,7 +116,7 @@ function createGrid(canvas, { rows, columns, changed, rule, setRule }) {
     return true;
   }
   canvas.addEventListener('keydown', (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return; // undo and redo are the page's
+    if (!picture || event.ctrlKey || event.metaKey || event.altKey) return; // undo and redo are the page's
     if (event.key === ' ' || event.key === 'Enter') { if (!stroke && !event.repeat) { keep(); set(cursor, 1 - hidden[cursor]); changed('end'); } }
     else if (!move(event)) return; // Tab must pass through
     keys = true; event.preventDefault(); redraw();

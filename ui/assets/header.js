@@ -85,7 +85,13 @@ function findTabs() {
   }
   new MutationObserver(nameTabs).observe(tabs.parentElement, { childList: true });
   tabs.addEventListener('keydown', moveAmongTabs);
-  addEventListener('popstate', () => openTab(tabInAddress()));
+  addEventListener('popstate', () => {
+    openTab(tabInAddress());
+    // An older entry's address tells of an older view; the page shows the one of now.
+    if (store.state.result) history.replaceState(history.state, '', store.link());
+    const lang = remembered('unmask-language') ? { lang: language() } : {};
+    putAddress({ ...lang, present: document.body.classList.contains('um-present') ? '1' : '' });
+  });
   document.addEventListener('unmask:open', (event) => openTab(event.detail));
   new MutationObserver(noteTab).observe(tabs, { subtree: true, attributeFilter: ['aria-selected'] });
 }
@@ -111,10 +117,7 @@ function paintModels({ model, models }) {
   list.value = model.name;
   element.querySelector('.um-model').textContent = words('head.model', { name: model.name });
 }
-list.addEventListener('change', () => {
-  list.disabled = true;
-  store.choose(list.value).catch(() => { list.value = store.state.model.name; }).finally(() => { list.disabled = false; });
-});
+list.addEventListener('change', () => store.choose(list.value).catch(() => { list.value = store.state.model.name; }));
 store.watch(paintModels, element);
 document.addEventListener('unmask:first', () => store.models()); // not needed for the first result, so not before it
 

@@ -29,7 +29,9 @@ function reconstruct({ picture, fields }, change, panels, signal) {
   return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue, waiting });
 }
 /** The mask of one pass: covering the picture with several masks is another story (Compare). What is sent is the crop already. */
-function single({ cover, samples, panels, crop, ...fields }) { return fields; }
+function single({ cover, samples, panels, crop, view, ...fields }) {
+  return view && view !== 'normalised' ? { ...fields, view } : fields; // contrast alone is no picture to measure against the original
+}
 
 async function follow(state) {
   const model = store.modelShown();
@@ -77,12 +79,11 @@ const mean = (list) => (list.length ? list.reduce((sum, value) => sum + value, 0
 // --- the seven steps -----------------------------------------------------------------------------------------------
 const detail = make('div', 'um-step-detail');
 detail.id = 'um-step-detail';
-const cards = STEPS.map(([name], i) => {
+const cards = STEPS.map(([name]) => {
   const card = make('button', 'um-step'), text = make('span', 'um-step-text'), canvas = make('canvas', 'um-step-picture');
   card.type = 'button'; card.dataset.step = name;
   canvas.setAttribute('aria-hidden', 'true');
   text.append(make('span', 'um-step-title'), make('span', 'um-step-fact'), make('span', 'um-share-bar'), make('span', 'um-step-share'));
-  text.firstElementChild.dataset.number = String(i + 1);
   card.append(canvas, text);
   card.addEventListener('click', () => { selected = name; steps(); });
   $('.um-steps').append(card);

@@ -27,7 +27,7 @@
 function createStore() {
   const state = { picture: null, fields: {}, mask: null, result: null, model: {}, models: [], samples: [], show: { panel: 'result', paste: true, samples: 8 } };
   const watchers = new Set();
-  let frame = 0, models = null;
+  let frame = 0, models = null, choices = 0;
   const get = async (path, patience = 30) => {
     const response = await fetch(rootUrl(path));
     if (response.status === 503 && patience) { // a model is being loaded
@@ -69,13 +69,20 @@ function createStore() {
       const known = state.models.find((one) => one.name === name && one.views); // those not loaded do not tell all
       return known || get('v1/models/' + encodeURIComponent(name));
     },
+    /** The one chosen last counts, however long an earlier one takes. */
     async choose(name) {
+      const mine = (choices += 1);
       document.dispatchEvent(new Event('unmask:choosing')); // one that is not loaded yet takes its time
       try {
         const model = await store.describe(name);
+        if (mine !== choices) return;
         store.set({ model });
         document.dispatchEvent(new CustomEvent('unmask:model', { detail: model }));
-      } catch (error) { document.dispatchEvent(new Event('unmask:unchosen')); throw error; }
+      } catch (error) {
+        if (mine !== choices) return;
+        document.dispatchEvent(new Event('unmask:unchosen'));
+        throw error;
+      }
     },
   };
 }
