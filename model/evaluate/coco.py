@@ -52,6 +52,7 @@ class Scenes:
     Attributes:
         photos: In the order of the file.
         things: For each photo its things: class number from 1, and polygons in its pixels.
+        sizes: Height and width of each photo, where the file says them: the outlines are for these.
         classes: Names, of class 1 and on.
         digest: Of the annotations.
         crowds: Annotations left out because they outline many things at once.
