@@ -39,8 +39,11 @@ MAX_ASPECT = 20  # longer side / shorter side
 
 # Pixels that are being decoded at a time, by all threads together: what one picture may have.
 _DECODING = Budget(MAX_PIXELS)
-# What Pillow raises for broken files of the formats above.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError, IndexError, TypeError)
+# What Pillow raises for broken files of the formats above: it reads and writes again whatever EXIF they hold, too.
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, LookupError, TypeError,
+    AttributeError, ArithmeticError, RuntimeError,
+)  # fmt: skip
 _ORIENTATION = 0x0112  # EXIF
 _LYING = (5, 6, 7, 8)  # orientations that swap width and height
 _SRGB = ImageCms.createProfile("sRGB")

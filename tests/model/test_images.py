@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -15,7 +16,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from model.clutter import is_cluttered
 from model.errors import ImageError
-from model.images import MAX_PIXELS, encode, load_grey, load_square
+from model.images import MAX_PIXELS, Picture, encode, load_grey, load_square
 from tests.pictures import encoded, photo
 
 
@@ -252,3 +253,26 @@ def test_files_of_as_many_parts_as_cameras_and_editors_make_are_opened(data: byt
     with suppress(ImageError):  # of the cut ones
         load_square(data, 32)
     assert not is_cluttered(data)
+
+
+#: Its EXIF gives a text tag numbers, which Pillow reads and cannot write again.
+ODD_EXIF = base64.b64decode(
+    "UklGRpAAAABXRUJQVlA4WAoAAAAIAAAADwAAFwAAVlA4IDwAAAAwAwCdASoQABgAPm0skUWkIqGYBABABsSgC7LoB+AACEUAAP7wm0P/kFywuuRr"
+    "/8gP+QH/ID/+PgIkAABFWElGLgAAAElJKgAIAAAAAgAQAQUAAQAAACYAAAASAQMAAQAAAAUAAAAIAAAAZ8IAzQAARQA="
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, of the same damage
+def test_damage_is_told_as_such_whatever_pillow_makes_of_it() -> None:
+    whole = encoded(photo(32, 32), "AVIF")
+    damaged = [
+        bytes([*whole[:place], whole[place] ^ 255, *whole[place + 1 :]]) for place in range(len(whole))
+    ]
+    told = set()
+    for data in (ODD_EXIF, *damaged):
+        try:
+            with Picture(data) as picture:
+                picture.cut((0, 0, *picture.size), (32, 32))
+        except ImageError as error:
+            told.add(type(error.__cause__).__name__)
+    assert told >= {"AttributeError", "RuntimeError"}, "neither is among what Pillow says it raises"
