@@ -240,17 +240,23 @@ def test_minutes_become_steps_that_a_resumed_run_keeps(folder: Path, tmp_path: P
     assert set(steps[70][9:]) == set(steps[75])
 
 
-def test_other_minutes_than_a_run_was_planned_with_plan_it_anew_from_where_it_stands(
+def test_minutes_other_than_a_run_was_planned_for_plan_it_anew_from_where_it_stands(
     folder: Path, tmp_path: Path
 ) -> None:
+    def newest() -> Path:
+        return tmp_path / (tmp_path / "LATEST").read_text()
+
     pretrain(toy(steps=4), [folder], tmp_path, device="cpu")
-    pretrain(toy(steps=0, minutes=0.05), [folder], tmp_path, device="cpu", resumed=True)
+    pretrain(toy(steps=0, minutes=0.02), [folder], tmp_path, device="cpu", resumed=True)
     first = resume.latest_step(tmp_path)
     assert first > 4, "a run of steps that is given minutes"
-    pretrain(toy(steps=0, minutes=0.05), [folder], tmp_path, device="cpu", resumed=True)
-    assert resume.latest_step(tmp_path) == first, "the same minutes: it was done"
-    pretrain(toy(steps=0, minutes=0.04), [folder], tmp_path, device="cpu", resumed=True)
-    assert resume.latest_step(tmp_path) > first
+    state = torch.load(newest(), weights_only=True)
+    state["recipe"]["steps"] = 10**6  # a plan that no machine is fast enough for
+    torch.save(state, newest())
+    for minutes, kept in ((0.02, True), (0.03, False)):
+        pretrain(toy(steps=0, minutes=minutes), [folder], tmp_path, device="cpu", resumed=True)
+        assert first < (first := resume.latest_step(tmp_path))
+        assert (torch.load(newest(), weights_only=True)["recipe"]["steps"] == 10**6) == kept
 
 
 def test_a_planned_run_that_goes_on_stops_when_its_minutes_are_over_again(
