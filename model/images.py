@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from model.budget import Budget
-from model.clutter import MAX_PARTS, MAX_SCANS, is_cluttered
+from model.clutter import MAX_PARTS, MAX_SCANS, Directory, is_cluttered
 from model.errors import ImageError
 
 Pixels = NDArray[np.uint8]
@@ -32,20 +32,32 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 #: Of text in a PNG's header, unpacked: a chunk may have 1 MB, and 63 of them fit into 64 KB. ``notes`` needs little.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
+TiffImagePlugin.ImageFileDirectory_v2 = Directory  # type: ignore[misc] # of EXIF in all formats, too
 MAX_PIXELS = 40_000_000  # width x height; about 8 bytes each while decoding
 MAX_SIDE = 16_384  # pixels
 MIN_SIDE = 8  # pixels
 MAX_ASPECT = 20  # longer side / shorter side
+MAX_RUN_PIXELS = 2**20  # of a BMP of run lengths, which Pillow unpacks in Python: a microsecond for each
 
 # Pixels that are being decoded at a time, by all threads together: what one picture may have.
 _DECODING = Budget(MAX_PIXELS)
-# What Pillow raises for broken files of the formats above: it reads and writes again whatever EXIF they hold, too.
+# What Pillow raises for broken files of the formats above; of AVIF it writes the EXIF again, which can fail, too.
 _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, LookupError, TypeError,
     AttributeError, ArithmeticError, RuntimeError,
 )  # fmt: skip
 _ORIENTATION = 0x0112  # EXIF
 _LYING = (5, 6, 7, 8)  # orientations that swap width and height
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_RUN_LENGTHS = (1, 2)  # compressions of a BMP
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -70,14 +82,14 @@ class Picture:
             try:
                 # JPEG says in its header how it lies, and must not be decoded yet; others have to be, to be sure.
                 if self._image.format not in ("JPEG", "MPO"):
-                    ImageOps.exif_transpose(self._image, in_place=True)
-                turned = self._image.getexif().get(_ORIENTATION, 1) in _LYING
+                    self._image.load()
+                self._orientation = self._image.getexif().get(_ORIENTATION, 1)
             except _BROKEN as error:
                 raise _unreadable(error, self._field) from error
             self._held = held.pop_all()
         width, height = self._image.size
         #: Width and height of the upright picture.
-        self.size = (height, width) if turned else (width, height)
+        self.size = (height, width) if self._orientation in _LYING else (width, height)
 
     def __enter__(self) -> Picture:
         return self
@@ -104,8 +116,7 @@ class Picture:
             # Twice the wanted resolution is left for the scaling below.
             less = max(1, min((box[2] - box[0]) // (2 * size[0]), (box[3] - box[1]) // (2 * size[1])))
             image.draft("RGB", (max(image.width // less, 1), max(image.height // less, 1)))
-            ImageOps.exif_transpose(image, in_place=True)
-            image = _eight_bit(image)
+            image = _eight_bit(_upright(image, self._orientation))
             # Palettes cannot be scaled; resize before the colour conversion, which costs by the pixel.
             if image.mode in ("P", "1"):
                 image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -153,7 +164,8 @@ def load_grey(data: bytes, *, field: str = "drawing") -> Pixels:
     image = _open(data, field)
     with _DECODING.hold(image.width * image.height):
         try:
-            image = _eight_bit(ImageOps.exif_transpose(image))
+            image.load()  # some formats tell only then how they lie
+            image = _eight_bit(_upright(image, image.getexif().get(_ORIENTATION, 1)))
             if image.has_transparency_data:
                 return np.asarray(image.convert("RGBA").getchannel("A"))
             return np.asarray(image.convert("L"))
@@ -252,6 +264,14 @@ def _open(data: bytes, field: str) -> Image.Image:
     except _BROKEN as error:
         raise _unreadable(error, field) from error
     width, height = image.size
+    if image.info.get("compression") in _RUN_LENGTHS and width * height > MAX_RUN_PIXELS:
+        raise ImageError(
+            f"{field} is a BMP of {width} x {height} pixels stored as run lengths; the limit of those is "
+            f"{MAX_RUN_PIXELS:,}.",
+            code="image-pixels",
+            hint="Save it as PNG.",
+            field=field,
+        )
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise _too_large(f"{width} x {height}", field)
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
@@ -263,6 +283,12 @@ def _open(data: bytes, field: str) -> Image.Image:
             field=field,
         )
     return image
+
+
+def _upright(image: Image.Image, orientation: object) -> Image.Image:
+    """Not ``ImageOps.exif_transpose``: it writes all of the EXIF again, and fails where one entry cannot be."""
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
