@@ -33,6 +33,7 @@ ACCEPTED = (FORM, PICTURE, JSON)
 # Bounds of the form, or of the JSON, around the pictures: more than any honest request has.
 MAX_FIELDS = 32
 MAX_TEXT_BYTES = 64 * 1024
+MAX_BRACKETS = 64  # lists and objects in JSON; a thousand in each other could be read, but not looked at again
 
 # Files in JSON: long texts of base64, with an address' head and escapes that some languages write into it.
 # Between two texts of JSON stand a comma or a colon at least, so that nothing valid is ever taken for one.
@@ -273,7 +274,7 @@ def parse_object(body: bytes) -> list[tuple[str, Any]]:
     before there is an object for each of its values.
 
     Raises:
-        BadRequestError: It is not a JSON object, or large beside its long texts.
+        BadRequestError: It is not a JSON object, or large beside its long texts, or of many lists.
     """
     texts: deque[bytes] = deque()
 
@@ -296,6 +297,14 @@ def parse_object(body: bytes) -> list[tuple[str, Any]]:
             status=413,
             code="too-large",
             hint="Send a few short fields; files are texts of base64 without line breaks or spaces.",
+            field="body",
+        )
+    if rest.count(b"[") + rest.count(b"{") > MAX_BRACKETS:
+        raise BadRequestError(
+            f"The JSON has more than the allowed {MAX_BRACKETS} lists and objects.",
+            status=400,
+            code="json",
+            hint="Send one object; its lists hold nothing but texts and numbers.",
             field="body",
         )
     try:

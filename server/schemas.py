@@ -30,7 +30,7 @@ DECIMAL = "must be a decimal number such as 0.75"
 
 
 def _text_to_int(value: object) -> object:
-    text = str(value).strip()
+    text = str(value).strip() if isinstance(value, str | int) else ""
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdigit() or len(text) > MAX_DIGITS:
         raise ValueError("must be a whole number")
@@ -55,8 +55,9 @@ def _text_to_list(value: object) -> object:
 
 
 def _text_to_panels(value: object) -> object:
-    listed = value if isinstance(value, list) else str(value).split(",")
-    names = tuple(name.strip() for name in map(str, listed) if name.strip())
+    listed = value.split(",") if isinstance(value, str) else value
+    texts = listed if isinstance(listed, list) and all(isinstance(text, str) for text in listed) else []
+    names = tuple(name.strip() for name in texts if name.strip())
     unknown = [name for name in names if name not in EVERY_PANEL]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(f"must be a comma-separated list, without repetition, of {', '.join(EVERY_PANEL)}")
@@ -297,7 +298,7 @@ class BatchFields(CommonFields):
     @property
     def count(self) -> int:
         """Variants of each picture."""
-        return len(self.variants())
+        return len(self.strategies) * len(self.ratios or (None,)) * len(self.seeds or (None,))
 
     def variants(self) -> list[Variant]:
         """All combinations; seeds change fastest."""

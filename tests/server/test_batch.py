@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from model import Reconstructor
 from server import __version__
+from server.schemas import BatchFields
 from tests.server.conftest import FakeEngine, build_app, into, photo, png, post, problem_of, running
 
 ROOT = Path(__file__).parent.parent.parent
@@ -132,6 +133,15 @@ def test_a_bad_network_call_fails_one_entry_only(engine: FakeEngine) -> None:
 )
 def test_wrong_lists_are_named(fields: dict[str, Any], named: str, client: TestClient) -> None:
     assert problem_of(as_json(client, **fields), 422)["errors"][0]["field"] == named
+
+
+def test_what_a_batch_asks_for_is_counted_not_listed(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BatchFields, "variants", lambda _: pytest.fail("all of them are listed"))
+    lists = {"strategies": ["random"] * 1024, "ratios": ["0.5"] * 1024, "seeds": [1] * 1024}
+    error = problem_of(as_json(client, **lists), 422)["errors"][0]
+    assert (error["field"], "1073741824" in error["message"]) == ("images", True)
 
 
 def test_a_batch_leaves_room_for_others(engine: FakeEngine) -> None:

@@ -159,6 +159,23 @@ def test_json_that_is_large_beside_its_files_is_refused_before_it_is_read(
     assert "errors" in answer.text
 
 
+@pytest.mark.parametrize(
+    "name", ["seed", "hidden_count", "samples", "ratio", "indices", "panels", "panel", "interpolation", "x"]
+)
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("depth", [8, 200, 960])
+def test_lists_in_lists_are_refused_however_deep(
+    name: str, opening: str, closing: str, depth: int, client: TestClient
+) -> None:
+    nested = f"{opening * depth}1{closing * depth}"
+    body = f'{{"image": "{TEXT}", "{name}": {nested}, "view": ["x"]}}'
+    answer = client.post("/reconstruct?seed=1", content=body, headers={"content-type": "application/json"})
+    if depth == 8:
+        assert name in errors_of(answer)
+    else:
+        assert errors_of(answer, 400) == ["body"]
+
+
 def test_long_texts_of_json_are_what_they_were(client: TestClient) -> None:
     headers = {"content-type": "application/json"}
 
