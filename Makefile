@@ -5,8 +5,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-HOST = 127.0.0.1
-PORT = 7860
+HOST = $(or $(UNMASK_HOST),127.0.0.1)
+PORT = $(or $(UNMASK_PORT),7860)
 RECIPE = model/pretrain/recipes/mini-random.toml
 DATA = data
 OUT = runs/mini-random

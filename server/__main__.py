@@ -97,7 +97,7 @@ def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
         access_log=False,
         server_header=False,
         root_path=settings.root_path,
-        forwarded_allow_ips=settings.trusted_proxies,
+        forwarded_allow_ips=settings.believed,
         timeout_graceful_shutdown=settings.graceful_s,
     )
     Server(config, service, _address(listener, settings)).run(sockets=[listener])

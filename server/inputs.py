@@ -33,7 +33,9 @@ ACCEPTED = (FORM, PICTURE, JSON)
 # Bounds of the form, or of the JSON, around the pictures: more than any honest request has.
 MAX_FIELDS = 32
 MAX_TEXT_BYTES = 64 * 1024
-MAX_BRACKETS = 64  # lists and objects in JSON; a thousand in each other could be read, but not looked at again
+MAX_BRACKETS = (
+    64  # lists and objects in JSON; a thousand in each other could be read, but not looked at again
+)
 
 # Files in JSON: long texts of base64, with an address' head and escapes that some languages write into it.
 # Between two texts of JSON stand a comma or a colon at least, so that nothing valid is ever taken for one.

@@ -48,9 +48,11 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # uvicorn's own access log would double ours; httpx tells of every request gradio's client makes.
-    for name, least in {"uvicorn.access": "CRITICAL", "uvicorn.error": "WARNING", "httpx": "WARNING"}.items():
-        logging.getLogger(name).setLevel(least)
+    # uvicorn's own access log would double ours; httpx tells of every request gradio's client makes, Pillow of every
+    # entry of a photo's EXIF, its place and its owner among them.
+    least = {"uvicorn.access": "CRITICAL", "uvicorn.error": "WARNING", "httpx": "WARNING", "PIL": "WARNING"}
+    for name, lowest in least.items():
+        logging.getLogger(name).setLevel(lowest)
 
 
 def _add_request_id(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

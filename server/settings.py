@@ -235,6 +235,17 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def believed(self) -> list[str]:
+        """The trusted proxies as connections show them: to an IPv6 address IPv4 ones come as ::ffff:a.b.c.d."""
+        proxies = _listed(self.trusted_proxies)
+        mapped = [
+            f"::ffff:{network.network_address}/{96 + network.prefixlen}"
+            for network in map(ipaddress.ip_network, set(proxies) - {"*"})
+            if network.version == 4
+        ]
+        return [*proxies, *mapped]
+
+    @property
     def max_items(self) -> int:
         """Reconstructions of one batch request: no more than a client could ever be let in with."""
         if not self.client_rate:
@@ -271,4 +282,7 @@ def prepare_environment(settings: Settings, temporary: Path) -> None:
     environment["GRADIO_TEMP_DIR"] = str(temporary)
     environment["HF_HUB_OFFLINE"] = "1"  # nothing may be fetched behind the operator's back
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    environment.pop(
+        "SPACE_ID", None
+    )  # on Hugging Face Gradio's page would load fonts and scripts from elsewhere
     environment.setdefault("OMP_NUM_THREADS", str(settings.threads))

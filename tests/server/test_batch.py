@@ -139,7 +139,7 @@ def test_what_a_batch_asks_for_is_counted_not_listed(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BatchFields, "variants", lambda _: pytest.fail("all of them are listed"))
-    lists = {"strategies": ["random"] * 1024, "ratios": ["0.5"] * 1024, "seeds": [1] * 1024}
+    lists: dict[str, Any] = {"strategies": ["random"] * 1024, "ratios": ["0.5"] * 1024, "seeds": [1] * 1024}
     error = problem_of(as_json(client, **lists), 422)["errors"][0]
     assert (error["field"], "1073741824" in error["message"]) == ("images", True)
 

@@ -29,13 +29,22 @@ def client(reconstructor: Reconstructor) -> Iterator[TestClient]:
         yield client
 
 
-def encode(kind: str) -> bytes:
+def encode(kind: str, **saving: Any) -> bytes:
     file = io.BytesIO()
-    Image.open(io.BytesIO(photo(size=(80, 72)))).save(file, kind)
+    Image.open(io.BytesIO(photo(size=(80, 72)))).save(file, kind, **saving)
     return file.getvalue()
 
 
-SOURCES = [encode(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")]
+def exif() -> Image.Exif:
+    """Lying, with entries of several types."""
+    entries = Image.Exif()
+    entries.update({0x0112: 6, 0x010E: "a garden", 0x011A: 72.0, 0x9C9B: b"\1\2\3\4\5"})
+    return entries
+
+
+SOURCES = [encode(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")]
+SOURCES += [encode(kind, exif=exif()) for kind in ("PNG", "JPEG", "WEBP", "AVIF")]
+SOURCES.append(encode("TIFF", compression="tiff_lzw"))
 
 
 @st.composite
@@ -43,8 +52,10 @@ def mutated(draw: st.DrawFn) -> bytes:
     """A picture file, cut short or with some bytes changed."""
     content = bytearray(draw(st.sampled_from(SOURCES)))
     chance = random.Random(draw(st.integers(0, 2**32)))
+    # Half of them near the beginning, where most formats say what follows.
+    near = min(len(content), 200) if draw(st.booleans()) else len(content)
     for _ in range(draw(st.integers(0, 8))):
-        content[chance.randrange(len(content))] = chance.randrange(256)
+        content[chance.randrange(near)] = chance.randrange(256)
     return bytes(content[: chance.randrange(len(content))] if draw(st.booleans()) else content)
 
 

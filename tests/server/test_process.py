@@ -1,5 +1,6 @@
 """`python -m server` as an operator sees it: what it prints, how it stops, how it fails."""
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.server.conftest import photo
 
@@ -76,6 +78,38 @@ def test_it_says_when_it_is_ready_and_finishes_what_runs_when_asked_to_stop(
     assert {"GET /readyz", "POST /reconstruct"} == {f"{line['method']} {line['path']}" for line in lines}
     assert {"status", "duration_ms", "request_id", "timestamp", "level"} <= lines[0].keys()
     assert list(tmp_path.glob("unmask-*")) == [], "the private folder is left behind"
+
+
+@pytest.mark.slow
+def test_clients_behind_a_proxy_are_told_apart_and_the_log_keeps_their_photos_secrets(
+    tmp_path: Path, proved_weights: Path
+) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+        host = "::"  # where IPv4 comes as ::ffff:127.0.0.1
+    except OSError:
+        host = "127.0.0.1"
+    exif = Image.Exif()
+    exif[0x010E] = "Anna's garden"
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(image, "JPEG", exif=exif)
+    settings = {"HOST": host, "CLIENT_RATE": "1/hour", "LOG_LEVEL": "debug", "MODELS": proved_weights}
+    with start(tmp_path, **{f"UNMASK_{name}": value for name, value in settings.items()}) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip().rpartition(":")[2]
+
+        def status(client: str) -> int:
+            files, headers = {"image": ("a.jpg", image.getvalue())}, {"X-Forwarded-For": client}
+            url = f"http://127.0.0.1:{port}/reconstruct"
+            return httpx.post(url, files=files, headers=headers, timeout=START_S).status_code
+
+        asked = ("192.0.2.1", "192.0.2.2", "192.0.2.1")
+        assert [status(client) for client in asked] == [200, 200, 429]
+        process.send_signal(signal.SIGTERM)
+        log, errors = process.communicate(timeout=START_S)
+    assert "reconstruct" in log
+    assert "Anna" not in log + errors
 
 
 @pytest.mark.slow

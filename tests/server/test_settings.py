@@ -86,6 +86,17 @@ def test_with_a_client_rate_nobody_may_write_its_own_address(monkeypatch: pytest
     assert Settings().trusted_proxies == "*"
 
 
+def test_a_proxy_is_believed_by_the_address_that_an_ipv6_socket_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "10.1.2.3, 10.2.0.0/16, fd00::/8")
+    believed = Settings().believed
+    assert set(believed[:3]) == {"10.1.2.3", "10.2.0.0/16", "fd00::/8"}
+    assert set(believed[3:]) == {"::ffff:10.1.2.3/128", "::ffff:10.2.0.0/112"}
+    monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "*")
+    assert Settings().believed == ["*"]
+
+
 def test_a_mistyped_variable_is_found() -> None:
     assert unknown_variables({"UNMASK_PRT": "1", "UNMASK_PORT": "1", "PATH": ""}) == ["UNMASK_PRT"]
 
@@ -116,7 +127,9 @@ def test_libraries_are_told_to_stay_quiet(monkeypatch: pytest.MonkeyPatch, tmp_p
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("SPACE_ID", "somebody/unmask")
     prepare_environment(Settings(threads=3), tmp_path)
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
     assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "SPACE_ID" not in os.environ
