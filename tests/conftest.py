@@ -73,6 +73,7 @@ def started_server(log: Path, **settings: str) -> Iterator[str]:
         "UNMASK_HOST": "127.0.0.1",
         "UNMASK_PORT": str(port),
         "XDG_CACHE_HOME": str(log.with_name("cache")),
+        "UNMASK_DEADLINE_S": "120",  # on a busy machine ten seconds are few
     }
     environment = {**os.environ, **own, **settings}
     command = [sys.executable, "-m", "server"]

@@ -194,6 +194,14 @@ def test_the_old_picture_is_marked_where_a_new_model_gives_none(new_page: OpenPa
         "document.querySelector('.um-use-now').textContent.endsWith('model mini-block.')", timeout=60_000
     )
     assert explore.one(".um-badge").is_hidden()
+    explore.page.route("**/v1/models/*", lambda route: route.abort())
+    explore.evaluate(
+        "window.unmask.store.set({models: window.unmask.store.state.models.map(({views, ...one}) => one)})"
+    )
+    explore.one(".um-models select").select_option("mini-grid")
+    explore.one(".um-model-failed:not(:empty)").wait_for()
+    assert "could not be loaded" in explore.one(".um-model-failed").inner_text()
+    assert explore.one(".um-models select").input_value() == "mini-block"
 
 
 def test_the_first_example_is_asked_for_until_it_comes(new_page: OpenPage) -> None:

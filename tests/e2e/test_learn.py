@@ -196,6 +196,7 @@ def test_a_lost_server_is_told_while_it_is_waited_for(explore: ExplorePage) -> N
     explore.one("button[role=tab]").nth(2).click()
     said = "document.querySelector('.um-learn-say').textContent"
     explore.page.wait_for_function(f"{said}.startsWith('No answer from the server')")
+    assert explore.one(".um-steps").is_hidden(), "seven buttons without a word on them"
     explore.page.wait_for_function(f"{said} === ''", timeout=60_000)
     assert explore.one(".um-step").count() == 7
 
@@ -238,7 +239,8 @@ def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     index = {"photos": ["one", "two", "three"], "pictures": listed}
     (run / "pictures" / "index.json").write_text(json.dumps(index))
     weights = tmp_path_factory.mktemp("weights") / "contrast.safetensors"
-    store.write(weights, MAE(replace(SIZES["debug"], target="norm_pixel")), name="contrast", card={})
+    network = MAE(replace(SIZES["debug"], target="norm_pixel_stats"))
+    store.write(weights, network, name="contrast", card={"recipe": {"loss_on": "all"}})
     prove(weights)  # so that the server needs no torch
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNMASK_RUN", str(run))
@@ -289,6 +291,7 @@ def test_a_model_of_normalised_pixels_answers_the_second_question_itself(
     learn = open_tab(page, "learn")
     learn.one(".um-normalised-tiles figcaption span:not(:empty)").first.wait_for()
     assert learn.one(".um-normalised-tiles b").all_inner_texts() == [
+        "Predicted by the model as well",
         "Estimated from visible patches",
         "Left out: contrast alone",
         "Taken from the original: uses the answer",
@@ -296,4 +299,11 @@ def test_a_model_of_normalised_pixels_answers_the_second_question_itself(
     assert "uses the answer" in learn.one(".um-normalised-answer").inner_text()
     assert "(uses the answer)" in learn.one(".um-loss-raw-fact").inner_text()
     assert learn.one(".um-step-title").all_inner_texts()[1] == "2 Hide 75%"
+    pixels = learn.one(".um-step[data-step=pixels]")
+    assert "770 numbers: 16 × 16 × 3 and 2" in pixels.inner_text()
+    pixels.click()
+    assert "770 numbers" in learn.one(".um-step-detail").inner_text()
+    assert "× 16 × 770" in learn.one(".um-sizes").inner_text()
+    assert "visible ones counted as well" in learn.one(".um-loss-lead").inner_text()
+    assert "Visible patches count" in learn.one(".um-loss-map-fact").inner_text()
     assert "no training record" in learn.one(".um-training-lead").inner_text()

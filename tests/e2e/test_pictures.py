@@ -120,11 +120,24 @@ def test_a_refused_file_leaves_the_square_where_it_was_moved(explore: ExplorePag
     assert explore.evaluate(crop) == "0,0,200"
 
 
-def test_a_photo_over_the_limit_is_told_the_limit_and_a_way(explore: ExplorePage) -> None:
+def test_a_photo_over_the_limit_is_made_smaller(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
     file = io.BytesIO()
-    Image.new("1", (8000, 6000)).save(file, "PNG")
+    picture = Image.open(io.BytesIO(quarters())).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    picture.resize((6400, 6400), Image.Resampling.NEAREST).save(file, "PNG")
     explore.upload("phone.png", file.getvalue())
+    wait_for_picture(explore, "phone.png")
+    assert colour_names(explore.evaluate(CORNERS)) == ["red", "lime", "blue", "white"]
+    assert "smaller before it was sent" in explore.status
+    assert "smaller before it was sent" in explore.one(".um-pictures > .um-hint").inner_text()
+    assert explore.evaluate("window.unmask.state.placement.original_width") == 4096
+
+
+def test_one_that_the_browser_cannot_make_smaller_is_told_the_limit_and_a_way(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    file = io.BytesIO()
+    Image.new("1", (8000, 6000)).save(file, "TIFF", compression="group4")
+    explore.upload("scan.tif", file.getvalue())
     explore.one(".um-status.um-error").wait_for()
     assert "at most 40 million" in explore.status
     assert "screenshot" in explore.status

@@ -48,12 +48,12 @@ function firstShown() {
   if (notUnderstood.length) status('status.address', { names: notUnderstood.join(', ') });
   document.dispatchEvent(new Event('unmask:first'));
 }
-on('.um-link', 'click', async () => {
-  history.replaceState(history.state, '', store.link());
-  const own = state.picture && !state.picture.sample;
-  const board = navigator.clipboard; // only on a secure address; without it the address line has the link
-  const copied = board ? await board.writeText(store.link()).then(() => true, () => false) : false;
-  status(!copied ? 'status.link_address' : own ? 'status.link_own' : 'status.link');
+on('.um-link', 'click', async (event) => {
+  // Of a mask that hides nothing or everything there is no result, and it is not in the store.
+  const link = isDrawn() ? linkTo({ ...store.state, fields: { ...placeFields(), ...maskFields('mask') }, mask: { rows, columns, hidden: grid.indices } }) : store.link();
+  history.replaceState(history.state, '', link);
+  const own = state.picture && !state.picture.sample, done = await copied(link, event.currentTarget || event.target);
+  status(!done ? 'status.link_address' : own ? 'status.link_own' : 'status.link');
 });
 
 // --- size, colours, start ------------------------------------------------------------------------------------------------

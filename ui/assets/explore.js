@@ -29,6 +29,8 @@ const state = {
 let shown = null;    // {hidden, images, answer, title, errors, spread}: the result on the right, with its mask
 let gesture = false; // a slider is being dragged: one step of the history
 
+const SMALLER = 4096; // pixels of the longer side of a photo that the page makes smaller
+
 let saying = 0;
 const say = (text) => { clearTimeout(saying); $('.um-say').textContent = text; };
 /** What came of a gesture, once it rests: many results follow each other in a stroke. */
@@ -159,7 +161,7 @@ async function accept(job, answer, images) {
   shown = { hidden: answer.hidden, images, answer, title: state.picture.title, errors: null, spread: null, edition, fields, by, model: job.model };
   // In the view of contrast the photo it is held against is not at hand, so no patch is named.
   if (job.view === 'error' && answer.view !== 'normalised') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
-  status(''); share(); controls(); renderRight(); firstShown(); sayResult();
+  status(job.incoming?.smaller ? 'status.smaller' : ''); share(); controls(); renderRight(); firstShown(); sayResult();
   if (!gesture) { wantSpread(); if (state.spread) client.pump(); }
 }
 function acceptSpread(job, answer, images) {
@@ -232,9 +234,30 @@ function refuse(job, code, problem) {
   if (job.incoming && state.incoming === job.incoming) state.incoming = null;
   state.behind = true; renderRight();
   const key = REASONS[slug] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
+  if (job.incoming && !job.incoming.smaller && ['size', 'pixels'].includes(key)) { sendSmaller(job, code, problem); return; }
   const tell = (limit) => status('status.' + key, { reason: String(problem.detail || problem.title || code), ...limit }, 'error');
   if (key !== 'size') tell({ m: number(props.limits.pixels / 1e6, 0), side: number(props.limits.side) });
   else fetch(rootUrl('v1/info')).then((r) => r.json()).then(({ limits }) => tell({ m: number(limits.max_bytes / 2 ** 20, 0) }), () => tell({ m: '?' }));
+}
+/** A photo over the server's limits, made smaller here: the model looks at far fewer pixels than it has then. */
+async function sendSmaller(job, code, problem) {
+  const { picks } = state, incoming = { ...job.incoming, smaller: true };
+  const blob = await shrunk(incoming.blob).catch(() => null); // not all that a visitor may choose is read by the browser
+  if (state.picks !== picks) return; // another was chosen meanwhile
+  if (!blob) { refuse({ ...job, incoming }, code, problem); return; }
+  choose({ ...incoming, blob });
+  client.replace();
+}
+async function shrunk(file) {
+  const whole = await createImageBitmap(file, { imageOrientation: 'from-image' });
+  const scale = Math.min(1, SMALLER / Math.max(whole.width, whole.height)), sheet = document.createElement('canvas');
+  sheet.width = Math.round(whole.width * scale); sheet.height = Math.round(whole.height * scale);
+  const context = sheet.getContext('2d');
+  context.imageSmoothingQuality = 'high';
+  context.fillStyle = '#fff'; context.fillRect(0, 0, sheet.width, sheet.height); // JPEG knows nothing transparent
+  context.drawImage(whole, 0, 0, sheet.width, sheet.height);
+  whole.close();
+  return new Promise((resolve) => { sheet.toBlob(resolve, 'image/jpeg', 0.95); });
 }
 function report(what, seconds) {
   const working = ['bar', 'slow', 'queue'].includes(what);

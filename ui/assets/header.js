@@ -119,6 +119,16 @@ function paintModels({ model, models }) {
 }
 list.addEventListener('change', () => store.choose(list.value).catch(() => { list.value = store.state.model.name; }));
 store.watch(paintModels, element);
+// Explore tells it where it tells all; the other tabs have no such place.
+const failed = element.querySelector('.um-model-failed');
+let failedFor = 0;
+document.addEventListener('unmask:choosing', () => { failed.textContent = ''; });
+document.addEventListener('unmask:unchosen', () => {
+  if (isOpen(props.tabs[0])) return;
+  failed.textContent = words('head.unchosen');
+  clearTimeout(failedFor);
+  failedFor = setTimeout(() => { failed.textContent = ''; }, 10_000);
+});
 document.addEventListener('unmask:first', () => store.models()); // not needed for the first result, so not before it
 
 // --- colours -----------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
  * Multiply-adds and learned numbers of the seven stages.
  * @param model   width, depth, decoder_width, decoder_depth, patch_size, channels, mlp_ratio, mask_tokens, target.
  * @param patches How many the picture has (L); visible: how many of them the model sees (K).
- * @return {stages: {name: {work, learned, share}}, work, everywhere}
- *         everywhere: the work if mask tokens went through the encoder as well.
+ * @return {stages: {name: {work, learned, share}}, work, everywhere, out}
+ *         out: numbers that the network gives for each patch; everywhere: the work if mask tokens went through the encoder as well.
  */
 function stageCosts(model, patches, visible) {
   const { width, depth, decoder_width: narrow, decoder_depth: shallow, mlp_ratio: mlp } = model;
@@ -28,5 +28,5 @@ function stageCosts(model, patches, visible) {
   const work = Object.values(stages).reduce((sum, stage) => sum + stage.work, 0);
   for (const stage of Object.values(stages)) stage.share = stage.work / work;
   const spared = depth * (block(all, width) - block(seen, width)) + (all - seen) * width * narrow;
-  return { stages, work, everywhere: work + spared };
+  return { stages, work, everywhere: work + spared, out };
 }

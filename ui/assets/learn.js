@@ -11,7 +11,7 @@ const STEPS = [
   ['encoder', 'learn.encoder', 'learn.encoder_fact', 'learn.encoder_text', 'wide', 'wide'],
   ['mask_tokens', 'learn.mask_tokens', 'learn.mask_tokens_fact', 'learn.mask_tokens_text', 'wide', 'narrow'],
   ['decoder', 'learn.decoder', 'learn.decoder_fact', 'learn.decoder_text', 'narrow', 'narrow'],
-  ['pixels', 'learn.pixels', 'learn.pixels_fact', 'learn.pixels_text', 'narrow', 'all'],
+  ['pixels', 'learn.pixels', 'learn.pixels_fact', 'learn.pixels_text', 'narrow', 'told'],
 ];
 const TOKENS = ['tokens', 'encoder', 'mask_tokens', 'decoder']; // steps whose drawing stands for lists of numbers
 
@@ -92,14 +92,15 @@ const cards = STEPS.map(([name]) => {
 
 function facts() {
   const { scene, model } = view, n = scene.rows * scene.columns, v = scene.visible.length, P = model.patch_size, h = model.channels, A = h * P * P;
-  const cost = stageCosts(model, n, v);
+  const cost = stageCosts(model, n, v), told = cost.out;
   const shape = (letters, numbers) => `[${letters.join(', ')}] = ${numbers.join(' × ')}`;
   const shapes = {
     pixels: shape(['B', String(h), 'H', 'W'], [1, h, scene.rows * P, scene.columns * P]), all: shape(['B', 'L', `${h}P²`], [1, n, A]), seen: shape(['B', 'K', `${h}P²`], [1, v, A]),
+    told: shape(['B', 'L', told > A ? `${h}P²+2` : `${h}P²`], [1, n, told]),
     wide: shape(['B', 'K+1', 'D'], [1, v + 1, model.width]), narrow: shape(['B', 'L+1', 'd'], [1, n + 1, model.decoder_width]),
   };
   const values = {
-    n: number(n), v: number(v), k: number(n - v), p: P, h, a: number(A), r: scene.rows, c: scene.columns, x: number((1 - v / n) * 100), f: number(cost.everywhere / cost.work),
+    n: number(n), v: number(v), k: number(n - v), p: P, h, a: number(A), o: number(told), r: scene.rows, c: scene.columns, x: number((1 - v / n) * 100), f: number(cost.everywhere / cost.work),
     D: number(model.width), d: number(model.decoder_width), depth: number(model.depth), shallow: number(model.decoder_depth), m: large(cost.work),
   };
   return { cost, shapes, values };
@@ -110,7 +111,7 @@ function steps() {
   STEPS.forEach(([name, title, fact], i) => {
     const card = cards[i], { share } = cost.stages[name];
     card.querySelector('.um-step-title').textContent = `${i + 1} ${words(title, values)}`;
-    card.querySelector('.um-step-fact').textContent = words(fact, values);
+    card.querySelector('.um-step-fact').textContent = words(name === 'pixels' && values.o !== values.a ? 'learn.pixels_fact_stats' : fact, values);
     card.querySelector('.um-share-bar').style.setProperty('--share', `${share * 100}%`);
     card.querySelector('.um-step-share').textContent = share > 0 && share < 0.005 ? words('learn.share_small') : words('learn.share', { x: number(share * 100, 0) });
     card.setAttribute('aria-pressed', String(name === selected));
@@ -125,8 +126,8 @@ function open(cost, shapes, values) {
   const [name, title, , text, before, after] = STEPS.find(([step]) => step === selected), { work, learned, share } = cost.stages[name];
   const canvas = make('canvas', 'um-step-large'), side = make('div', 'um-step-words'), list = make('dl', 'um-sizes');
   canvas.setAttribute('aria-hidden', 'true');
-  const normalised = name === 'pixels' && isNormalised(view.model);
-  side.append(make('h2', '', words(title, values)), make('p', 'um-prose', words(normalised ? 'learn.pixels_text_normalised' : text, values)));
+  const normalised = name === 'pixels' && isNormalised(view.model), beside = normalised && values.o !== values.a;
+  side.append(make('h2', '', words(title, values)), make('p', 'um-prose', words(beside ? 'learn.pixels_text_stats' : normalised ? 'learn.pixels_text_normalised' : text, values)));
   if (TOKENS.includes(name)) side.append(make('p', 'um-hint', words('learn.stripes')));
   const rows = [['learn.before', shapes[before]], ['learn.after', shapes[after]], ['learn.learned', learned ? number(learned) : words('learn.none')], ['learn.work', work ? words('learn.work_share', { m: large(work), x: number(share * 100) }) : words('learn.none')]];
   for (const [key, value] of rows) list.append(make('dt', '', words(key)), make('dd', '', value));
@@ -138,25 +139,27 @@ function open(cost, shapes, values) {
 // --- what the loss sees ----------------------------------------------------------------------------------------------
 function show(canvas, image) { canvas.width = image.naturalWidth; canvas.height = image.naturalHeight; canvas.getContext('2d').drawImage(image, 0, 0); }
 function loss() {
-  const { images, scene, errors } = view, hidden = [...scene.isHidden.keys()].filter((i) => scene.isHidden[i]);
+  const { images, scene, errors, model } = view, everywhere = model.recipe?.loss_on === 'all', hidden = [...scene.isHidden.keys()].filter((i) => scene.isHidden[i]);
   const over = (patches) => ofView(words, percent(mean(patches.map((i) => errors[i]))), view.answer);
   const values = { h: over(hidden), v: over(scene.visible), title: words.title(view.picture) };
+  $('.um-loss-lead').textContent = words(everywhere ? 'learn.loss_lead_all' : 'learn.loss_lead');
+  $('.um-loss-map-fact').textContent = words(everywhere ? 'learn.loss_map_fact_all' : 'learn.loss_map_fact');
   show($('.um-loss-raw'), images.reconstruction);
   words.rich($('.um-loss-raw-fact'), 'learn.loss_raw_fact', values);
   const map = $('.um-loss-map'), cx = map.getContext('2d'), cell = 24;
   map.width = scene.columns * cell; map.height = scene.rows * cell;
   const colour = (token) => getComputedStyle(map).getPropertyValue(token).trim();
-  const worst = Math.max(...hidden.map((i) => errors[i]), 1);
-  scene.isHidden.forEach((isHidden, i) => {
+  const counted = scene.isHidden.map((isHidden) => everywhere || isHidden), worst = Math.max(...errors.filter((_, i) => counted[i]), 1);
+  counted.forEach((counts, i) => {
     const x = (i % scene.columns) * cell, y = Math.floor(i / scene.columns) * cell;
-    cx.fillStyle = isHidden ? '#fff' : colour('--um-surface'); cx.fillRect(x, y, cell, cell);
-    if (isHidden) { cx.globalAlpha = errors[i] / worst; cx.fillStyle = '#b3261e'; cx.fillRect(x, y, cell, cell); cx.globalAlpha = 1; return; }
+    cx.fillStyle = counts ? '#fff' : colour('--um-surface'); cx.fillRect(x, y, cell, cell);
+    if (counts) { cx.globalAlpha = errors[i] / worst; cx.fillStyle = '#b3261e'; cx.fillRect(x, y, cell, cell); cx.globalAlpha = 1; return; }
     cx.strokeStyle = colour('--um-hidden-line'); cx.lineWidth = 1.5;
     cx.beginPath(); cx.moveTo(x + 7, y + 7); cx.lineTo(x + cell - 7, y + cell - 7); cx.moveTo(x + cell - 7, y + 7); cx.lineTo(x + 7, y + cell - 7); cx.stroke();
   });
   drawStep($('.um-loss-pasted'), 'pixels', scene, 352);
   $('.um-loss-raw').setAttribute('aria-label', words('learn.loss_raw_alt', values));
-  map.setAttribute('aria-label', words('learn.loss_map_alt', values));
+  map.setAttribute('aria-label', words(everywhere ? 'learn.loss_map_alt_all' : 'learn.loss_map_alt', values));
   $('.um-loss-pasted').setAttribute('aria-label', words('learn.loss_pasted_alt', values));
 }
 
@@ -213,7 +216,7 @@ function parts() {
 // --- start ---------------------------------------------------------------------------------------------------------------
 function paint() {
   if (!view) return;
-  $('.um-loss').hidden = $('.um-questions').hidden = false;
+  $('.um-steps').hidden = $('.um-loss').hidden = $('.um-questions').hidden = false;
   steps(); loss(); questions();
 }
 function speak() { words.fill(element); status(...told); paint(); training.speak(); }

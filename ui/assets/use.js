@@ -92,18 +92,8 @@ function factsOf(report, further) {
 }
 
 // --- copying ---------------------------------------------------------------------------------------------------------
-/** Without the clipboard of secure addresses, which a classroom's plain one is not, by the old way. */
 async function copy(text, button) {
-  let done = false;
-  if (navigator.clipboard) done = await navigator.clipboard.writeText(text).then(() => true, () => false);
-  if (!done) {
-    const field = document.createElement('textarea');
-    field.value = text; field.className = 'um-unseen';
-    element.append(field); field.select();
-    done = document.execCommand('copy');
-    field.remove(); button.focus();
-  }
-  const key = done ? 'use.copied' : 'use.not_copied';
+  const key = await copied(text, button) ? 'use.copied' : 'use.not_copied';
   button.textContent = words(key); $('.um-use-say').textContent = words(key);
   setTimeout(() => { button.textContent = words('use.copy'); $('.um-use-say').textContent = ''; }, 2000);
 }

@@ -49,6 +49,17 @@ function wordsOf(languages) {
   return words;
 }
 
+/** Whether a text is on the clipboard now; on a classroom's plain address, which is not a secure one, by the old way. */
+async function copied(text, button) {
+  if (navigator.clipboard && await navigator.clipboard.writeText(text).then(() => true, () => false)) return true;
+  const field = make('textarea', 'um-unseen');
+  field.value = text;
+  button.after(field); field.select();
+  const done = document.execCommand('copy');
+  field.remove(); button.focus();
+  return done;
+}
+
 /** localStorage, which a private window may refuse. */
 function remembered(key) { try { return localStorage.getItem(key); } catch { return null; } }
 function remember(key, value) { try { localStorage.setItem(key, value); } catch { /* not kept, nothing else */ } }
