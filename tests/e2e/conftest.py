@@ -116,6 +116,7 @@ def _pages(request: pytest.FixtureRequest, server_url: str, held: set[Page]) -> 
                 reduced_motion="null",
                 forced_colors="null",
             )
+            page.set_default_timeout(90_000)
             pages.append(ExplorePage(page, url + "/"))
             held.add(page)
             stack.callback(held.remove, page)

@@ -13,8 +13,12 @@ from tests.e2e.test_pictures import quarters, wait_for_picture
 pytestmark = pytest.mark.e2e
 
 
-def address(explore: ExplorePage) -> dict[str, str]:
-    explore.page.wait_for_timeout(500)
+def address(explore: ExplorePage, says: str = "") -> dict[str, str]:
+    """What the address says once it says this; without it, what it says when the page had time to change it."""
+    if says:
+        explore.page.wait_for_function("(says) => location.search.includes(says)", arg=says)
+    else:
+        explore.page.wait_for_timeout(500)
     return {key: values[0] for key, values in parse_qs(urlsplit(explore.page.url).query).items()}
 
 
@@ -24,11 +28,11 @@ def test_the_first_view_leaves_the_address_as_it_is(explore: ExplorePage) -> Non
 
 def test_a_drawn_mask_comes_back_exactly(explore: ExplorePage, new_page: OpenPage) -> None:
     explore.one(".um-sample").nth(1).click()
-    explore.settle()
+    wait_for_picture(explore, "Cat")
     explore.choose("view", "slider")
     explore.drag((3, 2), (9, 11))
     explore.settle()
-    given = address(explore)
+    given = address(explore, "m=")
     assert (given["pic"], given["n"], given["show"]) == ("cat", "14x14", "slider")
     assert set(given) == {"pic", "m", "n", "show"}
     again = new_page()
@@ -54,7 +58,7 @@ def test_a_rule_comes_back_by_its_seed(explore: ExplorePage, new_page: OpenPage)
     explore.choose("strategy", "block")
     explore.press("shuffle")
     explore.settle()
-    given = address(explore)
+    given = address(explore, f"seed={explore.one('.um-seed').input_value()}")
     assert (given["strategy"], given["ratio"]) == ("block", "0.50")
     again = new_page()
     again.url = explore.page.url
@@ -81,8 +85,7 @@ def test_an_own_picture_is_not_in_the_link(explore: ExplorePage) -> None:
         "delete Navigator.prototype.clipboard"
     )  # as on a plain address, which is not a secure one
     explore.one(".um-link").click()
-    explore.page.wait_for_function("location.search.includes('m=')")
-    given = address(explore)
+    given = address(explore, "m=")
     assert (given["m"], given["n"]) == ("_" * 32 + "8A", "14x14")
     assert explore.status == "The link is copied. Your own picture is not part of it."
     assert "seed=7" in copied
@@ -116,8 +119,6 @@ def test_back_to_another_tab_keeps_the_address_of_the_view_that_is_shown(explore
     tabs.nth(0).click()
     explore.page.wait_for_function("!location.search.includes('tab=')")
     explore.one(".um-sample").nth(1).click()
-    explore.settle()
-    assert address(explore)["pic"] == "cat"
+    assert address(explore, "pic=cat")
     explore.page.go_back()
-    explore.page.wait_for_function("location.search.includes('tab=compare')")
-    assert address(explore)["pic"] == "cat"
+    assert address(explore, "tab=compare")["pic"] == "cat"

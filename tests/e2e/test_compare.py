@@ -18,7 +18,7 @@ from model.__main__ import main
 from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
-from tests.e2e.test_pictures import quarters
+from tests.e2e.test_pictures import large_quarters, quarters
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -162,7 +162,7 @@ def test_own_pictures_make_a_sheet_and_a_broken_one_is_told(compare: ExplorePage
     compare.expected = ("Failed to load resource",)
     hostile = "<img src=x onerror=document.title='owned'>.png"
     files: list[FilePayload] = [
-        {"name": hostile, "mimeType": "image/png", "buffer": quarters()},
+        {"name": hostile, "mimeType": "image/png", "buffer": large_quarters()},
         {"name": "broken.png", "mimeType": "image/png", "buffer": b"this is no picture"},
     ]
     compare.one(".um-files .um-file").set_input_files(files)

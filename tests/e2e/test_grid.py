@@ -176,7 +176,7 @@ def test_a_finger_paints_on_the_grid_and_scrolls_beside_it(new_page: OpenPage) -
     assert explore.evaluate("scrollY") == 0
     assert explore.hidden == {row * 14 + 6 for row in range(2, 12)}
     swipe(10, bottom, top)
-    assert explore.evaluate("scrollY") > 100
+    explore.page.wait_for_function("scrollY > 100")
     assert len(explore.hidden) == 10
 
 
@@ -186,7 +186,7 @@ def test_hidden_patches_are_opaque(explore: ExplorePage) -> None:
     explore.settle()
     explore.evaluate("() => { document.activeElement.blur(); }")
     explore.page.mouse.move(5, 5)
-    explore.page.wait_for_timeout(100)
+    explore.steady()
     colours = explore.evaluate(
         """() => { const c = document.querySelector('.um-grid'), g = window.unmask.grid, w = c.width / 14;
              const seen = new Set(), x = c.getContext('2d');

@@ -44,6 +44,14 @@ def quarters(turn: int = 1, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
+def large_quarters() -> bytes:
+    """The same, of 41 million pixels."""
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(quarters())).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    picture.resize((6400, 6400), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
 def colour_names(corners: list[list[int]]) -> list[str]:
     names = {(1, 0, 0): "red", (0, 1, 0): "lime", (0, 0, 1): "blue", (1, 1, 1): "white"}
     return [names.get((r > 128, g > 128, b > 128), "?") for r, g, b in corners]
@@ -97,7 +105,7 @@ def test_what_is_transparent_is_white_as_the_model_sees_it(explore: ExplorePage)
     wait_for_picture(explore, "clear.png")
     explore.press("show")
     middle = "(c) => [...c.getContext('2d').getImageData(c.width / 28, c.height / 28, 1, 1).data]"
-    explore.page.wait_for_timeout(100)
+    explore.steady()
     assert explore.one(".um-grid").evaluate(middle) == [255, 255, 255, 255]
 
 
@@ -122,10 +130,7 @@ def test_a_refused_file_leaves_the_square_where_it_was_moved(explore: ExplorePag
 
 def test_a_photo_over_the_limit_is_made_smaller(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
-    file = io.BytesIO()
-    picture = Image.open(io.BytesIO(quarters())).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
-    picture.resize((6400, 6400), Image.Resampling.NEAREST).save(file, "PNG")
-    explore.upload("phone.png", file.getvalue())
+    explore.upload("phone.png", large_quarters())
     wait_for_picture(explore, "phone.png")
     assert colour_names(explore.evaluate(CORNERS)) == ["red", "lime", "blue", "white"]
     assert "smaller before it was sent" in explore.status
@@ -222,9 +227,10 @@ def test_a_large_picture_that_is_ready_late_does_not_replace_the_next(explore: E
 def test_an_example_that_arrives_late_does_not_replace_the_own_picture(explore: ExplorePage) -> None:
     held: list[Route] = []
     explore.page.route("**/v1/samples/*", lambda route: held.append(route))
-    explore.one(".um-sample").nth(2).click()
-    explore.page.wait_for_timeout(200)
-    assert len(held) == 1
+    with explore.page.expect_request("**/v1/samples/*"):
+        explore.one(".um-sample").nth(2).click()
+    while not held:
+        explore.page.wait_for_timeout(20)
     explore.upload("own.png", quarters())
     wait_for_picture(explore, "own.png")
     with explore.page.expect_response("**/v1/samples/*"):

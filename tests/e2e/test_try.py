@@ -120,9 +120,8 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
     assert len(seen) == 3
     assert "uses the answer" in explore.one(".um-honest-hint").inner_text()
     explore.screenshot("honest-views")
-    explore.page.wait_for_timeout(500)
-    assert "model=other" in explore.page.url
-    assert "view=oracle" in explore.page.url
+    for said in ("model=other", "view=oracle"):
+        explore.page.wait_for_function("(said) => location.search.includes(said)", arg=said)
     again = new_page(url=two_models_url)
     again.url = explore.page.url
     again.open()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -713,11 +712,14 @@ def test_a_stopped_process_saves_its_state_and_goes_on(root: Path, folder: Path,
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     log = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not log.is_file() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
+    try:
+        deadline = time.monotonic() + 280
+        while not log.is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(timeout=200) == 0
+    finally:
+        process.kill()
     assert (tmp_path / "run" / "LATEST").is_file()
     assert (tmp_path / "run" / "small.safetensors").is_file()
     steps = json.loads(log.read_text().splitlines()[-1])["step"]

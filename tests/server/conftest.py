@@ -103,7 +103,7 @@ class FakeEngine:
     def work(self, jobs: list[bytes]) -> Iterator[list[bytes]]:
         self.batches.append(list(jobs))
         self.entered.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(120)
         if self.fails_on in jobs:
             raise RuntimeError("the network broke")
         yield [b"painted " + job for job in jobs]

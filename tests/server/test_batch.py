@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from model import Reconstructor
 from server import __version__
 from server.schemas import BatchFields
+from server.service import Service
 from tests.server.conftest import FakeEngine, build_app, into, photo, png, post, problem_of, running
 
 ROOT = Path(__file__).parent.parent.parent
@@ -144,6 +145,12 @@ def test_what_a_batch_asks_for_is_counted_not_listed(
     assert (error["field"], "1073741824" in error["message"]) == ("images", True)
 
 
+async def queued(service: Service, job: bytes) -> None:
+    """Wait until a job is decoded and stands in the line."""
+    while not any(entry.job == job for entry in service._worker._queue):  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+
+
 def test_a_batch_leaves_room_for_others(engine: FakeEngine) -> None:
     engine.gate.clear()
     app, service = build_app(engine, max_batch=2, max_waiting=3)
@@ -159,7 +166,7 @@ def test_a_batch_leaves_room_for_others(engine: FakeEngine) -> None:
             await asyncio.to_thread(engine.entered.wait, 10)
             await asyncio.sleep(0.1)
             alone = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", single)}))
-            await asyncio.sleep(0.1)
+            await queued(service, single)
             engine.gate.set()
             assert (await alone).status_code == 200
             assert [len(items_of(answer)) for answer in await asyncio.gather(*many)] == [10, 10]
@@ -208,7 +215,7 @@ def test_a_heavy_entry_takes_all_places_and_single_requests_are_let_in(
             await asyncio.sleep(0.1)
             assert service.metrics.registry.get_sample_value("unmask_admitted") == 1, "heavy ones go alone"
             alone = asyncio.create_task(c.post("/reconstruct", files={"image": ("a", single)}))
-            await asyncio.sleep(0.1)
+            await queued(service, single)
             engine.gate.set()
             assert (await alone).status_code == 200
             assert [len(items_of(answer)) for answer in await asyncio.gather(*many)] == [4, 4]
@@ -220,7 +227,7 @@ def test_a_heavy_entry_takes_all_places_and_single_requests_are_let_in(
 
 def test_batches_are_refused_when_enough_of_them_are_in_work(engine: FakeEngine) -> None:
     engine.gate.clear()
-    app, _ = build_app(engine)
+    app, service = build_app(engine)
 
     async def scene() -> None:
         async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
@@ -231,8 +238,8 @@ def test_batches_are_refused_when_enough_of_them_are_in_work(engine: FakeEngine)
                 )
 
             held = [asyncio.create_task(ask()) for _ in range(4)]
-            await asyncio.to_thread(engine.entered.wait, 10)
-            await asyncio.sleep(0.1)
+            while service._batches < 4:
+                await asyncio.sleep(0.01)
             refused = await ask()
             problem_of(refused, 503)
             assert refused.headers["retry-after"]

@@ -29,7 +29,7 @@ class Recorder:
     def __call__(self, jobs: list[str]) -> Iterator[list[str]]:
         self.batches.append(jobs)
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(120)
         time.sleep(self.slow_s)
         if "bad" in jobs:
             raise ValueError("bad job")
@@ -139,7 +139,7 @@ def test_the_line_is_bounded_by_predicted_time() -> None:
 
 
 def test_the_predicted_time_counts_each_network_at_its_own_pace_and_every_pass() -> None:
-    quick, slow, line = Recorder(), Recorder(), a_line(max_waiting=100)
+    quick, slow, line = Recorder(), Recorder(), a_line(max_waiting=100, max_queue_s=20.0)
     slow.slow_s = 1.0
     with started(quick, line) as batcher:
         asyncio.run(batcher.submit("a", quick, "quick"))
@@ -147,7 +147,7 @@ def test_the_predicted_time_counts_each_network_at_its_own_pace_and_every_pass()
     with line.admit("quick") as one, line.admit("slow") as other:
         one.passes = other.passes = 4
         line.check_room()
-        other.passes = 10
+        other.passes = 1000
         with pytest.raises(OverloadedError):
             line.check_room()
 
@@ -207,7 +207,7 @@ class Patient(Recorder):
         for name in jobs[0] if len(jobs) == 1 else ():
             self.batches.append([name])
             self.entered.set()
-            assert self.gate.wait(10)
+            assert self.gate.wait(120)
             yield []
         yield from super().__call__(jobs)
 
@@ -243,7 +243,8 @@ def test_a_long_job_that_fails_or_is_stopped_is_told() -> None:
         stopped = asyncio.create_task(batcher.submit("abc", network, "n", 9))
         await asyncio.to_thread(network.entered.wait, 10)
         stopping = asyncio.create_task(asyncio.to_thread(batcher.stop))
-        await asyncio.sleep(0.05)
+        while batcher.alive:
+            await asyncio.sleep(0.001)
         network.gate.set()
         with pytest.raises(ShuttingDownError):
             await stopped

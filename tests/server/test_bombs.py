@@ -82,4 +82,4 @@ def test_bombs_at_once_cost_little_memory(tmp_path: Path, proved_weights: Path) 
             assert asyncio.run(send_all(address, [photo()])) == [200]
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)

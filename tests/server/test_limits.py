@@ -41,9 +41,11 @@ def listening(app: FastAPI) -> Iterator[str]:
 def test_a_declared_length_above_the_limit_is_refused_and_the_answer_arrives(engine: FakeEngine) -> None:
     app, _ = build_app(engine, max_bytes=CAP)
     with listening(app) as address:
-        answer = httpx.post(f"{address}/reconstruct", files={"image": ("a", b"x" * 8 * MIB)})
+        answer = httpx.post(f"{address}/reconstruct", files={"image": ("a", b"x" * 8 * MIB)}, timeout=60)
         assert problem_of(answer, 413)["errors"][0]["field"] == "body"
-        assert httpx.post(f"{address}/reconstruct", files={"image": ("a", png())}).status_code == 200
+        assert (
+            httpx.post(f"{address}/reconstruct", files={"image": ("a", png())}, timeout=60).status_code == 200
+        )
 
 
 def test_chunks_are_counted_as_they_arrive(engine: FakeEngine) -> None:
@@ -68,7 +70,7 @@ def test_chunks_are_counted_as_they_arrive(engine: FakeEngine) -> None:
         form = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         body = (part for part in [form, *[b"x" * CAP] * 64])
         headers = {"content-type": "multipart/form-data; boundary=b"}
-        problem_of(httpx.post(f"{address}/reconstruct", content=body, headers=headers), 413)
+        problem_of(httpx.post(f"{address}/reconstruct", content=body, headers=headers, timeout=60), 413)
 
 
 def test_paths_without_pictures_take_little(engine: FakeEngine) -> None:
@@ -89,7 +91,7 @@ def test_a_body_that_ends_early_is_answered_or_dropped_but_never_crashes(engine:
         with socket.create_connection((host, int(port))) as raw:
             head = "POST /reconstruct HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n"
             raw.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n".encode())
-        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
 
 
 def test_a_client_that_sends_too_much_is_told_when_to_come_back(engine: FakeEngine) -> None:
@@ -209,7 +211,7 @@ def test_bodies_that_do_not_end_hold_only_so_many_bytes_together(engine: FakeEng
     app, _ = build_app(engine, held_bytes=2 * CAP)
 
     def picture(address: str) -> httpx.Response:
-        return httpx.post(f"{address}/v1/reconstruct", files={"image": ("a", png())})
+        return httpx.post(f"{address}/v1/reconstruct", files={"image": ("a", png())}, timeout=60)
 
     with listening(app) as address:
         begun = (address, "/v1/reconstruct", "image/png", b"x" * 2 * CAP, 3 * CAP)
@@ -220,7 +222,7 @@ def test_bodies_that_do_not_end_hold_only_so_many_bytes_together(engine: FakeEng
                 time.sleep(0.05)  # until all of it has arrived
             problem_of(answer, 503)
             assert int(answer.headers["retry-after"]) >= 1
-            assert httpx.get(f"{address}/healthz").status_code == 200, "no body, nothing to hold"
+            assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200, "no body, nothing to hold"
         for _ in range(200):
             if (answer := picture(address)).status_code == 200:
                 break
@@ -241,14 +243,20 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(engine: FakeEngine, path
             answer += part
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"urn:unmask:problem:slow-body"' in answer
-        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
 
 
 def test_an_answer_may_take_longer_than_its_body(engine: FakeEngine) -> None:
     engine.gate.clear()
-    app, _ = build_app(engine, body_s=0.2)
+    app, _ = build_app(engine, body_s=2.0)
+
+    def let_go() -> None:
+        engine.entered.wait()
+        time.sleep(3)
+        engine.gate.set()
+
     with listening(app) as address:
-        threading.Timer(0.6, engine.gate.set).start()
+        threading.Thread(target=let_go, daemon=True).start()
         answer = httpx.post(f"{address}/reconstruct", files={"image": ("a", png())}, timeout=60)
         assert answer.status_code == 200
 

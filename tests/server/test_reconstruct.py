@@ -171,7 +171,7 @@ def test_every_common_format_is_read(kind: str, client: TestClient) -> None:
 
 
 def test_concurrent_pictures_are_answered_as_alone(reconstructor: Reconstructor) -> None:
-    app, _ = build_app(reconstructor)
+    app, _ = build_app(reconstructor, max_queue_s=120.0)
     pictures = [photo(number) for number in range(12)]
 
     async def ask(client: httpx.AsyncClient, number: int) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def test_what_the_model_refuses_is_named(fields: dict[str, Any], field: str, cli
 
 
 def test_work_that_would_hold_up_everybody_is_refused(reconstructor: Reconstructor) -> None:
-    app, _ = build_app(reconstructor, deadline_s=5.0)
+    app, _ = build_app(reconstructor, deadline_s=20.0)
     quick = reconstructor.work
 
     def slow(jobs: Sequence[Any]) -> Iterator[list[Any]]:
@@ -253,28 +253,31 @@ def test_work_that_would_hold_up_everybody_is_refused(reconstructor: Reconstruct
 
 
 def test_a_large_job_refuses_nobody_and_ends(reconstructor: Reconstructor) -> None:
-    app, service = build_app(reconstructor, max_queue_s=0.2)
+    app, service = build_app(reconstructor, max_queue_s=2.0)
     quick = reconstructor.work
+    answered = 0
 
     def slow(jobs: Sequence[Any]) -> Iterator[list[Any]]:
-        for made in quick(jobs):
-            time.sleep(0.03)
-            yield made
+        if len(jobs[0].masks) > 1:
+            for _ in range(3000):  # calls of a large job, until others had their turns between them
+                if answered > 3:
+                    break
+                time.sleep(0.01)
+                yield []
+        yield from quick(jobs)
 
     with running(app) as client, ThreadPoolExecutor(1) as pool:
         reconstructor.work = slow  # type: ignore[method-assign]
-        service._line.learn(reconstructor.digest, 0.03)  # a second for the large one
+        service._line.learn(reconstructor.digest, 0.3)  # ten seconds for the large one
         try:
             large = pool.submit(post, client, photo(), cover="ensemble", samples="32")
-            took = []
             while not large.done():
-                began = time.monotonic()
                 assert post(client, photo()).status_code == 200
-                took.append(time.monotonic() - began)
+                answered += not large.done()
         finally:
             del reconstructor.work
     assert large.result().status_code == 200
-    assert len(took) > 3, "they had their turns between its calls"
+    assert answered > 3, "they had their turns between its calls"
 
 
 @pytest.mark.parametrize("fields", [{"fit": "whole", "grid": "40x40", "cover": "complete"}])
@@ -285,7 +288,7 @@ def test_interpolation_of_much_more_than_usual_is_refused(fields: dict[str, str]
 
 
 def test_the_least_work_is_tried_however_slow_the_model_was(reconstructor: Reconstructor) -> None:
-    app, service = build_app(reconstructor, deadline_s=5.0)
+    app, service = build_app(reconstructor, deadline_s=30.0)
     with running(app) as client:
         service._line.learn(reconstructor.digest, 60.0)
         assert embedding(client, photo())["embedding"], "else nobody would ever learn that it is quick again"

@@ -27,6 +27,19 @@ function patchErrors(original, reconstruction, rows, columns) {
   }
   return sums.map((sum) => (sum / 3 / 255 / (high * wide)) * 100);
 }
+const SMALLER = 4096; // pixels of the longer side
+/** A photo over the server's limits, made smaller: the model looks at far fewer pixels. Throws where the browser cannot read it. */
+async function shrunk(file) {
+  const whole = await createImageBitmap(file, { imageOrientation: 'from-image' });
+  const scale = Math.min(1, SMALLER / Math.max(whole.width, whole.height)), sheet = document.createElement('canvas');
+  sheet.width = Math.round(whole.width * scale); sheet.height = Math.round(whole.height * scale);
+  const context = sheet.getContext('2d');
+  context.imageSmoothingQuality = 'high';
+  context.fillStyle = '#fff'; context.fillRect(0, 0, sheet.width, sheet.height); // JPEG knows nothing transparent
+  context.drawImage(whole, 0, 0, sheet.width, sheet.height);
+  whole.close();
+  return new Promise((resolve) => { sheet.toBlob(resolve, 'image/jpeg', 0.95); });
+}
 /** Hands a file to the visitor. */
 function save(blob, name) {
   const link = document.createElement('a');

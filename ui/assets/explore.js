@@ -29,8 +29,6 @@ const state = {
 let shown = null;    // {hidden, images, answer, title, errors, spread}: the result on the right, with its mask
 let gesture = false; // a slider is being dragged: one step of the history
 
-const SMALLER = 4096; // pixels of the longer side of a photo that the page makes smaller
-
 let saying = 0;
 const say = (text) => { clearTimeout(saying); $('.um-say').textContent = text; };
 /** What came of a gesture, once it rests: many results follow each other in a stroke. */
@@ -239,7 +237,7 @@ function refuse(job, code, problem) {
   if (key !== 'size') tell({ m: number(props.limits.pixels / 1e6, 0), side: number(props.limits.side) });
   else fetch(rootUrl('v1/info')).then((r) => r.json()).then(({ limits }) => tell({ m: number(limits.max_bytes / 2 ** 20, 0) }), () => tell({ m: '?' }));
 }
-/** A photo over the server's limits, made smaller here: the model looks at far fewer pixels than it has then. */
+/** A photo over the server's limits is made smaller and sent again. */
 async function sendSmaller(job, code, problem) {
   const { picks } = state, incoming = { ...job.incoming, smaller: true };
   const blob = await shrunk(incoming.blob).catch(() => null); // not all that a visitor may choose is read by the browser
@@ -247,17 +245,6 @@ async function sendSmaller(job, code, problem) {
   if (!blob) { refuse({ ...job, incoming }, code, problem); return; }
   choose({ ...incoming, blob });
   client.replace();
-}
-async function shrunk(file) {
-  const whole = await createImageBitmap(file, { imageOrientation: 'from-image' });
-  const scale = Math.min(1, SMALLER / Math.max(whole.width, whole.height)), sheet = document.createElement('canvas');
-  sheet.width = Math.round(whole.width * scale); sheet.height = Math.round(whole.height * scale);
-  const context = sheet.getContext('2d');
-  context.imageSmoothingQuality = 'high';
-  context.fillStyle = '#fff'; context.fillRect(0, 0, sheet.width, sheet.height); // JPEG knows nothing transparent
-  context.drawImage(whole, 0, 0, sheet.width, sheet.height);
-  whole.close();
-  return new Promise((resolve) => { sheet.toBlob(resolve, 'image/jpeg', 0.95); });
 }
 function report(what, seconds) {
   const working = ['bar', 'slow', 'queue'].includes(what);
