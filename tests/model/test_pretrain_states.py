@@ -374,7 +374,7 @@ def _command(recipe: Path, folder: Path, out: Path, *more: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_killed_again_and_again_ends_bit_equal(folder: Path, tmp_path: Path) -> None:
-    recipe, out = _recipe(tmp_path / "toy.toml", steps=240), tmp_path / "killed"
+    recipe, out = _recipe(tmp_path / "toy.toml", steps=160), tmp_path / "killed"
     whole = pretrain(load_recipe(str(recipe)), [folder], tmp_path / "whole", device="cpu")
     moments = random.Random()
     for number, (first, last) in enumerate(((5, 25), (35, 55), (65, 85))):
@@ -383,7 +383,7 @@ def test_a_run_killed_again_and_again_ends_bit_equal(folder: Path, tmp_path: Pat
             _wait_for_step(lambda: process.exitcode, out, moments.randint(first, last))
             time.sleep(moments.random() * 0.05)  # at any place in a step, a report or a state
         assert process.exitcode == -signal.SIGKILL
-    (out / "state-0000239.pt.1.part").write_bytes(b"left by the moment of death that chance may have missed")
+    (out / "state-0000159.pt.1.part").write_bytes(b"left by the moment of death that chance may have missed")
     killed = pretrain(load_recipe(str(recipe)), [folder], out, resumed=True, device="cpu")
     assert equal(whole, killed)
     assert not list(out.glob("*.part"))
@@ -396,7 +396,7 @@ def test_a_run_killed_again_and_again_ends_bit_equal(folder: Path, tmp_path: Pat
 def test_two_processes_train_as_one_and_recover_a_killed_rank(
     root: Path, folder: Path, tmp_path: Path
 ) -> None:
-    recipe = _recipe(tmp_path / "toy.toml", steps=120, accumulate=2, clip_norm=1.0)
+    recipe = _recipe(tmp_path / "toy.toml", steps=90, accumulate=2, clip_norm=1.0)
     with processes(2, _command(recipe, folder, tmp_path / "whole"), tmp_path / "said") as both:
         for process in both:
             process.join(400)
