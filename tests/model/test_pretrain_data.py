@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import tarfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -174,18 +175,19 @@ def test_a_weight_of_a_source_that_is_not_there_is_said(
 def test_a_run_that_stops_waits_for_no_photo_that_nobody_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos, decoded = Photos.open([folder]), list[int]()
+    photos, decoded, closing = Photos.open([folder]), list[int](), threading.Event()
     decode = Photos.decode
 
     def counted(self: Photos, number: int) -> torch.Tensor:
         decoded.append(number)
         if len(decoded) > 4:
-            time.sleep(0.2)
+            closing.wait(60)
         return decode(self, number)
 
     monkeypatch.setattr(Photos, "decode", counted)
     stream = host.batches(photos, _recipe(), 0, 1)
     next(stream)
+    threading.Timer(0.5, closing.set).start()  # once all that is not begun was given up
     stream.close()  # type: ignore[attr-defined]
     made = len(decoded)
     assert made < 12  # two batches had been asked for ahead
