@@ -16,7 +16,7 @@ from model.pretrain import verbs as training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, or 2 for a mistake the caller can correct."""
+    """Run one verb; returns the exit code: 0, 2 for a mistake the caller can correct, or 130 for Ctrl-C."""
     parser = _parser()
     given = parser.parse_args(arguments)
     verb: Callable[[argparse.Namespace], str | None] = given.verb
@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(said, flush=True)
     except BrokenPipeError:  # whoever reads has enough, as head has; nor can the rest be flushed at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped.", file=sys.stderr)
+        return 130
     except UnmaskError as error:
         # A message that ends in another program's words may lack its full stop.
         said = str(error).removesuffix(".")
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="unmask", description="Masked autoencoders: hide, repaint, train, measure."
+        prog="python -m model", description="Masked autoencoders: hide, repaint, train, measure."
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 

@@ -241,6 +241,8 @@ def notes(data: bytes) -> dict[str, str]:
 
 def _open(data: bytes, field: str) -> Image.Image:
     """Read the header only, and refuse by it."""
+    if not data:
+        raise ImageError(f"{field} is empty.", code="image-format", hint="Send a picture.", field=field)
     if is_cluttered(data):
         raise ImageError(
             f"{field} is made of more than {MAX_PARTS} segments, or of more than {MAX_SCANS} scans.",

@@ -3,6 +3,7 @@
 `python -m server cluster` does the same on Ray Serve, with replicas of the models.
 """
 
+import errno
 import gc
 import logging
 import os
@@ -149,7 +150,10 @@ def _bind(settings: Settings) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         place = f"{settings.host} port {settings.port}"
-        _fail(f"Cannot listen on {place}: {reason}. Set {PREFIX}PORT to a free one.")
+        mend = "PORT to a free one"
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            mend = "HOST to an address of this machine, or to 0.0.0.0 for all of them"
+        _fail(f"Cannot listen on {place}: {reason}. Set {PREFIX}{mend}.")
     return listener
 
 

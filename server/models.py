@@ -106,7 +106,8 @@ def _pulled(name: str) -> Path:
     except UnmaskError as error:
         raise ValueError(f"{error} {error.hint}") from error
     if not path.exists():
-        raise ValueError(f"There is no weight file {path.absolute()}.")
+        names = ", ".join(source.name for source in shipped())
+        raise ValueError(f"There is no weight file {path.absolute()}. Shipped models are {names}.")
     return path
 
 

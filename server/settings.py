@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import limits
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.engines import usable_cpus
@@ -25,7 +25,16 @@ MIB = 1024 * 1024
 # As a browser writes it: of a page's address no more than this, in small letters.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+def _digest(value: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ValueError(
+            "write the 64 hexadecimal digits that sha256sum prints of the key, and nothing behind them"
+        )
+    return value.lower()
+
+
+Sha256 = Annotated[str, AfterValidator(_digest)]
 
 
 class Settings(BaseSettings):

@@ -86,7 +86,9 @@ class Photos:
                 entries += _shard(path)
             else:
                 raise DataError(
-                    f"{path} is neither a folder nor a .tar shard.",
+                    f"{path} is neither a folder nor a .tar shard."
+                    if path.exists()
+                    else f"There is nothing at {path}.",
                     code="data-path",
                     hint="Give folders of pictures or WebDataset .tar files.",
                     field="data",

@@ -295,6 +295,8 @@ def load_recipe(name_or_path: str, **changes: Any) -> Recipe:
     values |= changes
     if unknown := sorted(set(values) - KEYS):
         raise _bad(unknown[0], f"unknown key in {name_or_path}; known are {', '.join(sorted(KEYS))}")
+    if "name" not in values:
+        raise _bad("name", f'{name_or_path} has none; write name = "..." in it')
     for key in ("crop_scale", "betas", "mask_ratio"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])

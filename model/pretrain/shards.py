@@ -1,5 +1,6 @@
 """A folder of pictures to tar shards: upright, of one short side, as JPEG, with a JSON sidecar each.
 
+Pictures in subfolders get these as their classes, as evaluation takes them from the folder itself.
 Packing once saves decoding large photos at every sample, and thousands of small files on a cluster's disk.
 The same folder gives the same bytes (one version of torchvision given). Readable by ``Photos.open`` and by
 any WebDataset reader.
@@ -78,9 +79,10 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
     whole = _encoded(photos, side, workers, broken)
     shards: list[Path] = []
     count = 0
+    classes = sorted({name for entry in photos.entries if (name := _class(entry.name))})
     while pictures := list(itertools.islice(whole, per_shard)):
         path = out / f"shard-{len(shards):05d}.tar"
-        _write(path, pictures, count, folder.resolve().name)
+        _write(path, pictures, count, folder.resolve().name, classes)
         shards.append(path)
         count += len(pictures)
     if not count:
@@ -113,11 +115,21 @@ def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iter
                 yield photos.entries[number].name, data
 
 
-def _write(path: Path, pictures: list[tuple[str, bytes]], first: int, source: str) -> None:
+def _class(name: str) -> str:
+    """The subfolder that a picture lies in, '' for none."""
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def _write(
+    path: Path, pictures: list[tuple[str, bytes]], first: int, source: str, classes: list[str]
+) -> None:
     """One shard, atomically; keys run on through all shards."""
     with replacing(path) as part, tarfile.open(part, "w") as shard:
         for number, (name, data) in enumerate(pictures, first):
-            sidecar = json.dumps({"source": source, "file": name}).encode()
+            facts: dict[str, object] = {"source": source, "file": name}
+            if named := _class(name):
+                facts |= {"label": classes.index(named), "class": named}
+            sidecar = json.dumps(facts).encode()
             for suffix, content in ((".jpg", data), (".json", sidecar)):
                 member = tarfile.TarInfo(f"{number:06d}{suffix}")
                 member.size = len(content)

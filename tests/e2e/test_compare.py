@@ -129,7 +129,7 @@ def test_the_figures_of_the_paper_are_one_press_away(compare: ExplorePage) -> No
 
 
 def test_the_whole_picture_is_predicted_and_doubted(compared: ExplorePage) -> None:
-    assert "12 reconstructions" in row(compared, "whole").locator(".um-go").inner_text()
+    assert "reconstructions: 12" in row(compared, "whole").locator(".um-go").inner_text()
     row(compared, "whole").locator(".um-go").click()
     pictures(compared, "whole", 5)
     captions = row(compared, "whole").locator("figcaption").all_inner_texts()
@@ -344,7 +344,7 @@ def test_shares_that_cannot_be_read_stay_as_typed_with_the_limits(compare: Explo
     field.fill("0.5,0.75")
     field.blur()
     assert (field.input_value(), told.inner_text()) == ("50, 75", "")
-    assert "2 reconstructions" in row(compare, "ratios").locator(".um-go").inner_text()
+    assert "reconstructions: 2" in row(compare, "ratios").locator(".um-go").inner_text()
 
 
 def test_an_example_that_cannot_be_fetched_leaves_its_place_empty(compare: ExplorePage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def test_no_output_takes_the_place_of_an_input_or_has_a_wrong_name(
     before = picture.read_bytes()
     arguments = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu"]
     assert main([*arguments, "--out", str(out)]) == 2
-    assert capsys.readouterr().err.startswith(f"unmask: out: {out} ")
+    assert capsys.readouterr().err.startswith(f"python -m model: out: {out} ")
     assert picture.read_bytes() == before
 
 
@@ -207,3 +208,16 @@ def test_evaluate_prints_the_model_beside_classical_fills(
     assert scores["interpolation"] < scores["model"]
     assert main(arguments) == 0
     assert "telea" in capsys.readouterr().out
+
+
+def test_who_stops_a_verb_sees_a_line_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    parser = argparse.ArgumentParser(prog="p")
+    parser.set_defaults(verb=interrupted)
+    monkeypatch.setattr("model.__main__._parser", lambda: parser)
+    assert main([]) == 130
+    assert capsys.readouterr() == ("", "p: stopped.\n")

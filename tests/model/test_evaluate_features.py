@@ -32,6 +32,7 @@ from model.evaluate.task import Task
 from model.images import grey
 from model.loading import find_device
 from model.network import MAE
+from model.pretrain.shards import pack
 from tests.pictures import encoded, evaluating, photo, two_classes
 
 CPU = torch.device("cpu")
@@ -586,3 +587,14 @@ def test_a_probe_on_random_crops_learns_too(debug_file: Path, shapes: Path, tmp_
     assert facts["mean"]["percent"] == 100
     assert len(facts["curve"]) == 40
     assert not list((tmp_path / "out").glob("*.state"))  # the run is done
+
+
+def test_shards_of_a_folder_have_the_labels_of_the_folder(tmp_path: Path) -> None:
+    for name in ("zebra/a.png", "ant/b.png", "ant/deep/c.png", "loose.png"):
+        (path := tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(photo(32, 32)))
+    packed = pack(tmp_path / "photos", tmp_path / "shards", per_shard=2)
+    folder, shards = Labelled.open([tmp_path / "photos"]), Labelled.open(list(packed.shards))
+    assert shards.classes == folder.classes == ("ant", "zebra")
+    assert sorted(shards.labels) == sorted(folder.labels) == [0, 0, 1]
+    assert len(packed.shards) == 2

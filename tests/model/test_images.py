@@ -188,6 +188,11 @@ def test_a_mutated_file_is_read_or_refused_and_nothing_else(
             assert load(bytes(mutated)).ndim in (2, 3)
 
 
+def test_a_file_of_no_bytes_is_called_empty() -> None:
+    with pytest.raises(ImageError, match="image is empty"):
+        load_square(b"", 32)
+
+
 def test_a_drawing_is_read_by_brightness_or_by_opacity() -> None:
     grey = np.array([[0, 255]] * 8 * 8, dtype=np.uint8).reshape(8, 16)
     assert np.array_equal(load_grey(encoded(grey)), grey)

@@ -230,7 +230,7 @@ def test_a_run_is_as_long_as_its_epochs(folder: Path, tmp_path: Path) -> None:
         ("name = 'x'\nsteps = 1\noptimiser = 'sgd'", "optimiser"),
         ("name = 'x'\nsteps = 1\n[source_weights]\nodd = 2.0", "source_weights"),
         ("name = 'x'", "steps"),
-        ("steps = 1", "recipe"),
+        ("steps = 1", "name"),
         ("name = 'x'\nsteps = 1\nminutes = 2.0", "steps"),
         ("name = 'x'\nsteps = 1\nepochs = 2", "steps"),
         ("name = 'x'\nepochs = -1", "epochs"),

@@ -74,6 +74,14 @@ def test_what_an_operator_may_write_is_taken(name: str, value: str, monkeypatch:
     Settings()
 
 
+def test_a_key_s_digest_may_be_in_capitals_and_what_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_API_KEYS", "AB" * 32)
+    assert Settings().api_keys == ("ab" * 32,)
+    monkeypatch.setenv("UNMASK_API_KEYS", "ab" * 32 + "  -")  # all that sha256sum prints
+    with pytest.raises(ValidationError, match="64 hexadecimal digits"):
+        Settings()
+
+
 def test_with_a_client_rate_nobody_may_write_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMASK_CLIENT_RATE", "3/minute")
     monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "10.1.2.3")

@@ -83,8 +83,8 @@ function createTraining(element, words) {
     }
     if (at === index && sheets.has(address)) { sheet = sheets.get(address); photos(); }
   }
-  /** The loss nearest to a step. */
-  const pointAt = (step) => (has('points') ? record.points.reduce((a, b) => (Math.abs(b.step - step) < Math.abs(a.step - step) ? b : a)) : null);
+  /** The loss nearest to a step; before the first there is none. */
+  const pointAt = (step) => (step && has('points') ? record.points.reduce((a, b) => (Math.abs(b.step - step) < Math.abs(a.step - step) ? b : a)) : null);
   function caption() {
     if (!has('pictures') || at < 0) return;
     const { step, samples } = record.pictures[at], point = pointAt(step);
