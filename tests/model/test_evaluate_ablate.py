@@ -421,7 +421,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
         (["--budget", "0"], "budget is 0.0; it must be above 0"),
         (["--budget", "1", "--tuned", "64"], "tuned is 64, but --budget decides"),
         (["--samples", "64", "--workers", "0"], "workers is 0, but decoding needs at least one thread"),
-        (["--samples", "64", "--photos", "nowhere"], "nowhere is neither a folder nor a .tar shard"),
+        (["--samples", "64", "--photos", "nowhere"], "There is nothing at nowhere"),
         (["--samples", "64", "--labelled", "test"], "4 of 4 test photos are also training photos"),
     ],
     ids=str,
@@ -489,8 +489,7 @@ def test_a_table_runs_within_seconds_at_the_debug_size_and_goes_on_after_a_stop(
         return trained(recipe, setting)
 
     monkeypatch.setattr(runs, "_trained", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        main(arguments)
+    assert main(arguments) == 130
     monkeypatch.undo()
     done = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "runs").rglob("*.json*")}
     assert any("finetune" in file.name for file in done)
