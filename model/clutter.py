@@ -111,11 +111,11 @@ class Directory(TiffImagePlugin.ImageFileDirectory_v2):
         entries = struct.unpack(head, counted)[0] if len(counted) == struct.calcsize(head) else 0
         if entries > MAX_PARTS:
             raise ValueError(f"{entries} entries")
-        table = fp.read(entries * struct.calcsize(entry))
+        entry_size = struct.calcsize(entry)
+        table = fp.read(entries * entry_size)
+        whole = table[: len(table) // entry_size * entry_size]
         total = 0
-        for tag, kind, numbers, value in struct.iter_unpack(
-            entry, table[: len(table) // struct.calcsize(entry) * struct.calcsize(entry)]
-        ):
+        for tag, kind, numbers, value in struct.iter_unpack(entry, whole):
             if kind not in self._load_dispatch:
                 continue
             size = numbers * self._load_dispatch[kind][0]

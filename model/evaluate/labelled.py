@@ -58,8 +58,7 @@ class Labelled:
                     sidecars[entry.path] = _sidecars(entry.path)
                 label = sidecars[entry.path].get(entry.name.rpartition(".")[0])
             else:
-                parts = Path(entry.name).parts
-                label = (0, parts[0]) if len(parts) > 1 else None
+                label = (0, entry.subfolder) if entry.subfolder else None
             if label is not None:
                 named.append((entry, label))
         if not named:

@@ -50,6 +50,12 @@ class Entry(NamedTuple):
         """For people: the file, or the name within a shard and the shard."""
         return str(self.path) if self.path.name == Path(self.name).name else f"{self.name} in {self.path}"
 
+    @property
+    def subfolder(self) -> str:
+        """What a folder says its picture shows: the subfolder that it lies in, at any depth; '' for none."""
+        first, *further = Path(self.name).parts
+        return first if further else ""
+
 
 @dataclass(frozen=True)
 class Photos:

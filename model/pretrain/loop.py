@@ -47,6 +47,8 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        if bf16 and network.pos_embed.device.type == "cpu":
+            network.unfuse_attention()
         self.bf16 = bf16
         self.adversary = adversary
         self.on_all = on_all
@@ -100,7 +102,8 @@ def build_optimisers(network: MAE, recipe: Recipe) -> list[torch.optim.Optimizer
     )
     if not matrices:
         return [adamw]
-    return [adamw, Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay)]
+    dtype = torch.bfloat16 if wants_bf16(recipe, matrices[0].device) else torch.float32
+    return [adamw, Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay, dtype=dtype)]
 
 
 def wants_bf16(recipe: Recipe, device: torch.device) -> bool:
@@ -115,6 +118,10 @@ def step(objective: Objective | DistributedDataParallel, batch: Batch, training:
     images = batch.images.to(device, non_blocking=True)
     hidden = batch.hidden.to(device, non_blocking=True)
     ids_keep, ids_restore = mask_orders(hidden, int((~batch.hidden[0]).sum()))
+    low, high = recipe.ratio_range
+    if recipe.compile and low < high:
+        # Compiled once for any number of visible patches, and everything else for the size it has.
+        torch._dynamo.maybe_mark_dynamic(ids_keep, 1)
     total = torch.zeros((), device=device)
     parts = [of.chunk(recipe.accumulate) for of in (images, ids_keep, ids_restore, hidden)]
     for number, part in enumerate(zip(*parts, strict=True), 1):
@@ -277,8 +284,7 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
         training.network, wants_bf16(recipe, device), training.adversary, on_all=recipe.loss_on == "all"
     )
     if recipe.compile:
-        low, high = recipe.ratio_range
-        objective.compile(dynamic=low < high)  # one ratio is one shape: compiled once
+        objective.compile()
     if world.size == 1 or sharded.is_sharded(training.network):
         return objective
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)

@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the blocks: in float32 on a CPU, in bfloat16 and stacked on a GPU.
+"""Muon for the matrices inside the blocks: in float32 or bfloat16, and stacked on a GPU.
 
 torch's own Muon orthogonalises in bfloat16 one by one; a CPU without bfloat16 arithmetic needs minutes for one
 step of it (docs/log.md), and a GPU waits for a thousand small launches. Same update otherwise; tests compare.
@@ -27,6 +27,7 @@ class Muon(torch.optim.Optimizer):
         momentum: Nesterov momentum.
         weight_decay: Decoupled, times ``lr``.
         steps: Newton-Schulz iterations.
+        dtype: Numbers these are computed in; ``bfloat16`` is enough wherever a device is fast in it.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         steps: int = 5,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
         )
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -62,10 +65,10 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         # Nesterov: look one step ahead along the new momentum.
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        if len(ahead) == 1 and not ahead[0].is_cuda:
-            updates = [orthogonalise(ahead[0], group["steps"])]
+        if len(ahead) == 1:
+            updates = [orthogonalise(ahead[0].to(self._dtype), group["steps"]).to(ahead[0].dtype)]
         else:
-            stack = orthogonalise(torch.stack(list(ahead)).bfloat16(), group["steps"])
+            stack = orthogonalise(torch.stack(list(ahead)).to(self._dtype), group["steps"])
             updates = list(stack.to(parameters[0].dtype).unbind())
         rate = group["lr"] * 0.2 * math.sqrt(max(parameters[0].shape))
         values: list[Tensor] = [*parameters]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from model.checkpoints.files import replacing
 from model.errors import DataError
-from model.pretrain.data import Photos, in_order
+from model.pretrain.data import Entry, Photos, in_order
 
 QUALITY = 90
 #: Pictures in the making; bounds the memory.
@@ -79,7 +79,7 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
     whole = _encoded(photos, side, workers, broken)
     shards: list[Path] = []
     count = 0
-    classes = sorted({name for entry in photos.entries if (name := _class(entry.name))})
+    classes = sorted({entry.subfolder for entry in photos.entries} - {""})
     while pictures := list(itertools.islice(whole, per_shard)):
         path = out / f"shard-{len(shards):05d}.tar"
         _write(path, pictures, count, folder.resolve().name, classes)
@@ -95,8 +95,8 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
     return Packed(tuple(shards), count, tuple(broken), photos.told)
 
 
-def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Names and JPEG bytes in order; names of what cannot be decoded go to ``broken``."""
+def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iterator[tuple[Entry, bytes]]:
+    """Pictures and their JPEG bytes in order; names of what cannot be decoded go to ``broken``."""
 
     def encode(number: int) -> bytes | None:
         picture = photos.decode_or_none(number)
@@ -112,23 +112,18 @@ def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iter
             if data is None:
                 broken.append(photos.entries[number].name)
             else:
-                yield photos.entries[number].name, data
-
-
-def _class(name: str) -> str:
-    """The subfolder that a picture lies in, '' for none."""
-    return name.partition("/")[0] if "/" in name else ""
+                yield photos.entries[number], data
 
 
 def _write(
-    path: Path, pictures: list[tuple[str, bytes]], first: int, source: str, classes: list[str]
+    path: Path, pictures: list[tuple[Entry, bytes]], first: int, source: str, classes: list[str]
 ) -> None:
     """One shard, atomically; keys run on through all shards."""
     with replacing(path) as part, tarfile.open(part, "w") as shard:
-        for number, (name, data) in enumerate(pictures, first):
-            facts: dict[str, object] = {"source": source, "file": name}
-            if named := _class(name):
-                facts |= {"label": classes.index(named), "class": named}
+        for number, (entry, data) in enumerate(pictures, first):
+            facts: dict[str, object] = {"source": source, "file": entry.name}
+            if entry.subfolder:
+                facts |= {"label": classes.index(entry.subfolder), "class": entry.subfolder}
             sidecar = json.dumps(facts).encode()
             for suffix, content in ((".jpg", data), (".json", sidecar)):
                 member = tarfile.TarInfo(f"{number:06d}{suffix}")

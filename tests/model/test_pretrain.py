@@ -378,11 +378,12 @@ def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, 
     assert float(values.max()) < 1.3
 
 
-def test_muon_steps_as_torch_does_in_its_bfloat16() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_steps_as_torch_does_in_its_bfloat16(dtype: torch.dtype) -> None:
     start, gradients = torch.randn(24, 40), [torch.randn(24, 40) for _ in range(3)]
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
     optimisers = [
-        Muon([ours], lr=0.02, weight_decay=0.1),
+        Muon([ours], lr=0.02, weight_decay=0.1, dtype=dtype),
         torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     ]
     for gradient in gradients:

@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from model.checkpoints import store
 from model.checkpoints.report import inspect
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
-from model.pretrain import resume
+from model.pretrain import loop, resume
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import Objective, build_optimisers, learning_rate, mask_orders, run
@@ -27,6 +29,7 @@ from model.pretrain.muon import Muon, orthogonalise
 from model.pretrain.pace import Pace
 from model.pretrain.recipe import load_recipe
 from model.pretrain.resume import Training
+from model.pretrain.samples import Batch
 from model.pretrain.watch import Progress
 from model.reconstruct import load
 from tests.training import equal, log, processes, run_until, toy, weights, write_recipe
@@ -313,7 +316,7 @@ def test_a_stack_of_matrices_moves_as_each_alone() -> None:
     for parameters, stacked in ((alone, False), (together, True)):
         for n, parameter in enumerate(parameters):
             parameter.grad = stack[n].flip(0)
-        optimiser = Muon(parameters, lr=0.02)
+        optimiser = Muon(parameters, lr=0.02, dtype=torch.bfloat16 if stacked else torch.float32)
         if stacked:  # what a GPU does, in bfloat16
             with torch.no_grad():
                 optimiser._move(parameters, optimiser.param_groups[0])
@@ -334,6 +337,32 @@ def test_network_and_loss_compile_as_one_graph(debug_network: MAE) -> None:
     # Without code generation, which takes a minute here; a break in the graph is an error either way.
     compiled = torch.compile(objective, fullgraph=True, dynamic=False, backend="eager")
     assert torch.equal(compiled(*arguments), objective(*arguments))
+
+
+def test_a_step_compiles_once_for_any_number_of_visible_patches(debug_network: MAE) -> None:
+    compiled = CompileCounter()
+    recipe = toy(compile=True, mask_ratio=(0.5, 0.9), batch_size=6)
+    training = Training(recipe, debug_network, build_optimisers(debug_network, recipe), photos="")
+    objective = torch.compile(Objective(debug_network, bf16=False), backend=compiled)
+    images = torch.zeros(6, 3, 64, 64, dtype=torch.uint8)
+    for visible in (8, 3, 5, 2):
+        hidden = torch.arange(16).expand(6, -1) >= visible
+        loop.step(cast("Objective", objective), Batch(images, hidden), training)
+    assert compiled.frame_count == 1
+
+
+def test_attention_in_bfloat16_on_a_cpu_is_made_of_its_parts(
+    debug_network: MAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randint(
+        0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    hidden = torch.arange(16).expand(4, -1) >= 4
+    arguments = (images, *mask_orders(hidden, 4), hidden)
+    expected = float(Objective(debug_network, bf16=False)(*arguments).detach())
+    monkeypatch.delattr("torch.nn.functional.scaled_dot_product_attention")
+    loss = Objective(debug_network, bf16=True)(*arguments)
+    assert float(loss.detach()) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.gpu

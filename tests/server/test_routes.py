@@ -527,9 +527,8 @@ def test_a_request_past_its_deadline_is_given_up(engine: FakeEngine) -> None:
     with running(app) as client:
         problem_of(post(client), 504)
         engine.gate.set()
-        while (
-            answer := post(client)
-        ).status_code == 504:  # on a busy machine even what is quick takes a while
+        # On a busy machine even what is quick takes a while.
+        while (answer := post(client)).status_code == 504:
             pass
         assert answer.status_code == 200
 
