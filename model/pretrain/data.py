@@ -182,6 +182,14 @@ class Photos:
                 raise
             return None
 
+    def fault(self, number: int) -> str:
+        """Why a photo cannot be decoded, with its name; a clause without a full stop."""
+        try:
+            self.decode(number)
+        except DataError as error:
+            return str(error).removesuffix(".")
+        return f"{self.entries[number].place} could not be decoded, and now can"
+
 
 def in_order(make: Callable[[int], T], numbers: Sequence[int], threads: Executor, ahead: int) -> Iterator[T]:
     """What threads make of each number, one after the other; so many are made before they are asked for."""

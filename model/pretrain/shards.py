@@ -38,7 +38,7 @@ class Packed:
     Attributes:
         shards: The files.
         photos: Photos in them.
-        broken: Names of pictures that cannot be decoded and were left out.
+        broken: Which pictures were left out, and why.
         found: What the folder holds, in words.
     """
 
@@ -96,7 +96,7 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
 
 
 def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iterator[tuple[Entry, bytes]]:
-    """Pictures and their JPEG bytes in order; names of what cannot be decoded go to ``broken``."""
+    """Pictures and their JPEG bytes in order; what cannot be decoded goes to ``broken``, with the reason."""
 
     def encode(number: int) -> bytes | None:
         picture = photos.decode_or_none(number)
@@ -110,7 +110,7 @@ def _encoded(photos: Photos, side: int, workers: int, broken: list[str]) -> Iter
         encoded = in_order(encode, range(len(photos)), threads, AHEAD)
         for number, data in enumerate(tqdm(encoded, total=len(photos), desc="shards", unit="photo")):
             if data is None:
-                broken.append(photos.entries[number].name)
+                broken.append(photos.fault(number))
             else:
                 yield photos.entries[number], data
 

@@ -89,6 +89,7 @@ def _shards(given: argparse.Namespace) -> str:
     from model.pretrain.shards import pack
 
     packed = pack(given.folder, given.out, side=given.side, per_shard=given.per_shard, workers=given.workers)
-    left_out = [f"left out, cannot be decoded: {name}" for name in packed.broken]
-    written = f"{packed.photos} photos in {len(packed.shards)} shards under {given.out}."
+    left_out = [f"left out: {fault}" for fault in packed.broken]
+    shards = "1 shard" if len(packed.shards) == 1 else f"{len(packed.shards)} shards"
+    written = f"{packed.photos} photos in {shards} under {given.out}."
     return "\n".join([f"{packed.found}.", *left_out, written])

@@ -118,8 +118,7 @@ class Watch:
     def _name_broken(self, broken: frozenset[int]) -> None:
         """Say once which photos cannot be decoded."""
         for number in sorted(broken - self._named):
-            entry = self._photos.entries[number]
-            _LOGGER.warning("%s cannot be decoded; another photo stands in", entry.place)
+            _LOGGER.warning("%s; another photo stands in", self._photos.fault(number))
         self._named |= broken
 
     def _draw(self, step: int, network: MAE) -> None:

@@ -244,7 +244,8 @@ def test_packed_shards_are_small_upright_and_read_like_the_folder(
     (damaged_folder / "deep/turned.jpg").write_bytes(encoded(turned, "JPEG", exif=exif))
     packed = pack(damaged_folder, tmp_path / "out", side=100, per_shard=5, workers=2)
     assert (packed.photos, len(packed.shards)) == (12, 3)
-    assert packed.broken == ("003.jpg", "007.jpg")
+    for fault, name in zip(packed.broken, ("003.jpg", "007.jpg"), strict=True):
+        assert fault.startswith(f"{damaged_folder / name} cannot be decoded: ")
     photos = Photos.open([tmp_path / "out/shard-{00000..00002}.tar"])
     assert len(photos) == 12
     assert {entry.source for entry in photos.entries} == {"photos"}
@@ -258,7 +259,7 @@ def test_packing_twice_gives_the_same_bytes_and_overwrites_nothing(
 ) -> None:
     for out in ("one", "two"):
         assert main(["shards", str(damaged_folder), str(tmp_path / out), "--workers", "2"]) == 0
-    assert "10 photos in 1 shards" in capsys.readouterr().out
+    assert "10 photos in 1 shard under" in capsys.readouterr().out
     one, two = (tmp_path / out / "shard-00000.tar" for out in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     assert main(["shards", str(damaged_folder), str(tmp_path / "one")]) == 2
