@@ -178,8 +178,8 @@ def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: Ex
     card = use.one(".um-use-model").inner_text()
     for part in ("mini", "3,734,656", "CC-BY-NC-4.0", "224 × 224", "pixels"):
         assert part in card
-    assert "9,400 steps, 300,800 crops of photos seen" in card
-    assert "mini, after 5,800 steps and 185,600 crops" in card
+    assert "16,300 steps, 742,400 crops of photos seen" in card
+    assert "mini, after 9,400 steps and 300,800 crops" in card
     assert "never use it to identify a face" in use.one(".um-use-limits").inner_text()
     report = use.one(".um-use-report")
     report.wait_for(timeout=REPORT_MS)
