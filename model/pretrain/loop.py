@@ -118,12 +118,14 @@ def step(objective: Objective | DistributedDataParallel, batch: Batch, training:
     images = batch.images.to(device, non_blocking=True)
     hidden = batch.hidden.to(device, non_blocking=True)
     ids_keep, ids_restore = mask_orders(hidden, int((~batch.hidden[0]).sum()))
-    low, high = recipe.ratio_range
-    if recipe.compile and low < high:
-        # Compiled once for any number of visible patches, and everything else for the size it has.
-        torch._dynamo.maybe_mark_dynamic(ids_keep, 1)
     total = torch.zeros((), device=device)
     parts = [of.chunk(recipe.accumulate) for of in (images, ids_keep, ids_restore, hidden)]
+    low, high = recipe.ratio_range
+    if recipe.compile and low < high:
+        # Compiled once for any number of visible patches, and everything else for the size it has. A mark is the
+        # tensor's own: a part does not have that of the whole.
+        for ids in parts[1]:
+            torch._dynamo.maybe_mark_dynamic(ids, 1)
     for number, part in enumerate(zip(*parts, strict=True), 1):
         # Gradients travel between processes once a step, with the last part.
         held_back = number < recipe.accumulate

@@ -340,6 +340,7 @@ def test_network_and_loss_compile_as_one_graph(debug_network: MAE) -> None:
 
 
 def test_a_step_compiles_once_for_any_number_of_visible_patches(debug_network: MAE) -> None:
+    torch._dynamo.reset()  # sizes that an earlier test has met are free already
     compiled = CompileCounter()
     recipe = toy(compile=True, mask_ratio=(0.5, 0.9), batch_size=6)
     training = Training(recipe, debug_network, build_optimisers(debug_network, recipe), photos="")
