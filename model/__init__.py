@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from model.scores import Score
     from model.views import EVERY_PANEL, PANELS
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "model.config": ("SIZES", "MAEConfig"),
     "model.errors": ("CheckpointError", "DataError", "ImageError", "MaskError", "RecipeError", "UnmaskError"),

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from model import __version__
 from model import verbs as pictures
 from model.ablate import verbs as ablations
 from model.checkpoints import verbs as checkpoints
@@ -36,10 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses an unknown option where it was given: with the verb's own usage, not the whole program's."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def] # as argparse declares it
+        given, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return given, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="python -m model", description="Masked autoencoders: hide, repaint, train, measure."
     )
+    parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     pictures.add(verbs)

@@ -9,9 +9,8 @@ from typing import Any
 
 from fastapi import Response
 
-from model import Reconstruction, labels
+from model import Reconstruction, __version__, labels
 from model.views import side_by_side
-from server import __version__
 from server.problems import BadRequestError
 
 JSON, PNG, WEBP, JPEG, NDJSON = (

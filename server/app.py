@@ -12,7 +12,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server import __version__, openapi, problems
+from model import __version__
+from server import openapi, problems
 from server.compress import Compress
 from server.limits import BodyLimit, ClientLimit
 from server.logs import log_request

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from model import EVERY_PANEL, STRATEGIES
+from model import EVERY_PANEL, STRATEGIES, __version__
 from model.views import VIEWS
-from server import __version__, openapi, problems, responses
+from server import openapi, problems, responses
 from server.answers import FORMS, JSON, SHEET, Form, etag, negotiate
 from server.batch import add_batch
 from server.catalogue import add_models, add_queue, add_samples

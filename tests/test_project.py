@@ -30,6 +30,12 @@ def python(code: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)
+    assert cited
+    assert PROJECT["project"]["version"] == cited[1] == model.__version__
+
+
 def test_the_lock_holds_no_address() -> None:
     assert "://" not in LOCK
     assert "--index" not in LOCK

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model import __version__
 from model.__main__ import _parser, main
 from model.options import Options
 from model.reconstruct import load
@@ -221,3 +222,19 @@ def test_who_stops_a_verb_sees_a_line_and_no_traceback(
     monkeypatch.setattr("model.__main__._parser", lambda: parser)
     assert main([]) == 130
     assert capsys.readouterr() == ("", "p: stopped.\n")
+
+
+def test_an_unknown_option_is_refused_with_the_usage_of_its_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["pretrain", "mini", "--data", "photos", "--out", "run", "--stepz", "3"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: python -m model pretrain ")
+    assert said.endswith("error: unrecognized arguments: --stepz 3\n")
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"{__version__}\n"

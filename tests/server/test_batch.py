@@ -4,9 +4,7 @@ import asyncio
 import base64
 import io
 import json
-import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,13 +12,11 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from model import Reconstructor
-from server import __version__
+from model import Reconstructor, __version__
 from server.schemas import BatchFields
 from server.service import Service
 from tests.server.conftest import FakeEngine, build_app, into, photo, png, post, problem_of, running
 
-ROOT = Path(__file__).parent.parent.parent
 PATH = "/v1/reconstruct/batch"
 
 
@@ -276,10 +272,6 @@ def test_models_and_service_describe_themselves(client: TestClient, reconstructo
     info = client.get("/v1/info").json()
     assert (info["models"], info["version"], info["limits"]["batch_items"]) == (["debug"], __version__, 12)
     assert {"image/webp", "application/json"} <= set(info["answers"])
-
-
-def test_the_version_is_that_of_the_project() -> None:
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 def test_the_batch_is_described(client: TestClient) -> None:
