@@ -182,8 +182,13 @@ def _world(device: str | None) -> Iterator[tuple[World, torch.device]]:
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])  # noqa: TID251
     dist.init_process_group(backend, store=_fresh_store(size), rank=rank, world_size=size)
+    ended = False
     try:
         yield World(dist.get_rank(), dist.get_world_size()), where
         dist.barrier()
+        ended = True
     finally:
-        dist.destroy_process_group()
+        # NCCL waits here for its kernels and for the other processes, which wait for this one's gradients: one that
+        # failed would never end, its error unseen. So it just ends, and its group with it.
+        if ended or where.type != "cuda":
+            dist.destroy_process_group()
