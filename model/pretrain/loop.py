@@ -237,9 +237,11 @@ def run(
             if saving:
                 _refuse_lost_weights(training, photos, out, world)
                 mean = float(torch.stack(world.means(since_state)).mean())
+                # A process notes losses from its own beginning: those of a few steps around a stop decide nothing.
+                enough = 2 * len(since_state) >= min(recipe.checkpoint_every, training.step)
                 since_state = []
                 if world.first or sharded.is_sharded(training.network):
-                    resume.save(out, training, mean, world)
+                    resume.save(out, training, mean if enough else math.inf, world)
     return training
 
 
@@ -255,7 +257,10 @@ def _begin(
 ) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
-    network = MAE(recipe.config).to(device).train()
+    parted = recipe.sharding == "fsdp2" and world.size > 1
+    network = MAE(recipe.config).train()
+    if not parted:  # else each process takes its share only: the whole may not fit into the device's memory
+        network.to(device)
     if init is not None and not resumed:
         init.fill(network)
     if not resumed and (init is None or init.target != recipe.target):
@@ -268,8 +273,8 @@ def _begin(
         if recipe.adversarial.trained == "decoder":
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(in_decoder(name))
-    if recipe.sharding == "fsdp2" and world.size > 1:
-        sharded.shard(network)
+    if parted:
+        sharded.shard(network, device)
     optimisers = build_optimisers(network, recipe)
     training = Training(
         recipe, network, optimisers, photos.digest, recipe.minutes, average, adversary,

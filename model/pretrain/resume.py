@@ -103,7 +103,7 @@ def save(folder: Path, training: Training, loss: float, world: World = ALONE) ->
     Args:
         folder: The run's folder.
         training: The run as it stands.
-        loss: Mean since the state before, which decides whether this one is the best.
+        loss: Mean since the state before, which decides whether this one is the best; infinite: it is not.
         world: Who calls.
 
     Returns:

@@ -48,6 +48,20 @@ def test_the_newest_states_and_the_best_one_stay(folder: Path, tmp_path: Path) -
     assert resume.latest_step(tmp_path) == 5
 
 
+def test_the_losses_of_a_few_steps_before_a_stop_do_not_make_a_state_the_best(
+    folder: Path, tmp_path: Path
+) -> None:
+    pretrain(toy(steps=8, checkpoint_every=4), [folder], tmp_path, device="cpu")
+    state = torch.load(tmp_path / "state-0000008.pt", weights_only=True)
+    torch.save(state | {"best": 1e9}, tmp_path / "state-0000008.pt")  # every loss is lower
+    best = (tmp_path / "BEST").read_text()
+    pretrain(toy(steps=9, checkpoint_every=4), [folder], tmp_path, device="cpu", resumed=True)
+    assert (tmp_path / "LATEST").read_text() == "state-0000009.pt"
+    assert (tmp_path / "BEST").read_text() == best
+    pretrain(toy(steps=12, checkpoint_every=4), [folder], tmp_path, device="cpu", resumed=True)
+    assert (tmp_path / "BEST").read_text() == "state-0000012.pt", "three steps of four are enough"
+
+
 def test_a_full_disk_is_said_and_leaves_the_state_before(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
