@@ -33,9 +33,12 @@ from model.network import MAE
 Optimisers = list[torch.optim.Optimizer]
 
 
-def shard(network: MAE) -> None:
-    """Leave each process its share of every parameter; blocks are put together one by one as they are needed."""
-    mesh = init_device_mesh(network.pos_embed.device.type, (dist.get_world_size(),))
+def shard(network: MAE, device: torch.device) -> None:
+    """Leave each process its share of every parameter; blocks are put together one by one as they are needed.
+
+    They are moved to the device one by one too, so that the whole network needs to fit into the host's memory only.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in (*network.blocks, *network.decoder_blocks):
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
