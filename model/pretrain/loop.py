@@ -236,12 +236,10 @@ def run(
                 pace.reported(training.step)
             if saving:
                 _refuse_lost_weights(training, photos, out, world)
-                mean = float(torch.stack(world.means(since_state)).mean())
-                # A process notes losses from its own beginning: those of a few steps around a stop decide nothing.
-                enough = 2 * len(since_state) >= min(recipe.checkpoint_every, training.step)
+                mean = _mean(since_state, training, world)
                 since_state = []
                 if world.first or sharded.is_sharded(training.network):
-                    resume.save(out, training, mean if enough else math.inf, world)
+                    resume.save(out, training, mean, world)
     return training
 
 
@@ -295,6 +293,12 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
     if world.size == 1 or sharded.is_sharded(training.network):
         return objective
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def _mean(losses: list[Tensor], training: Training, world: World) -> float:
+    """Of the losses since the last state that this process knows; infinite where those few would decide by chance."""
+    few = 2 * len(losses) < min(training.recipe.checkpoint_every, training.step)
+    return math.inf if few else float(torch.stack(world.means(losses)).mean())
 
 
 def _share(training: Training, world: World) -> None:
