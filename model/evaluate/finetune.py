@@ -42,6 +42,8 @@ from model.evaluate.task import Task
 _TIMED = 3
 #: Photos judged at once.
 _JUDGED = 32
+#: Of the curve of the training loss, at most twice as many.
+_POINTS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,7 @@ class _Run:
         )
         self.step, self.steps = 0, 0
         self.curve: list[dict[str, float]] = []
+        self.losses: list[Tensor] = []  # since the curve's last point
 
     def schedule(self) -> Any:
         """Learning rate over all steps: linear warm-up, cosine to 1e-6, each layer its share."""
@@ -183,6 +186,7 @@ class _Run:
         return {
             "step": self.step, "steps": self.steps, "curve": self.curve, "vit": self.vit.state_dict(),
             "optimiser": self.optimiser.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
+            "losses": [float(loss) for loss in self.losses],
         }  # fmt: skip
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -191,6 +195,8 @@ class _Run:
         self.optimiser.load_state_dict(saved["optimiser"])
         if self.ema is not None:
             self.ema.load_state_dict(saved["ema"])
+        # States of before these were kept were written with the curve's points alone.
+        self.losses = [torch.tensor(loss, device=self.device) for loss in saved.get("losses", [])]
 
     @property
     def result(self) -> VisionTransformer:
@@ -325,25 +331,27 @@ def _train(
     run: _Run, data: Augmented, samples: Samples, keep: state.Keeper, workers: int, save_every_s: float
 ) -> None:
     schedule = run.schedule()
-    every = max(run.steps // 200, 1)
-    losses: list[Tensor] = []
+    every = max(run.steps // _POINTS, 1)
     saved_at = time.monotonic()
     bar = tqdm(total=run.steps, initial=run.step, desc=run.settings.kind, unit="step")
     for images, labels in batches(data, samples, run.step, run.steps, workers):
         schedule.step_update(run.step)
-        losses.append(run.backward(images, labels, run.step))
+        run.losses.append(run.backward(images, labels, run.step))
         run.update()
         bar.update()
-        if run.step % every == 0 or run.step == run.steps:
-            loss = float(torch.stack(losses).mean())
-            losses = []
+        drawn = run.step % every == 0 or run.step == run.steps
+        due = time.monotonic() - saved_at >= save_every_s
+        if drawn or due:
+            loss = float(torch.stack(run.losses).mean())
             state.refuse_not_finite(loss, f"after step {run.step}")
+        if drawn:
             rate = max(group["lr"] for group in run.optimiser.param_groups)
             run.curve.append({"step": run.step, "loss": round(loss, 5), "lr": rate})
+            run.losses = []
             bar.set_postfix(loss=f"{loss:.3f}")
-            if time.monotonic() - saved_at >= save_every_s:
-                keep.save(run.to_state())
-                saved_at = time.monotonic()
+        if due:
+            keep.save(run.to_state())
+            saved_at = time.monotonic()
     bar.close()
     keep.save(run.to_state())
 

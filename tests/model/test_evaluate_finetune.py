@@ -304,6 +304,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     kind: str, debug_file: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = finetune.load_settings(kind, {"epochs": 3, "batch_size": 4, "base_lr": 0.05})
+    monkeypatch.setattr(finetune, "_POINTS", 2)  # at steps 3 and 6
     whole = finetune.evaluate(_task(debug_file, shapes, tmp_path / "whole"), settings)
     broken = _task(debug_file, shapes, tmp_path / "broken")
     save = state.Keeper.save
@@ -313,11 +314,12 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
         if content["step"] == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(state.Keeper, "save", saved_and_killed)
-    with pytest.raises(KeyboardInterrupt):
-        finetune.evaluate(broken, settings, save_every_s=0)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(state.Keeper, "save", saved_and_killed)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.evaluate(broken, settings, save_every_s=0)
     resumed = finetune.evaluate(broken, settings)
+    assert [point["step"] for point in resumed["curve"]] == [3, 6]
     assert resumed["curve"] == whole["curve"]
     name = f"{kind}-debug-1.safetensors"
     ours, theirs = (load_file(tmp_path / run / name) for run in ("broken", "whole"))
