@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -198,13 +198,15 @@ def _row(row: Row, steps: int, table: Table, setting: Setting) -> dict[str, Any]
             return {"name": row.name, "error": f"the encoder has {recipe.config.depth} blocks."}
         weights = _trained(recipe, setting)
     except (RecipeError, CheckpointError, DataError) as error:
-        if isinstance(error, DataError) and error.code not in _LOST:
-            raise
-        return {"name": row.name, "error": f"{error} {error.hint}"}
+        return _failed(row, error)
+    try:
+        judged = list(_accuracies(weights, row, table, setting))
+    except DataError as error:
+        return _failed(row, error)
     figures: dict[str, float] = _of_training(weights.parent)
     intervals: dict[str, list[float | None]] = {}
     each: dict[str, list[float]] = {}
-    for name, accuracy in _accuracies(weights, row, table, setting):
+    for name, accuracy in judged:
         figures[name] = accuracy["percent"]
         intervals[name] = accuracy["interval_95"]
         each[name] = [100 * right for right in accuracy["each_photo"]]
@@ -223,6 +225,13 @@ def _row(row: Row, steps: int, table: Table, setting: Setting) -> dict[str, Any]
         "intervals": intervals,
         "each_photo": each,
     }
+
+
+def _failed(row: Row, error: UnmaskError) -> dict[str, Any]:
+    """A row without figures; wrong photos are wrong for all rows, and stop them."""
+    if isinstance(error, DataError) and error.code not in _LOST:
+        raise error
+    return {"name": row.name, "error": f"{error} {error.hint}"}
 
 
 def _accuracies(
@@ -391,18 +400,16 @@ def _planned(table: Table, setting: Setting) -> dict[str, Any]:
 
 
 def _seconds_a_step(row: Row, setting: Setting) -> float:
-    """How long a step of a row takes here, by a few of them in a folder of their own."""
-    folder = setting.out / "speed" / f"{_slug(row.name)}-{time.time_ns()}"
+    """How long a step of a row takes here, by a few of them in a folder that is then removed."""
     recipe = replace(_recipe(row, setting, _TIMED), log_every=_TIMED // 2, checkpoint_every=_NEVER)
-    pretrain(recipe, setting.data, folder, device=setting.device, workers=setting.workers)
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    setting.out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="speed-", dir=setting.out) as made:  # where there is room for a run
+        folder = Path(made)
+        pretrain(recipe, setting.data, folder, device=setting.device, workers=setting.workers)
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return recipe.batch_size / float(last["images_per_second"])
 
 
 def _written(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
     write_json(file, facts)
     return facts
-
-
-def _slug(name: str) -> str:
-    return "".join(sign if sign.isalnum() else "-" for sign in name).strip("-")

@@ -15,6 +15,7 @@ from model.ablate import report, runs, tables
 from model.ablate.report import Spread
 from model.ablate.tables import Claim
 from model.errors import CheckpointError, DataError, RecipeError
+from model.evaluate import linear
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
 from tests.pictures import encoded, photo
@@ -501,6 +502,7 @@ def test_a_table_runs_within_seconds_at_the_debug_size_and_goes_on_after_a_stop(
         assert set(row["figures"]) == set(tables.FIGURES)
         assert row["samples"] == answer["rows"][0]["samples"]
     assert {claim["words"] for claim in answer["claims"]} >= {"Grid paints sharper than random."}
+    assert not list((tmp_path / "out").glob("speed*")), "what was trained to tell its speed"
     words = Path(answer["report"]).read_text()
     assert "paper: linear probe %" in words
     assert "73.5" in words
@@ -602,3 +604,23 @@ def test_a_row_that_cannot_be_trained_does_not_stop_the_table(tmp_path: Path) ->
     assert whole["figures"]["loss"] > 0
     written, _ = report.write(table, setting, rows, {})
     assert "lost could not be run: The loss is nan" in written.read_text()
+
+
+@pytest.mark.slow
+def test_a_row_whose_probe_comes_apart_does_not_stop_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "PLAIN_RATE", float("inf"))
+    (tmp_path / "tiny.toml").write_text(_TINY)
+    (tmp_path / "t.toml").write_text(
+        'title = "t"\nmeasure = ["linear"]\n[[row]]\nname = "a"\n[[row]]\nname = "b"\nrecipe = { lr = 1e-4 }\n'
+    )
+    train, test = _photos(tmp_path / "train", 4), _photos(tmp_path / "test", 2)
+    setting = _setting(
+        tmp_path / "out", recipe=str(tmp_path / "tiny.toml"), samples=16,
+        data=(train,), labelled=(train,), test=(test,), photos=(test,),
+    )  # fmt: skip
+    rows = runs.run(tables.load(str(tmp_path / "t.toml")), setting)
+    assert [row["name"] for row in rows] == ["a", "b"]
+    for row in rows:
+        assert "after the last epoch" in row["error"]
