@@ -63,6 +63,9 @@ class MAEConfig:
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot exist, before a tensor is made."""
+        whole = [name for name, kind in get_type_hints(type(self)).items() if kind is int]
+        if other := [name for name in whole if type(getattr(self, name)) is not int]:
+            raise _bad(f"{other[0]} {getattr(self, other[0])!r:.60} must be a whole number")
         if low := [name for name, value in vars(self).items() if type(value) is int and value < 1]:
             raise _bad(f"{low[0]} {getattr(self, low[0])} must be at least 1")
         if not 1 <= self.channels <= MAX_CHANNELS:

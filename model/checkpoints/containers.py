@@ -113,6 +113,7 @@ def _open_raw(path: Path, key: str | None) -> RawFile:
             more, header = _read_safetensors(part)
         else:
             more, arguments, nested = _read_pickle(part, key)
+        _refuse_without_numbers(part, more)
         tensors |= more
     config, processor = files.configs_beside(path)
     return RawFile(
@@ -170,6 +171,19 @@ def _read_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[s
         "averages": averages,
     }
     return tensors, kept, nested
+
+
+def _refuse_without_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Torch stores also tensors that are only shapes, and sparse ones; no network of ours takes them."""
+    import torch
+
+    for name, value in tensors.items():
+        if value.is_meta or value.layout != torch.strided:
+            raise refuse(
+                f"{path.name} holds {'no numbers' if value.is_meta else 'a sparse tensor'} for {name:.80}",
+                "Save the weights as plain tensors.",
+                "tensors",
+            )
 
 
 def _unpickled(path: Path) -> object:
@@ -242,8 +256,12 @@ def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
             "layout",
         )
     normalised = {"pixel": False, "norm_pixel": True}  # states of before kept no config
-    step = int(state.get("step", 0))
-    card = {"steps": step, "samples": step * int(recipe.get("batch_size", 0)), "recipe": recipe}
+    step, batch_size = state.get("step", 0), recipe.get("batch_size", 0)
+    if not (isinstance(step, int) and isinstance(batch_size, int)):
+        raise refuse(
+            f"{path.name} counts steps in no whole numbers", "Take a state as the run wrote it.", "layout"
+        )
+    card = {"steps": step, "samples": step * batch_size, "recipe": recipe}
     facts = {"name": str(recipe.get("name", path.stem)), "card": card, **state.get("unmask", {})}
     kept = {
         "args": {"norm_pix_loss": normalised[recipe["target"]]} if recipe.get("target") in normalised else {},

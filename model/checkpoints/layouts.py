@@ -170,8 +170,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "lightly (MaskedVisionTransformerTIMM)",
         _has("backbone.vit." + _QKV),
         renamed=_LIGHTLY,
-        # Its backbone wrapper and timm's untouched class head are stored and take no part.
-        unused=r"^(backbone\.mask_token|backbone\.vit\.head\..*)$",
+        # Its backbone wrapper, timm's untouched class head and its training script's probe take no part.
+        unused=r"^(online_classifier\.|backbone\.(mask_token$|vit\.head\.))",
         proof="lightly 1.6.0 (MAEDecoderTIMM and MaskedVisionTransformerDecoderTIMM)",
     ),
     Layout(

@@ -172,8 +172,8 @@ def locate(name_or_path: str | Path) -> Found:
     name = str(name_or_path)
     entry = known.get(name) or Entry(name=name, hub=name if _NAME.fullmatch(name) and "/" in name else "")
     found = find(entry)
-    if found:
-        return found
+    if found:  # of a repository that was never added nothing is known but where it lies
+        return found if name in known else Found(found.path)
     if name not in known:
         return Found(path)  # to be refused by whoever reads it, as any absent file
     if entry.path:
@@ -216,13 +216,16 @@ def add(entry: Entry, *, replace: bool = False) -> Entry:
         replace: The name may be one that was added before.
 
     Raises:
-        CheckpointError: The name is taken or cannot be one, the file is not there, or the address is not https.
+        CheckpointError: The name is taken or cannot be one, the file is not there, or address or hash is
+            none.
     """
     if not _NAME.fullmatch(entry.name):
         raise refuse(
             f"{entry.name!r} cannot be a name", "Use letters, digits, . _ - and one / at most.", "name"
         )
     _check_free(entry.name, replace)
+    if entry.sha256 and not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+        raise refuse(f"{entry.sha256:.80} is no sha256", "Give all of its 64 hex digits.", "hash")
     if entry.file:
         _check_address(entry)
     values = asdict(entry)
@@ -338,7 +341,7 @@ def find(entry: Entry) -> Found | None:
         home = weights_folder() / entry.name
         return Found(home if entry.hub else home / first, entry, digest)
     cached = _in_hub_cache(entry.hub)
-    return Found(cached, entry if entry.licence != "not stated" else None) if cached else None
+    return Found(cached, entry) if cached else None
 
 
 def _record(entry: Entry) -> dict[str, dict[str, Any]]:

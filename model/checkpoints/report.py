@@ -178,9 +178,13 @@ def _look(raw: RawFile, given: Given, path: str, photos: tuple[Path, ...] = ()) 
         if not missing and not left_over:
             notes += store.check(skeleton, house, raw.path.name, kind)
             sound = True
-        if sound and kind == "full" and target is None and photos:
-            target, source = _measure(house, config, photos, raw.path.name)
-            notes += () if target else (f"The target is undecided, {source}.",)
+        if sound and kind == "full" and photos and target in (None, "pixel", "norm_pixel"):
+            measured, how = _measure(house, config, photos, raw.path.name)
+            if target is None:
+                target, source = measured, how
+                notes += () if target else (f"The target is undecided, {how}.",)
+            elif measured not in (None, target):
+                notes += (f"Not what was measured: {measured}, {how}.",)
     except CheckpointError as error:
         notes = (*notes, f"{error} {error.hint}")
     channels = config.channels if config else 0

@@ -149,6 +149,10 @@ def test_an_unknown_target_is_measured_on_photos(
     assert report.target == target
     if target:
         assert "a guess, measured on 3 photos" in str(report.target_source)
+        other: Target = "pixel" if target == "norm_pixel" else "norm_pixel"
+        stated = inspect(tmp_path / "a.pth", Given(target=other), photos=tmp_path)
+        assert stated.target == other
+        assert any(f"Not what was measured: {target}, a guess" in note for note in stated.notes)
     else:
         assert any("undecided, measured on 3 photos: pixel leaves" in note for note in report.notes)
 

@@ -663,6 +663,27 @@ def test_a_layout_without_its_program_follows_its_names_and_says_so(tmp_path: Pa
     assert "never checked against its own program" in checkpoint.notes[0]
 
 
+def test_the_probe_beside_lightlys_model_is_left_out(tmp_path: Path) -> None:
+    recorded = json.loads((HERE / "lightly-odd.json").read_text())
+    tensors = {name: values(name, tuple(shape)) for name, shape in recorded["shapes"].items()}
+    torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
+    tensors |= {"online_classifier.linear.weight": torch.zeros(9, 48)}
+    torch.save({"state_dict": tensors}, tmp_path / "b.ckpt")
+    first, second = (store.read(tmp_path / name, ODD_HEADS) for name in ("a.ckpt", "b.ckpt"))
+    assert second.layout == "lightly"
+    assert _equal(first.network, second.network)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize("value", [torch.zeros(48, device="meta"), torch.zeros(48).to_sparse()])
+def test_a_tensor_without_plain_numbers_is_refused(tmp_path: Path, network: MAE, value: Tensor) -> None:
+    torch.save({"model": network.state_dict() | {"norm.weight": value}}, tmp_path / "a.pth")
+    for read in (store.read, inspect):
+        with pytest.raises(CheckpointError, match=r"for norm\.weight") as caught:
+            read(tmp_path / "a.pth", ODD_HEADS)
+        assert caught.value.code == "checkpoint-tensors"
+
+
 def _stable_pretraining() -> dict[str, Tensor]:
     recorded = json.loads((HERE / "stable-pretraining-odd.json").read_text())
     return {name: values(name, tuple(shape)) for name, shape in recorded["shapes"].items()}
@@ -738,6 +759,13 @@ def test_a_state_of_before_states_kept_their_config_follows_its_recipe(
 def test_a_state_in_parts_says_so(tmp_path: Path, network: MAE) -> None:
     _state(tmp_path, network, network=None)
     with pytest.raises(CheckpointError, match="in parts, one per process"):
+        store.read(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"step": "many"}, {"recipe": {"batch_size": None}}])
+def test_a_state_that_does_not_count_is_refused(tmp_path: Path, network: MAE, wrong: dict[str, Any]) -> None:
+    _state(tmp_path, network, unmask={"config": ODD.to_dict()}, **wrong)
+    with pytest.raises(CheckpointError, match="no whole numbers"):
         store.read(tmp_path)
 
 

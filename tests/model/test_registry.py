@@ -187,7 +187,7 @@ def test_a_whole_part_without_its_last_step_is_not_fetched_again(host: Host, wei
 
 @pytest.mark.parametrize("promise", ["sha256", "md5"])
 def test_another_file_than_promised_is_thrown_away(host: Host, weights: bytes, promise: str) -> None:
-    registry.add(Entry(name="other", file=f"{host.url}/w.safetensors", **{promise: "0" * 6}))  # type: ignore[arg-type]
+    registry.add(Entry(name="other", file=f"{host.url}/w.safetensors", **{promise: "0" * 64}))  # type: ignore[arg-type]
     error = _refused("other")
     assert error.code == "checkpoint-hash"
     assert "000000 was promised" in str(error)
@@ -490,6 +490,27 @@ def test_what_huggingface_hub_has_fetched_is_used(
     assert store.read(Path("facebook/vit-mae-base")).layout == "huggingface"
 
 
+def test_what_was_said_of_a_repository_holds_for_the_files_in_that_cache(
+    tmp_path: Path, debug_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from safetensors.torch import load_file, save_file
+
+    from model.checkpoints.convert import convert
+
+    repository = tmp_path / "cache" / "models--me--mae"
+    weights = convert(debug_file, repository / "snapshots" / "abc", to="huggingface") / "model.safetensors"
+    save_file(load_file(weights), weights, {"format": "pt"})  # as others write it, without what we know
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    before = store.read(Path("me/mae"))
+    assert before.network.config.target == "pixel"
+    registry.add(Entry(name="mine", hub="me/mae", predicts="norm_pixel"))
+    after = store.read(Path("mine"))
+    assert after.network.config.target == "norm_pixel"
+
+
 def test_weights_in_parts_are_used_from_that_cache_once_all_parts_are_there(
     tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,6 +540,7 @@ def test_weights_in_parts_are_used_from_that_cache_once_all_parts_are_there(
         (Entry(name="x", file="http://example.org/w.pth"), "address"),
         (Entry(name="x", file="file:///etc/passwd"), "address"),
         (Entry(name="x", file="https://example.org/"), "address"),
+        (Entry(name="x", file="http://example.org/w.pth", sha256="a"), "hash"),
         (Entry(name="x", path="/nowhere/w.pth"), "missing"),
     ],
 )
