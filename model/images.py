@@ -116,13 +116,13 @@ class Picture:
             # Twice the wanted resolution is left for the scaling below.
             less = max(1, min((box[2] - box[0]) // (2 * size[0]), (box[3] - box[1]) // (2 * size[1])))
             image.draft("RGB", (max(image.width // less, 1), max(image.height // less, 1)))
+            profile = image.info.get("icc_profile")
             image = _eight_bit(_upright(image, self._orientation))
             # Palettes cannot be scaled; resize before the colour conversion, which costs by the pixel.
             if image.mode in ("P", "1"):
                 image = image.convert("RGBA" if image.has_transparency_data else "RGB")
             elif image.has_transparency_data and image.mode not in ("RGBA", "LA"):
                 image = image.convert("RGBA")
-            profile = image.info.get("icc_profile")
             across, down = image.width / width, image.height / height  # below 1 where less was decoded
             left, right = round(box[0] * across), round(box[2] * across)
             top, bottom = round(box[1] * down), round(box[3] * down)
@@ -156,7 +156,7 @@ def load_square(data: bytes, side: int, *, field: str = "image") -> Pixels:
 def load_grey(data: bytes, *, field: str = "drawing") -> Pixels:
     """Read a drawing as ``[H, W] uint8``: white, and what is opaque, counts as 255.
 
-    A drawing with transparency is read by its opacity, any other by its brightness.
+    A drawing with transparent places is read by its opacity, any other by its brightness.
 
     Raises:
         ImageError: As for ``load_square``.
@@ -167,7 +167,9 @@ def load_grey(data: bytes, *, field: str = "drawing") -> Pixels:
             image.load()  # some formats tell only then how they lie
             image = _eight_bit(_upright(image, image.getexif().get(_ORIENTATION, 1)))
             if image.has_transparency_data:
-                return np.asarray(image.convert("RGBA").getchannel("A"))
+                opacity = np.asarray(image.convert("RGBA").getchannel("A"))
+                if opacity.min() < 255:  # many programs save an opacity that is full everywhere
+                    return opacity
             return np.asarray(image.convert("L"))
         except _BROKEN as error:
             raise _unreadable(error, field) from error

@@ -147,7 +147,7 @@ def open_weights(
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one, or the CPU for OpenVINO.
         engine: ``auto``, ``openvino`` (on a CPU) or ``torch``.
         precision: ``float32``, or ``bfloat16`` where the device has it; ``auto``: that on a GPU, float32 on a CPU.
-        threads: CPU threads; None for those this process may use.
+        threads: CPU threads of OpenVINO; None for those this process may use. Torch keeps its own number.
 
     Raises:
         CheckpointError: File, device, engine or precision cannot be used; or torch is needed, and is not installed.
@@ -179,7 +179,7 @@ def open_weights(
         if engine != "auto":
             raise CheckpointError(str(failure), code="engine", hint="Use engine=torch.") from failure
         _LOGGER.warning("%s Torch computes instead.", failure)
-        return with_torch(_read(path), device, note=str(failure))
+        return with_torch(_read(path), device, precision=precision, note=str(failure))
 
 
 def prove(path: Path) -> tuple[Path, float]:
@@ -245,7 +245,7 @@ def said_of(path: Path) -> dict[str, Any]:
     except (OSError, SafetensorError):
         head = None  # whoever loads it says what is wrong
     if head:
-        return {"grid": list(head.config.grid), **head.config.to_dict(), **head.card}
+        return {**head.card, "grid": list(head.config.grid), **head.config.to_dict()}
     return {"strategy": found.entry.trained_with} if found.entry and found.entry.trained_with else {}
 
 

@@ -88,6 +88,7 @@ class Reconstructor:
     def describe(self) -> dict[str, Any]:
         """What this model is, JSON-ready: name, shape, parameters, digest, and its card's facts."""
         return {
+            **self.loaded.facts.card,  # first: it may say what it likes, and is not believed about the rest
             "name": self.name,
             "parameters": self.parameters,
             "grid": list(self.grid),
@@ -96,7 +97,6 @@ class Reconstructor:
             "digest": self.digest,
             "device": self.device,
             **self.loaded.describe(),
-            **self.loaded.facts.card,
         }
 
     def prepare(self, image: bytes, options: Options) -> Job:
@@ -345,7 +345,7 @@ def load(
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one, or the CPU for OpenVINO.
         engine: ``auto`` (the fastest that proves itself against torch), ``openvino`` (on a CPU) or ``torch``.
         precision: ``float32``, or ``bfloat16`` where the device has it; ``auto``: that on a GPU, float32 on a CPU.
-        threads: CPU threads; None for those this process may use.
+        threads: CPU threads of OpenVINO; None for those this process may use. Torch keeps its own number.
 
     Raises:
         CheckpointError: File, device, engine or precision cannot be used.

@@ -17,6 +17,9 @@ from model.config import IMAGE_STD
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
+#: Channels up to which OpenCV copies.
+_CV_CHANNELS = 4
+
 
 @dataclass(frozen=True)
 class Score:
@@ -113,6 +116,8 @@ def _blur(image: Floats) -> Floats:
 
 def plain_fill(original: Floats, hidden: Bools) -> Floats:
     """The mean colour of the visible pixels in every hidden one: what knowing nothing more would give."""
+    if original.shape[-1] > _CV_CHANNELS:
+        return np.where(hidden[..., None], _mean(original, ~hidden).astype(np.float32), original)
     filled = np.empty_like(original, order="C")
     filled[:] = _mean(original, ~hidden)
     filled = cv2.copyTo(original, (~hidden).view(np.uint8), filled).astype(np.float32, copy=False)

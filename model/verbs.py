@@ -185,7 +185,7 @@ def _panels(given: argparse.Namespace, like: Settings | None) -> tuple[str, ...]
     panels: tuple[str, ...] = ("pasted",) if given.full_size else TRIPTYCH
     if given.panels is not None:
         panels = tuple(given.panels.split(","))
-    elif like is not None and like.get("panels"):
+    elif like is not None and like.get("panels") and (not given.full_size or len(like["panels"]) == 1):
         panels = tuple(like["panels"])
     if given.full_size and len(panels) != 1:
         raise MaskError(

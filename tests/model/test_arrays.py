@@ -46,6 +46,12 @@ def test_hidden_patches_of_an_array_are_what_the_network_predicts_and_the_rest_s
     assert 0.9 < result.fill_nmse < 1.2
 
 
+def test_an_array_may_have_hundreds_of_channels() -> None:
+    result = arrays.repaint(_model(channels=200, decoder_width=32), _array(channels=200), Options(seed=3))
+    assert result.values.shape == (64, 96, 200)
+    assert 0.9 < result.fill_nmse < 1.2
+
+
 def test_bytes_come_back_as_bytes_in_pixels() -> None:
     array = (40 * _array() + 120).clip(0, 255).astype(np.uint8)
     given = arrays.repaint(_model(), array, Options(seed=3))

@@ -89,6 +89,11 @@ def test_a_panel_at_full_size_has_the_photos_size(
     assert "hid 4 of 16 patches at a time, 4 times" in capsys.readouterr().out
     assert main([*arguments, "--panels", "pasted,error"]) == 2
     assert "one panel" in capsys.readouterr().err
+    sheet = tmp_path / "sheet.png"
+    assert main([*arguments[:-1], "--seed", "3", "--out", str(sheet)]) == 0
+    assert (
+        main([*arguments, "--like", str(sheet), "--out", str(out)]) == 0
+    )  # its three panels were not named here
 
 
 def test_a_picture_may_go_to_the_standard_output(

@@ -327,6 +327,19 @@ def test_the_precision_asked_for_reaches_torch(debug_file: Path, has: HasBF16) -
         open_weights(debug_file, "cpu", engine="torch", precision="bfloat16")
 
 
+def test_where_openvino_cannot_be_had_torch_computes_in_the_precision_asked_for(
+    debug_file: Path, has: HasBF16, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> OpenVINOEngine:
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr("model.loading.OpenVINOEngine", fail)
+    has(True)
+    for asked, got in (("auto", "float32"), ("bfloat16", "bfloat16")):
+        engine = open_weights(debug_file, "cpu", precision=asked).engine
+        assert (engine.name, engine.precision) == ("torch", got)
+
+
 def test_openvino_is_refused_on_a_gpu_and_found_a_cpu(
     debug_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,31 @@ def test_an_embedded_profile_changes_the_numbers_and_a_broken_one_is_ignored() -
     assert load_square(encoded(pixels, icc_profile=linear), 64).shape == (64, 64, 3)
 
 
+def _grey_profile() -> bytes:
+    """A profile whose greys are light itself, as ICC.1 lays it out: header, one white point, one curve."""
+    white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
+    curve = b"curv" + bytes(8)  # no points: the identity
+    at = 128 + 4 + 2 * 12
+    tags = (
+        struct.pack(">I", 2)
+        + b"wtpt"
+        + struct.pack(">II", at, 20)
+        + b"kTRC"
+        + struct.pack(">II", at + 20, 12)
+    )
+    body = tags + white + curve
+    head = struct.pack(">I", 128 + len(body)) + bytes(4) + b"\x02\x10\0\0" + b"mntrGRAYXYZ "
+    return head.ljust(36, b"\0") + b"acsp" + bytes(28) + white[8:] + bytes(48) + body
+
+
+def test_a_profile_holds_for_greys_of_16_bits_as_for_those_of_8() -> None:
+    eight = np.full((64, 64), 64, dtype=np.uint8)
+    sixteen = eight.astype(np.uint16) * 257
+    told, same = (load_square(encoded(grey, icc_profile=_grey_profile()), 64) for grey in (eight, sixteen))
+    assert told[0, 0, 0] == pytest.approx(137, abs=1)  # a quarter of the light
+    assert np.array_equal(told, same)
+
+
 def test_a_large_jpeg_is_drafted_without_visible_loss() -> None:
     pixels = photo(1600, 1200)
     data = encoded(pixels, "JPEG", quality=95)
@@ -199,6 +224,8 @@ def test_a_drawing_is_read_by_brightness_or_by_opacity() -> None:
     clear = np.zeros((8, 8, 4), dtype=np.uint8)
     clear[:4, :, 3] = 255
     assert load_grey(encoded(clear)).mean() == 255 / 2
+    opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    assert np.array_equal(load_grey(encoded(opaque)), grey)
 
 
 def _jpeg(segments: int = 0, scans: int = 0, junk: int = 0, trailer: bytes = b"", exif: int = 0) -> bytes:

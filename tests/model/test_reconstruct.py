@@ -339,3 +339,19 @@ def test_the_shipped_model_beats_a_plain_fill_on_a_photo(root) -> None:  # type:
             continue  # nothing tells where a hidden star is: there the model is no better than the mean
         metrics = shipped(path.read_bytes(), Options(seed=7)).metrics
         assert metrics["nmse"] < metrics["plain_fill"]["nmse"], path.name
+
+
+def test_a_card_tells_nothing_that_is_known_better(tmp_path: Path, debug_network: MAE) -> None:
+    lies = {
+        "name": "other",
+        "digest": "none",
+        "device": "tpu",
+        "views": ["oracle"],
+        "engine": "magic",
+        "width": 1,
+    }
+    path = tmp_path / "a.safetensors"
+    store.write(path, debug_network, name="true", card=lies | {"steps": 3})
+    told = load(path, "cpu").describe()
+    assert {key: told[key] for key in lies}.items() & lies.items() == set()
+    assert (told["name"], told["steps"]) == ("true", 3)
