@@ -60,9 +60,10 @@ ENV PATH=/app/.venv/bin:$PATH \
 WORKDIR /app
 USER 1000
 EXPOSE 7860
-# Importing gradio takes most of the start; a small or busy machine needs the grace period.
+# Importing gradio takes most of the start; a small or busy machine needs the grace period. Docker may hand a proxy's
+# address to every container: it has no business between this one and itself.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"UNMASK_PORT\"]}/readyz', timeout=4).close()"]
+  CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"UNMASK_PORT\"]}/readyz', timeout=4).close()"]
 CMD ["python", "-m", "server"]
 
 # The environment first: it changes least.

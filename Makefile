@@ -93,8 +93,8 @@ clean: ## remove the environment and every cache
 	rm -rf .venv .venv-cluster .uv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis test-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# uv takes a fitting Python from this machine, or fetches one. Bytecode is compiled now, not at the first start.
-$(ENV): | $(OWN_UV)
+# An environment that is there needs no uv. uv takes a fitting Python from this machine, or fetches one. Bytecode is compiled now, not at the first start.
+$(ENV): | $(if $(wildcard $(ENV)),,$(OWN_UV))
 	$(UV) venv --quiet --allow-existing .venv
 	$(UV) pip sync --python $(PY) --require-hashes --compile-bytecode requirements.lock
 	@rm -f .venv/.installed-* && touch $@
