@@ -153,7 +153,7 @@ function createTraining(element, words) {
     if (has('pictures') && at >= 0) {
       const { step } = record.pictures[at], point = pointAt(step), px = x(Math.min(end, Math.max(first, step)));
       cx.strokeStyle = colour('--um-ink'); cx.lineWidth = 1; cx.beginPath(); cx.moveTo(px, top); cx.lineTo(px, bottom); cx.stroke();
-      cx.fillStyle = colour('--um-accent'); cx.beginPath(); cx.arc(px, y((point.loss - floor) / (roof - floor)), 5, 0, 7); cx.fill();
+      if (point) { cx.fillStyle = colour('--um-accent'); cx.beginPath(); cx.arc(px, y((point.loss - floor) / (roof - floor)), 5, 0, 7); cx.fill(); }
     }
     canvas.setAttribute('aria-label', words('learn.curve_alt', { a: number(points[0].loss, 2), b: number(points[points.length - 1].loss, 2), s: number(end) }));
   }

@@ -28,8 +28,8 @@ function reconstruct({ picture, fields }, change, panels, signal) {
   const waiting = (state, s) => status('status.' + state, false, { s });
   return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue, waiting });
 }
-/** The mask of one pass: covering the picture with several masks is another story (Compare). What is sent is the crop already. */
-function single({ cover, samples, panels, crop, view, ...fields }) {
+/** Without the crop: what is sent is the crop already. */
+function single({ crop, view, ...fields }) {
   return view && view !== 'normalised' ? { ...fields, view } : fields; // contrast alone is no picture to measure against the original
 }
 
