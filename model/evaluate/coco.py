@@ -213,9 +213,9 @@ def average_precision(photos: list[Finds], classes: int) -> dict[str, float]:
 
 def mask_overlaps(masks: Tensor, true: Tensor) -> NDArray[np.float64]:
     """Intersection over union of every pair of masks ``[M, S, S]`` and ``[N, S, S]``: ``[M, N]``."""
-    ours, theirs = (of.flatten(1).double() for of in (masks, true))
-    shared = ours @ theirs.T
-    union = ours.sum(dim=1)[:, None] + theirs.sum(dim=1)[None] - shared
+    ours, theirs = (of.flatten(1).float() for of in (masks, true))  # exact: sums of ones below 2^24
+    shared = (ours @ theirs.T).double()
+    union = ours.sum(dim=1).double()[:, None] + theirs.sum(dim=1).double()[None] - shared
     return (shared / union.clamp(min=1)).numpy()
 
 
@@ -223,9 +223,11 @@ def _precision(photos: list[Finds], class_: int, wanted: int, at: float) -> floa
     """Average precision of one class at one threshold."""
     hits: list[tuple[float, bool]] = []
     for scores, labels, overlap, truth in photos:
+        own = np.flatnonzero(labels.numpy() == class_)
+        if not len(own):  # as for most classes on most photos
+            continue
         free = set(np.flatnonzero((truth == class_).numpy()).tolist())
-        own = [number for number in scores.argsort(descending=True).tolist() if int(labels[number]) == class_]
-        for number in own:
+        for number in own[np.argsort(-scores.numpy()[own], kind="stable")].tolist():
             best = max(free, key=lambda place, row=number: overlap[row, place], default=None)  # type: ignore[misc]
             hit = False
             if best is not None and overlap[number, best] >= at:

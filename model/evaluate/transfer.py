@@ -37,6 +37,8 @@ from model.pretrain.data import places
 _PADDING = -1
 #: Norm of the gradient above which it is shortened.
 _CLIP = 1.0
+#: Of the curve of the training loss, at most twice as many: every state holds them.
+_POINTS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +289,7 @@ def _train(
         warmup_prefix=True,
         t_in_epochs=False,
     )
+    every = max(settings.steps // _POINTS, 1)
     curve: list[dict[str, float]] = []
     first = 0
     if saved := keep.load():
@@ -306,7 +309,8 @@ def _train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimiser.step()
-        curve.append({"step": step + 1, "loss": round(value, 5)})
+        if (step + 1) % every == 0 or step + 1 == settings.steps:
+            curve.append({"step": step + 1, "loss": round(value, 5)})
         if (step + 1) % save_every == 0:
             keep.save(
                 {
@@ -385,10 +389,12 @@ def _detected(model: nn.Module, test: Scenes, side: int, device: torch.device) -
     masks: list[Finds] = []
     for number in tqdm(range(len(test)), desc="judge", unit="photo"):
         scene = test.scene(number, side)
-        answer = {key: value.cpu() for key, value in model([scene.image.to(device)])[0].items()}
+        found = model([scene.image.to(device)])[0]
+        found["masks"] = found["masks"][:, 0] > 0.5  # a bit a pixel leaves the device, not a float
+        answer = {key: value.cpu() for key, value in found.items()}
         overlaps = box_iou(answer["boxes"], _boxes(scene.masks)).double().numpy()
         boxes.append(Finds(answer["scores"], answer["labels"], overlaps, scene.classes))
-        masks.append(boxes[-1]._replace(overlaps=mask_overlaps(answer["masks"][:, 0] > 0.5, scene.masks)))
+        masks.append(boxes[-1]._replace(overlaps=mask_overlaps(answer["masks"], scene.masks)))
     return {
         f"{kind}_{name}": value
         for kind, found in (("box", boxes), ("mask", masks))

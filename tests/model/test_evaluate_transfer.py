@@ -276,6 +276,40 @@ def test_average_precision_is_full_for_the_truth_and_falls_with_misses_and_false
     assert wrong["ap50"] == pytest.approx(25)  # class 2: a false find before the right one
 
 
+def test_of_many_finds_of_one_thing_the_surest_counts_whatever_their_order_on_the_photo() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    masks[0, :4], masks[1, 4:] = 1, 1
+    truth = torch.tensor([2, 2])
+    found = masks[[0, 0, 1, 1]]
+    found[1, 0] = 0  # three rows of four: overlap 0.75
+    scores, labels = torch.tensor([0.2, 0.9, 0.8, 0.95]), torch.tensor([2, 2, 2, 1])
+    empty = Finds(torch.zeros(0), torch.zeros(0, dtype=torch.int64), np.zeros((0, 2)), truth[:0])
+    finds = Finds(scores, labels, mask_overlaps(found, masks), truth)
+    # Up to 0.75 the two surest are both right; above, the less sure whole mask is: wrong, right, right.
+    right, late = 100.0, 100 * 2 / 3
+    ap = average_precision([empty, finds], 2)
+    assert ap["ap50"] == right
+    assert ap["ap"] == pytest.approx((6 * right + 4 * late) / 10)
+
+
+def test_a_mask_and_the_true_one_overlap_in_the_share_of_their_pixels() -> None:
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.rand(number, 32, 32, generator=draw) > 0.4 for number in (3, 2))
+    shared, union = ((ours[:, None] & theirs).sum((2, 3)), (ours[:, None] | theirs).sum((2, 3)))
+    assert np.array_equal(mask_overlaps(ours, theirs.byte()), (shared.double() / union).numpy())
+    assert mask_overlaps(ours[:0], theirs).shape == (0, 2)
+
+
+def test_the_curve_of_a_long_training_has_a_bounded_number_of_points(
+    encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_POINTS", 3)
+    train, test = (Scenes.open(_set(tmp_path / name, 2, seed)) for seed, name in enumerate(("train", "test")))
+    settings = transfer.Settings(task="segment", steps=7, batch_size=2, width=8)
+    facts = transfer.evaluate(load_encoder(encoder_file), train, test, tmp_path / "out", settings, CPU)
+    assert [point["step"] for point in facts["curve"]] == [2, 4, 6, 7]
+
+
 RECIPES = sorted((Path(transfer.__file__).parent / "recipes").glob("*.toml"))
 
 
