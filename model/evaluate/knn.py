@@ -74,12 +74,12 @@ def evaluate(task: Task, k: int | None = None, seed: int = 0) -> dict[str, Any]:
     """
     k = _checked(k, len(task.train))
     name = task.named("knn", seed)
-    train, test = task.features()
-    labels = torch.from_numpy(task.train.labels)
+    train, test = (features.to(task.device) for features in task.features())
+    labels = torch.from_numpy(task.train.labels).to(task.device)
     found = {}
     for place, pool in enumerate(POOLS):
         answers = classify(train[:, place], labels, test[:, place], len(task.train.classes), k)
-        found[pool] = Accuracy.of(answers.numpy(), task.test.labels, task.train.classes)
+        found[pool] = Accuracy.of(answers.cpu().numpy(), task.test.labels, task.train.classes)
     facts = {
         **task.facts({"k": k}), "question": "knn", "k": k, **{pool: of.to_dict() for pool, of in found.items()},
     }  # fmt: skip
