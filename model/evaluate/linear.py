@@ -21,7 +21,6 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.engines import autocast
 from model.errors import DataError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.accuracy import Accuracy
@@ -38,6 +37,8 @@ RATES, PLAIN_RATE = (0.4, 1.6, 6.4, 25.6, 102.4), 6.4
 HELD_OUT = 0.1
 #: Photos of the rarest class below which none are held out.
 _FEWEST = 5
+#: Crops in one pass of the encoder, at most: the paper's batch of 16,384 may not fit into a GPU's memory.
+_ENCODED = 256
 
 Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
@@ -184,9 +185,16 @@ def cached(features: Tensor, labels: Tensor, batch_size: int, seed: int) -> Batc
 
 
 def augmented(task: Task, batch_size: int, seed: int) -> Batches:
-    """Features of random crops (scale 0.08 to 1) and flips, another one of each photo every epoch."""
+    """Features of random crops (scale 0.08 to 1) and flips, another one of each photo every epoch.
+
+    They are float32 on every device, as those by which the probe is judged are.
+    """
     encoder = task.encoder.to(task.device).eval()
     side = encoder.config.image_size
+
+    def encode(crops: list[Tensor]) -> Tensor:
+        with torch.no_grad():
+            return pooled(encoder(torch.stack(crops).to(task.device).float() / 255))
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         keys, order = shuffled(seed, epoch, len(task.train))
@@ -197,13 +205,12 @@ def augmented(task: Task, batch_size: int, seed: int) -> Batches:
             return scaled(photo, Box(*(of[0].item() for of in boxes)), side)
 
         with ThreadPoolExecutor(max(task.workers, 1), thread_name_prefix="decode") as pool:
-            loaded = in_order(load, order.tolist(), pool, ahead=2 * batch_size)
+            loaded = in_order(load, order.tolist(), pool, ahead=2 * min(batch_size, _ENCODED))
             for start in range(0, len(order) - 1, batch_size):
                 part = order[start : start + batch_size]
-                images = torch.stack(list(islice(loaded, len(part)))).to(task.device)
-                with torch.no_grad(), autocast(task.device):
-                    features = pooled(encoder(images.float() / 255))
-                yield features.float(), torch.from_numpy(task.train.labels[part]).to(task.device)
+                sizes = [min(_ENCODED, len(part) - done) for done in range(0, len(part), _ENCODED)]
+                features = torch.cat([encode(list(islice(loaded, size))) for size in sizes])
+                yield features, torch.from_numpy(task.train.labels[part]).to(task.device)
 
     return batches
 

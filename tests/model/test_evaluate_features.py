@@ -578,6 +578,22 @@ def test_an_encoder_can_be_made_of_a_network_in_memory(debug_network: MAE) -> No
     assert Encoder(debug_network)(torch.rand(1, 3, 64, 64)).shape == (1, 17, 32)
 
 
+def test_a_batch_of_random_crops_goes_through_the_encoder_in_parts(
+    debug_file: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Labelled.open([shapes / "train"])
+    test = Labelled.open([shapes / "test"], train.classes)
+    task = Task(load_encoder(debug_file), train, test, tmp_path / "out", CPU)
+    (whole, labels), *_ = linear.augmented(task, 8, seed=0)(0)
+    sizes: list[int] = []
+    task.encoder.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(linear, "_ENCODED", 3)
+    (parts, same), *_ = linear.augmented(task, 8, seed=0)(0)
+    assert sizes[:3] == [3, 3, 2]
+    assert torch.equal(same, labels)
+    torch.testing.assert_close(parts, whole)
+
+
 @pytest.mark.slow
 def test_a_probe_on_random_crops_learns_too(debug_file: Path, shapes: Path, tmp_path: Path) -> None:
     train = Labelled.open([shapes / "train"])
