@@ -179,9 +179,9 @@ async def _entry(
     render: Callable[[Reconstruction], bytes] = partial(_render, head=head, panels=fields.panels)
     try:
         return await service.reconstruct_patiently(model, image, fields.options(variant), render)
-    except UnmaskError as error:
-        return _refused(head, error)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, UnmaskError) and not isinstance(error, problems.OUR_FAULT):
+            return _refused(head, error)
         logger.exception("batch entry failed")
         return _refused(head, None)
 

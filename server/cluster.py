@@ -167,12 +167,13 @@ class Replicas:
         raise AssertionError("the last try returns or raises")
 
     def _learn(self, network: str, replica: str, pass_s: float) -> None:
-        """All replicas together are as much faster as there are of them."""
+        """All replicas together are as much faster as there are of them, for all jobs but not for one."""
         now = time.monotonic()
         self._heard = {name: when for name, when in self._heard.items() if when > now - HEARD_S}
         self._heard[replica] = now
         assert self._line is not None  # connected before anything is sent
-        self._line.learn(network, pass_s / len(self._heard))
+        self._line.learn(network, pass_s)
+        self._line.workers = len(self._heard)
 
 
 class Front:

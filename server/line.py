@@ -68,6 +68,7 @@ class Line:
         self._places: dict[str, list[Place]] = {}  # by network
         self._pass_s: dict[str, float] = {}  # running mean of one, by network
         self._decode_s = 0.0  # of a picture, likewise
+        self.workers = 1  # that compute at a time, each a job
         self._numbers = count()
 
     def check_room(self) -> None:
@@ -106,6 +107,17 @@ class Line:
             self._places[network].remove(place)
             self._tell()
 
+    def be_patient(self, place: Place) -> None:
+        """Let a place wait in the line of batches, which nobody is refused for.
+
+        Raises:
+            OverloadedError: Half of all places do already: the rest is for those who come and go.
+        """
+        patient = sum(place.patient for place in chain(*self._places.values()))
+        if patient and patient >= self._max_waiting // 2:
+            raise OverloadedError(retry_after_s=max(1, math.ceil(self._wait_s())))
+        place.patient = True
+
     def turn(self, owner: str | None) -> Turn:
         """How many requests and how much time are before a request, by the id it was admitted with."""
         found = (place.number for place in chain(*self._places.values()) if owner and place.owner == owner)
@@ -127,7 +139,7 @@ class Line:
                 if place.number <= last and (patient or not place.patient):
                     pictures += place.decoding
                     computing_s += place.passes * pass_s
-        return max(computing_s, pictures * self._decode_s)
+        return max(computing_s / self.workers, pictures * self._decode_s)
 
     def expected_s(self, network: str, passes: int) -> float:
         """How long so many forward passes will run, 0 where it is not known yet."""

@@ -362,6 +362,8 @@ def install(app: FastAPI) -> None:
 
     async def on_unmask(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, UnmaskError)  # the registration below guarantees it
+        if isinstance(error, OUR_FAULT):
+            raise error  # to the last boundary, which writes it down
         return from_error(error)
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:

@@ -122,7 +122,7 @@ def _add_facts(
         name="unmask",
         version=__version__,
         models=service.models.names,
-        trainings=[name for name, record in records.items() if record.exists],
+        trainings=[],
         strategies=list(STRATEGIES),
         panels=list(EVERY_PANEL),
         views=list(VIEWS),
@@ -139,7 +139,10 @@ def _add_facts(
     @router.get("/v1/info", operation_id="info")
     async def info() -> responses.Info:
         """What this service is and takes."""
-        return facts
+        begun = [
+            name for name, record in records.items() if record.exists
+        ]  # a run may begin after the service
+        return facts.model_copy(update={"trainings": begun})
 
     if settings.metrics:
 

@@ -263,8 +263,8 @@ class Service:
                 work = await self._decode(prepare)
                 place.decoding, place.passes = False, passes(work)
                 self._check_work(model, place.passes, least)
-                # A large job takes turns with batches: one client's lock nobody out.
-                place.patient = place.passes > max(least, self.max_batch)
+                if place.passes > max(least, self.max_batch):
+                    self._line.be_patient(place)  # takes turns with batches: one client's lock nobody out
                 async with self._hold_places(place.passes) if place.patient else nullcontext():
                     return await self._compute(model, work, place, finish)
 

@@ -5,6 +5,7 @@ name in capitals (`UNMASK_PORT=8000`); an unknown `UNMASK_` variable is an error
 always a typo.
 """
 
+import hashlib
 import ipaddress
 import os
 import re
@@ -31,6 +32,8 @@ def _digest(value: str) -> str:
         raise ValueError(
             "write the 64 hexadecimal digits that sha256sum prints of the key, and nothing behind them"
         )
+    if value.lower() == hashlib.sha256().hexdigest():
+        raise ValueError("this is the hash of nothing: sha256sum was given an empty key, which everybody has")
     return value.lower()
 
 

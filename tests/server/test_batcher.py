@@ -178,6 +178,29 @@ def test_nobody_is_refused_for_the_time_that_batches_take() -> None:
         assert line.turn("many").wait_s == 9.0
 
 
+def test_several_workers_shorten_the_wait_but_not_a_single_job() -> None:
+    line = a_line(max_waiting=100, max_queue_s=2.0)
+    line.learn("base", 0.5)
+    line.workers = 4
+    with line.admit("base") as place:
+        place.decoding, place.passes = False, 8
+        assert line.turn(None).wait_s == 1.0
+        assert line.expected_s("base", 8) == 4.0
+
+
+def test_large_jobs_leave_half_of_the_line_to_others() -> None:
+    line = a_line(max_waiting=4)
+    with ExitStack() as held:
+        places = [held.enter_context(line.admit("base")) for _ in range(3)]
+        line.be_patient(places[0])
+        line.be_patient(places[1])
+        with pytest.raises(OverloadedError):
+            line.be_patient(places[2])
+        assert [place.patient for place in places] == [True, True, False]
+    with a_line(max_waiting=1).admit("base") as place:
+        pass  # of one place at all, one
+
+
 def test_a_batch_is_of_one_network_and_counts_passes() -> None:
     one, other = Recorder(), Recorder()
 

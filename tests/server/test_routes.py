@@ -14,8 +14,9 @@ import httpx
 import jsonschema_rs
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
-from model import PANELS, STRATEGIES, Options
+from model import PANELS, STRATEGIES, CheckpointError, Options
 from server.app import create_app
 from server.samples import read_samples
 from server.settings import Settings
@@ -266,6 +267,21 @@ def test_a_mistake_of_ours_tells_nothing_about_the_inside(engine: FakeEngine) ->
         body = problem_of(post(client), 500)
         assert "network broke" not in json.dumps(body)
         assert post(client, png((1, 2, 3))).status_code == 200
+
+
+def test_a_model_that_fails_while_it_computes_is_written_down(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(*_: object) -> None:
+        raise CheckpointError("small needs torch.", code="torch-missing", hint="Install it.")
+
+    monkeypatch.setattr(engine, "prepare", prepare)
+    app, _ = build_app(engine)
+    with running(app) as client, capture_logs() as logs:
+        problem_of(post(client), 500)
+        batch = client.post("/v1/reconstruct/batch", files={"images": png()}).json()
+    assert batch["items"][0]["problem"]["status"] == 500
+    assert len([line for line in logs if line.get("exc_info")]) == 2
 
 
 def test_a_mistake_of_ours_has_the_headers_of_every_answer(engine: FakeEngine) -> None:

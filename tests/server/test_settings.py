@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,9 @@ def test_a_key_s_digest_may_be_in_capitals_and_what_is_none_is_told(monkeypatch:
     assert Settings().api_keys == ("ab" * 32,)
     monkeypatch.setenv("UNMASK_API_KEYS", "ab" * 32 + "  -")  # all that sha256sum prints
     with pytest.raises(ValidationError, match="64 hexadecimal digits"):
+        Settings()
+    monkeypatch.setenv("UNMASK_API_KEYS", hashlib.sha256(b"").hexdigest())  # of a variable that was not set
+    with pytest.raises(ValidationError, match="an empty key, which everybody has"):
         Settings()
 
 

@@ -71,6 +71,11 @@ def test_a_run_that_goes_on_can_be_watched(client: TestClient) -> None:
     assert client.get(told["pictures"][0]["url"]).status_code == 200
 
 
+def test_a_run_that_begins_after_the_service_is_told_of(tmp_path: Path, client: TestClient) -> None:
+    write_record(tmp_path / "bare.jsonl", tmp_path / "bare-training", steps=3)
+    assert client.get("/v1/info").json()["trainings"] == ["small", "bare", "my run"]
+
+
 def test_weights_left_in_their_runs_folder_show_its_record(tmp_path: Path) -> None:
     run = tmp_path / "mine"
     run.mkdir()
