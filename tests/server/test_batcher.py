@@ -197,8 +197,9 @@ def test_large_jobs_leave_half_of_the_line_to_others() -> None:
         with pytest.raises(OverloadedError):
             line.be_patient(places[2])
         assert [place.patient for place in places] == [True, True, False]
-    with a_line(max_waiting=1).admit("base") as place:
-        pass  # of one place at all, one
+    alone = a_line(max_waiting=1)
+    with alone.admit("base") as place:
+        alone.be_patient(place)  # a line of one place has one for it
 
 
 def test_a_batch_is_of_one_network_and_counts_passes() -> None:

@@ -71,9 +71,15 @@ def test_a_run_that_goes_on_can_be_watched(client: TestClient) -> None:
     assert client.get(told["pictures"][0]["url"]).status_code == 200
 
 
-def test_a_run_that_begins_after_the_service_is_told_of(tmp_path: Path, client: TestClient) -> None:
-    write_record(tmp_path / "bare.jsonl", tmp_path / "bare-training", steps=3)
-    assert client.get("/v1/info").json()["trainings"] == ["small", "bare", "my run"]
+def test_a_run_that_begins_after_the_service_is_told_of(tmp_path: Path) -> None:
+    (run := tmp_path / "later").mkdir()
+    models = Models([Source("bare", tmp_path / "bare.safetensors")], fake, max_bytes=1024)
+    models.load_default()
+    settings = Settings(run=run)
+    with running(create_app(Service(models, settings), settings)) as client:
+        assert client.get("/v1/info").json()["trainings"] == []
+        write_record(run / "metrics.jsonl", run / "pictures", steps=3)
+        assert client.get("/v1/info").json()["trainings"] == ["later"]
 
 
 def test_weights_left_in_their_runs_folder_show_its_record(tmp_path: Path) -> None:
