@@ -30,7 +30,9 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
     page = gr.Blocks(title="Unmask", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600))
     with page:
         own = choose(words, "head", "tabs")
-        build_widget("header", ("words", "store", "header"), words=own, model=description, tabs=list(TABS))
+        build_widget(
+            "header", ("words", "store", "patience", "header"), words=own, model=description, tabs=list(TABS)
+        )
         # "wrap": the other behaviour hides tabs in a menu on a phone, though all four have room.
         with gr.Tabs(overflow_behavior="wrap"):
             for name, tab in TABS.items():

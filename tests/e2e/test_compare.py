@@ -347,6 +347,32 @@ def test_shares_that_cannot_be_read_stay_as_typed_with_the_limits(compare: Explo
     assert "reconstructions: 2" in row(compare, "ratios").locator(".um-go").inner_text()
 
 
+# A model by name is answered with the problem as often as is said, then as ever.
+REFUSE_MODEL = """([name, problem, times]) => {
+  const ask = window.fetch;
+  window.fetch = (url, options) => {
+    if (options?.body?.get?.('model') !== name || !times--) return ask(url, options);
+    const body = JSON.stringify({ type: 'urn:unmask:problem:' + problem, status: 503 });
+    return Promise.resolve(new Response(body, { status: 503, headers: { 'Retry-After': '2' } }));
+  };
+}"""
+
+
+def test_a_model_that_cannot_be_had_is_named_and_the_other_one_shown(compare: ExplorePage) -> None:
+    compare.one(".um-model-b").select_option("mini-block")
+    compare.evaluate(REFUSE_MODEL, ["mini-block", "model-loading", 1])
+    models = row(compare, "models")
+    models.locator(".um-go").click()
+    compare.page.wait_for_function(
+        "document.querySelector('.um-row-models .um-progress').textContent === 'Model is loading'"
+    )
+    pictures(compare, "models", 4)
+    compare.evaluate(REFUSE_MODEL, ["mini-block", "model-unavailable", 99])
+    models.locator(".um-go").click()
+    pictures(compare, "models", 3)
+    assert models.locator(".um-progress").inner_text() == "1 of 2 could not be made: mini-block."
+
+
 def test_an_example_that_cannot_be_fetched_leaves_its_place_empty(compare: ExplorePage) -> None:
     compare.expected = ("Failed to load resource",)
     compare.page.route("**/v1/samples/cat", lambda route: route.fulfill(status=404, json={"status": 404}))

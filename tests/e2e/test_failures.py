@@ -117,6 +117,38 @@ def test_who_sends_too_much_is_told_so_and_sees_what_is_shown(explore: ExplorePa
     assert (explore.status, len(explore.hidden)) == ("", 79)
 
 
+def model_problem(problem: str) -> dict[str, object]:
+    """The answer about a model, as server/problems.py gives it."""
+    detail = "The model 'mini' cannot be loaded; the log of the service says why."
+    return {"type": f"urn:unmask:problem:{problem}", "status": 503, "detail": detail}
+
+
+def test_a_model_is_waited_for_while_it_is_loaded_and_not_where_it_cannot_be_had(
+    explore: ExplorePage,
+) -> None:
+    explore.expected = ("Failed to load resource",)
+    answers = ["model-loading", "model-unavailable"]
+
+    def answer(route: Route) -> None:
+        if answers:
+            headers = {"Retry-After": "2"}
+            route.fulfill(status=503, headers=headers, json=model_problem(answers.pop(0)))
+        else:
+            route.continue_()
+
+    explore.page.route("**/v1/reconstruct", answer)
+    explore.click(3, 3)
+    explore.page.wait_for_function(
+        "document.querySelector('.um-status-text').textContent === 'Model is loading'"
+    )
+    explore.one(".um-status.um-error").wait_for()
+    assert "The model 'mini' cannot be loaded" in explore.status
+    assert explore.one(".um-badge").is_visible()
+    explore.click(5, 5)
+    explore.settle()
+    assert explore.status == ""
+
+
 def test_a_refusal_is_said_in_the_servers_words_as_text(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
     detail = "<img src=x onerror=document.title='owned'> no"

@@ -123,14 +123,16 @@ function createClient({ url, next, accept, refuse, report }) {
     job.body.set('picture_format', 'webp'); // the same pixels in fewer bytes
     const response = await fetch(url, { method: 'POST', body: job.body, headers: { accept: 'application/json', 'x-request-id': id }, signal });
     if (response.ok) return readAnswer(response);
-    if (response.status === 429) later('limited', retryAfter(response.headers.get('retry-after')));
+    const problem = await problemOf(response, signal), type = problemType(problem), seconds = retryAfter(response.headers.get('retry-after'));
+    if (type === 'model-unavailable') { report('idle'); refuse(job, response.status, problem); } // no waiting brings it
+    else if (response.status === 429) later('limited', seconds);
     else if (response.status === 503) {
-      const ready = await fetch(rootUrl('readyz'), { signal }).then((r) => r.ok, () => false);
-      if (ready) later('busy', retryAfter(response.headers.get('retry-after'))); else later('loading', 2);
+      const ready = type !== 'model-loading' && await fetch(rootUrl('readyz'), { signal }).then((r) => r.ok, () => false);
+      if (ready) later('busy', seconds); else later('loading', 2);
     } else if (response.status === 502) later('offline', Math.min(8, 2 ** failures++));
     else if (response.status === 504) report('timeout'); // the same request would take as long again
     else if (response.status >= 500) report('failed');
-    else { report('idle'); refuse(job, response.status, await response.json().catch(() => ({}))); }
+    else { report('idle'); refuse(job, response.status, problem); }
     return {};
   }
   addEventListener('online', () => { if (waiting) wake(); });

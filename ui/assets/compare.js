@@ -71,7 +71,7 @@ async function askWithin(job, blob, options) {
     const smaller = error.status === 413 && !job.smaller && await shrunk(blob).catch(() => null);
     if (smaller) { job.smaller = true; return askWithin(job, smaller, options); }
     const samples = Number(job.fields.samples);
-    if (!(samples > 2) || !String(error.problem?.type).endsWith('too-much-work')) throw error;
+    if (!(samples > 2) || problemType(error.problem) !== 'too-much-work') throw error;
     for (const key of ['fields', 'sent']) job[key] = { ...job[key], samples: String(samples / 2) };
     return askWithin(job, blob, options);
   }

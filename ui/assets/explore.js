@@ -222,16 +222,16 @@ const REASONS = {
   'mask-indices': 'mask', 'mask-count': 'mask', 'mask-ratio': 'mask', 'mask-strategy': 'mask', 'mask-seed': 'mask',
 };
 function refuse(job, code, problem) {
-  const slug = String(problem.code || problem.type || '').split(/[/#:]/).pop();
+  const type = problemType(problem);
   if (job.kind === 'spread') {
-    const fewer = slug === 'too-much-work' && state.samples > 2;
+    const fewer = type === 'too-much-work' && state.samples > 2;
     if (fewer) state.samples /= 2;
     state.spread = fewer ? 'wanted' : '';
     if (fewer) { client.pump(); return; }
   }
   if (job.incoming && state.incoming === job.incoming) state.incoming = null;
   state.behind = true; renderRight();
-  const key = REASONS[slug] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
+  const key = REASONS[type] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
   if (job.incoming && !job.incoming.smaller && ['size', 'pixels'].includes(key)) { sendSmaller(job, code, problem); return; }
   const tell = (limit) => status('status.' + key, { reason: String(problem.detail || problem.title || code), ...limit }, 'error');
   if (key !== 'size') tell({ m: number(props.limits.pixels / 1e6, 0), side: number(props.limits.side) });

@@ -12,12 +12,16 @@ const pause = (ms, signal) => new Promise((resolve, reject) => {
   const timer = setTimeout(() => { signal?.removeEventListener('abort', stop); resolve(); }, ms);
   signal?.addEventListener('abort', stop, { once: true });
 });
+/** The problem that a response tells of, {} where it tells of none. */
+const problemOf = (response, signal) => response.json().catch(() => { signal?.throwIfAborted(); return {}; });
+/** Which problem: the last part of its type. */
+const problemType = (problem) => String(problem?.type || '').split(':').pop();
 /**
  * Asks until the server has time: its response, which is a good one.
  *
  * @param ask     () -> promise of a response.
  * @param options signal to stop; waiting(state, seconds), each second while it must: 'busy', 'limited' (this visitor sent
- *                too much) or 'away'; tries: how often one that is away is asked again.
+ *                too much), 'loading' (a model) or 'away'; tries: how often one that is away is asked again.
  * Throws {status, problem} where the server refuses, status 0 where it stays away, the signal's reason where it was stopped.
  */
 async function patiently(ask, { signal, waiting = () => {}, tries: most = 5 } = {}) {
@@ -25,11 +29,14 @@ async function patiently(ask, { signal, waiting = () => {}, tries: most = 5 } = 
     signal?.throwIfAborted();
     const response = await ask().catch(() => { signal?.throwIfAborted(); return null; });
     if (response && response.ok) return response;
-    const busy = response && [429, 503].includes(response.status), away = !response || response.status === 502;
-    if (!(busy || away) || tries >= (busy ? Math.max(30, most) : most)) throw { status: away ? 0 : response.status, problem: response ? await response.json().catch(() => ({})) : {} };
+    const problem = response ? await problemOf(response, signal) : {}, type = problemType(problem), away = !response || response.status === 502;
+    // A model that cannot be had has the status of a busy server, and no waiting brings it.
+    const busy = response && [429, 503].includes(response.status) && type !== 'model-unavailable';
+    if (!(busy || away) || tries >= (busy ? Math.max(30, most) : most)) throw { status: away ? 0 : response.status, problem };
+    const state = !busy ? 'away' : response.status === 429 ? 'limited' : type === 'model-loading' ? 'loading' : 'busy';
     const seconds = busy ? retryAfter(response.headers.get('retry-after')) : Math.min(8, 2 ** tries);
     for (let left = seconds; left > 0; left -= 1) {
-      waiting(!busy ? 'away' : response.status === 429 ? 'limited' : 'busy', Math.ceil(left));
+      waiting(state, Math.ceil(left));
       await pause(1000 * Math.min(1, left), signal);
     }
   }

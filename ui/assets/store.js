@@ -28,15 +28,7 @@ function createStore() {
   const state = { picture: null, fields: {}, mask: null, result: null, model: {}, models: [], samples: [], show: { panel: 'result', paste: true, samples: 8 } };
   const watchers = new Set();
   let frame = 0, models = null, choices = 0;
-  const get = async (path, patience = 30) => {
-    const response = await fetch(rootUrl(path));
-    if (response.status === 503 && patience) { // a model is being loaded
-      await new Promise((wake) => { setTimeout(wake, 1000 * Math.min(10, Number(response.headers.get('retry-after')) || 2)); });
-      return get(path, patience - 1);
-    }
-    if (!response.ok) throw new Error(String(response.status));
-    return response.json();
-  };
+  const get = async (path) => (await patiently(() => fetch(rootUrl(path)), { tries: 0 })).json(); // a model may have to be loaded
 
   function tell() {
     frame = 0;
