@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,8 +61,8 @@ def pretrain(
         DataError: There are no photos, too many are broken, or the loss is no longer finite.
         CheckpointError: There is nothing to resume, it belongs to another recipe, ``out`` holds another run, or the
             device cannot be used.
-        RecipeError: The batch cannot be shared out, it or the photos do not fit the device's memory, or the warm-up is
-            longer than the run.
+        RecipeError: The batch cannot be shared out, it or the photos do not fit the device's memory, the warm-up is
+            longer than the run, or its ``compile`` finds no compiler.
     """
     weights = out / f"{recipe.name}.safetensors"
     begun = (out / files.LATEST).is_file()
@@ -82,6 +85,8 @@ def pretrain(
         )
     with _world(device) as (world, where):
         _refuse_inside(out, data)
+        if recipe.compile and where.type == "cpu":  # for a GPU triton brings all it needs
+            _refuse_no_compiler()
         photos = Photos.open(data, cache)
         recipe = recipe.in_steps(Sampler(photos, recipe).mean_length)
         if recipe.steps:  # of minutes it is known later
@@ -127,6 +132,19 @@ def _refuse_inside(out: Path, data: Sequence[Path | str]) -> None:
                 hint="Give a folder elsewhere with --out: the run's own pictures would count as photos.",
                 field="out",
             )
+
+
+def _refuse_no_compiler() -> None:
+    """Refuse ``compile`` where the compiler that torch calls for a CPU is missing."""
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    command = os.environ.get("CXX", usual)  # noqa: TID251 (torch's way); options may follow the name
+    if not any(map(shutil.which, shlex.split(command)[:1])):
+        raise RecipeError(
+            f"The recipe is compiled (compile = true), but there is no compiler {command!r} on this machine.",
+            code="compiler",
+            hint="Install g++ (on macOS: xcode-select --install), or put compile = false into a copy of the recipe.",
+            field="compile",
+        )
 
 
 def _make(out: Path) -> None:

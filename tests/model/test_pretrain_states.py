@@ -394,6 +394,22 @@ def test_a_gpu_run_compiles_fits_the_clock_and_goes_on(folder: Path, tmp_path: P
     assert log(tmp_path / "run")[-1]["step"] == 70
 
 
+@pytest.mark.parametrize("told", [None, "nowhere/g++ -O1"])
+def test_a_recipe_that_is_compiled_needs_a_compiler_and_says_so_before_anything_is_made(
+    told: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    if told is None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        monkeypatch.setenv("CXX", told)
+    with pytest.raises(RecipeError, match=r"there is no compiler '.*\+\+.*' on") as caught:
+        pretrain(toy(compile=True), [folder], tmp_path / "run", device="cpu")
+    assert (caught.value.code, caught.value.field) == ("compiler", "compile")
+    assert "compile = false" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
 # --- real processes ---------------------------------------------------------------------------------------
 
 
