@@ -7,6 +7,7 @@ import math
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Route
 
 from model.masking import MAX_SEED
 from tests.e2e.explore_page import ExplorePage, indices
@@ -164,6 +165,36 @@ def test_download_gives_what_is_shown(explore: ExplorePage, subtests: pytest.Sub
             sent = explore.sent()[-1]
             assert sent["panels"] == f"masked,{view},original"
             assert ("cover" in sent) == (view == "uncertainty")
+
+
+def test_the_uncertainty_comes_without_the_update_while_drawing(explore: ExplorePage) -> None:
+    explore.one(".um-live").click()
+    explore.choose("view", "uncertainty")
+    explore.one(".um-legend").wait_for()
+    assert explore.one(".um-note").is_hidden()
+    asked = len(explore.sent())
+    explore.click(2, 2)
+    explore.one(".um-badge").wait_for()
+    assert len(explore.sent()) == asked, "what is drawn waits for the button"
+
+
+def test_the_model_that_was_chosen_stays_chosen_while_it_is_loaded(explore: ExplorePage) -> None:
+    held: list[Route] = []
+    explore.page.route("**/v1/models/mini-block", lambda route: held.append(route))
+    chosen = explore.one(".um-models select")
+    chosen.wait_for()
+    explore.evaluate(
+        "window.unmask.store.set({models: window.unmask.store.state.models.map(({views, ...one}) => one)})"
+    )
+    with explore.page.expect_request("**/v1/models/mini-block"):
+        chosen.select_option("mini-block")
+    explore.click(2, 2)
+    explore.settle()
+    explore.steady()
+    assert chosen.input_value() == "mini-block"
+    held[0].continue_()
+    explore.page.wait_for_function("window.unmask.store.state.result.answer.model === 'mini-block'")
+    assert chosen.input_value() == "mini-block"
 
 
 def test_single_letters_work_and_can_be_switched_off(explore: ExplorePage) -> None:

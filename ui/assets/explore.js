@@ -93,7 +93,7 @@ function readAgain(crop = state.crop) {
 // --- asking the server ----------------------------------------------------------------------------------------
 function nextJob() {
   const none = state.known && (grid.count === 0 || grid.count === total);
-  const waits = state.known && !state.live && !state.force && !state.incoming && shown;
+  const waits = state.known && !state.live && !state.force && !state.incoming && shown && state.spread !== 'wanted'; // a view was chosen, nothing drawn
   if (!(state.incoming || state.picture) || (!state.incoming && (none || waits))) { renderRight(); return null; }
   if (state.spread === 'wanted' && isCurrent() && !state.incoming) return spreadJob();
   const kind = !state.known ? 'rule' : none || (state.incoming && state.fit === 'whole') ? 'picture' : 'mask';

@@ -108,16 +108,18 @@ element.querySelector('.um-skip').addEventListener('click', (event) => { // the 
 
 // --- models ------------------------------------------------------------------------------------------------
 const choice = element.querySelector('.um-models'), list = choice.querySelector('select');
+let awaited = ''; // the name that was chosen, until its model comes or cannot be had
 /** One model is a fact, several are a choice. */
 function paintModels({ model, models }) {
   choice.hidden = models.length < 2;
   element.querySelector('.um-model').hidden = models.length > 1;
   const names = models.map(({ name }) => name);
   if ([...list.options].map(({ value }) => value).join('\n') !== names.join('\n')) list.replaceChildren(...names.map((name) => new Option(name, name)));
-  list.value = model.name;
+  list.value = awaited || model.name;
   element.querySelector('.um-model').textContent = words('head.model', { name: model.name });
 }
-list.addEventListener('change', () => store.choose(list.value).catch(() => { list.value = store.state.model.name; }));
+list.addEventListener('change', () => { awaited = list.value; store.choose(awaited).catch(() => {}); });
+for (const type of ['unmask:model', 'unmask:unchosen']) document.addEventListener(type, () => { awaited = ''; paintModels(store.state); });
 store.watch(paintModels, element);
 // Explore tells it where it tells all; the other tabs have no such place.
 const failed = element.querySelector('.um-model-failed');
