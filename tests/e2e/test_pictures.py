@@ -138,6 +138,24 @@ def test_a_photo_over_the_limit_is_made_smaller(explore: ExplorePage) -> None:
     assert explore.evaluate("window.unmask.state.placement.original_width") == 4096
 
 
+# Half a minute takes a second and a half.
+HURRY = """() => {
+  const later = window.setTimeout;
+  window.setTimeout = (run, ms, ...all) => later(run, ms >= 30000 ? ms / 20 : ms, ...all);
+}"""
+
+
+def test_a_photo_may_take_longer_than_half_a_minute_to_arrive(explore: ExplorePage) -> None:
+    held: list[Route] = []
+    explore.evaluate(HURRY)
+    explore.page.route("**/v1/reconstruct", lambda route: held.append(route), times=1)
+    explore.upload("slow.png", quarters())
+    explore.page.wait_for_timeout(2500)
+    held[0].continue_()
+    wait_for_picture(explore, "slow.png")
+    assert explore.status == ""
+
+
 def test_one_that_the_browser_cannot_make_smaller_is_told_the_limit_and_a_way(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
     file = io.BytesIO()
