@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from playwright.sync_api import Route
 
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
@@ -105,6 +106,35 @@ def test_nonsense_in_the_address_is_left_out_and_told(new_page: OpenPage) -> Non
     assert explore.mask.count("1") == 147
     assert explore.page.title() == "Unmask"
     assert explore.one(".um-grid").is_visible()
+    explore.click(0, 0)
+    explore.settle()
+    assert explore.status == ""
+
+
+def test_a_link_to_a_model_tells_that_it_is_waited_for_and_that_it_cannot_be_had(
+    new_page: OpenPage,
+) -> None:
+    explore = new_page()
+    explore.expected = ("Failed to load resource",)
+    answers = ["model-loading", "model-unavailable"]
+
+    def untold(route: Route) -> None:  # what its file tells of a model that is not loaded may be little
+        models = route.fetch().json()["models"]
+        route.fulfill(json={"models": [models[0], *({"name": model["name"]} for model in models[1:])]})
+
+    def answer(route: Route) -> None:
+        problem = {"type": f"urn:unmask:problem:{answers.pop(0)}", "status": 503}
+        route.fulfill(status=503, headers={"Retry-After": "2"}, json=problem)
+
+    explore.page.route("**/v1/models", untold)
+    explore.page.route("**/v1/models/mini-block", answer)
+    explore.page.goto(explore.url + "?model=mini-block", wait_until="commit")
+    explore.page.wait_for_function(
+        "document.querySelector('.um-status-text')?.textContent === 'Model is loading'"
+    )
+    explore.settle()
+    assert explore.status == "This model could not be loaded. The other one stays."
+    assert explore.evaluate("window.unmask.store.state.result.answer.model") == "mini"
     explore.click(0, 0)
     explore.settle()
     assert explore.status == ""

@@ -1,7 +1,7 @@
 // --- the address: what it asks for, and what is on screen ------------------------------------------------------------------
 const RULES = ['random', 'block', 'grid'], SHOWS = ['result', 'slider', 'error', 'uncertainty'];
 const notUnderstood = []; // names of parameters
-let addressing = 0, first = true;
+let addressing = 0, first = true, unchosen = false; // whether the address names a model that could not be had
 
 /** The address follows what is done, a moment later; the first result leaves it as it was given. */
 function noteAddress() {
@@ -45,7 +45,8 @@ function readAddress(models) {
 function firstShown() {
   if (!first) return;
   first = false;
-  if (notUnderstood.length) status('status.address', { names: notUnderstood.join(', ') });
+  if (unchosen) status('status.unchosen', {}, 'error');
+  else if (notUnderstood.length) status('status.address', { names: notUnderstood.join(', ') });
   document.dispatchEvent(new Event('unmask:first'));
 }
 on('.um-link', 'click', async (event) => {
@@ -100,7 +101,9 @@ document.addEventListener('unmask:language', speak);
 async function start() {
   const wanted = new URLSearchParams(location.search).get('model'), models = wanted ? await store.models() : [model];
   if (wanted && models.some(({ name }) => name === wanted)) {
-    model = await store.describe(wanted).catch(() => store.state.model);
+    status('status.loading');
+    model = await store.describe(wanted).catch(() => { unchosen = true; return store.state.model; });
+    status('');
     store.set({ model });
     reshape(model.grid, model.image_size, model.image_size);
   }
