@@ -131,8 +131,9 @@ def random_hidden(keys: NDArray[np.uint64], patches: int, count: int) -> Bools:
 
     The patches with the smallest noise stay visible, as in the paper's shuffle-and-keep.
     """
-    ranks = np.argsort(np.argsort(noise(keys, patches), axis=1, kind="stable"), axis=1, kind="stable")
-    hidden: Bools = ranks >= patches - count
+    order = np.argsort(noise(keys, patches), axis=1, kind="stable")
+    hidden = np.ones(order.shape, dtype=bool)
+    np.put_along_axis(hidden, order[:, : patches - count], False, axis=1)
     return hidden
 
 
