@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from model.errors import DataError
@@ -16,6 +17,7 @@ from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import learning_rate
 from model.pretrain.samples import Sampler
+from model.pretrain.watch import _memory_gib
 from tests.training import equal, run_until, toy
 
 
@@ -114,3 +116,11 @@ def test_a_loss_that_is_not_finite_leaves_the_keys_of_its_batch(folder: Path, tm
         (sample.number, int(sample.key)) for sample in expected
     ]
     assert record["samples"][0]["photo"] == photos.entries[expected[0].number].name
+
+
+def test_the_memory_shown_is_in_gib_whatever_the_system_counts_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {}
+    for platform in ("linux", "darwin"):
+        monkeypatch.setattr("sys.platform", platform)
+        shown[platform] = _memory_gib(torch.device("cpu"))
+    assert shown["linux"] == pytest.approx(1024 * shown["darwin"], rel=0.1)
