@@ -178,7 +178,7 @@ def colours(folder: Path) -> dict[str, list[float]]:
     Raises:
         CheckpointError: There is no state, or it is damaged.
     """
-    _, state = _read(folder)
+    _, state = _read(folder, mapped=True)
     network = state["recipe"].get("network", {})
     return {name: network[name] for name in COLOURS if name in network}
 
@@ -264,8 +264,8 @@ def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> 
         )
 
 
-def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that ``LATEST`` names, and what it holds."""
+def _read(folder: Path, *, mapped: bool = False) -> tuple[Path, dict[str, Any]]:
+    """The file that ``LATEST`` names, and what it holds; ``mapped``: tensors are read no sooner than they are used."""
     pointer = folder / LATEST
     path = pointed(pointer)
     if path is None:
@@ -276,7 +276,7 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
         )
     try:
         # Our own file, but read as a stranger's: tensors and plain values only.
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)  # noqa: TID251
     except DAMAGED as error:
         raise CheckpointError(
             f"{path} cannot be read: {first_line(error)}.",
