@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from model.checkpoints.files import write_json
 from model.engines import has_bf16
@@ -267,6 +269,12 @@ def _begin(
     average = copy.deepcopy(network) if recipe.ema is not None else None
     adversary = None
     if recipe.adversarial is not None:
+        if init is None and not resumed and world.first:
+            tqdm.write(
+                "The adversarial stage begins with random weights. It is meant for those of a first stage: give them "
+                "with --init.",
+                file=sys.stderr,
+            )
         adversary = Adversary(recipe.adversarial, network, recipe.seed)
         if recipe.adversarial.trained == "decoder":
             for name, parameter in network.named_parameters():

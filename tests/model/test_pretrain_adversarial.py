@@ -13,6 +13,7 @@ from model.masking import random_hidden
 from model.network import MAE
 from model.pretrain import resume
 from model.pretrain.adversarial import Adversary, Discriminator, _spread
+from model.pretrain.beginning import Beginning
 from model.pretrain.data import Photos
 from model.pretrain.loop import _begin, _objective, mask_orders, step
 from model.pretrain.recipe import Adversarial, Recipe
@@ -63,6 +64,18 @@ def test_only_the_decoder_learns_where_the_recipe_says_so(tmp_path: Path) -> Non
     }
     assert changed
     assert all(name.startswith(("decoder_", "mask_token")) for name in changed)
+
+
+def test_a_stage_that_begins_with_random_weights_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = _recipe()
+    training = _fresh(recipe, tmp_path)
+    assert "begins with random weights" in capsys.readouterr().err
+    resume.save(tmp_path, training, 1.0)
+    _fresh(recipe, tmp_path, resumed=True)
+    _begin(recipe, Photos(()), tmp_path, CPU, False, Beginning({}, "pixel", {}), 1)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_resumed_stage_goes_on_to_the_same_bits(tmp_path: Path) -> None:
