@@ -168,7 +168,7 @@ class Info(BaseModel):
     views: list[str]
     accepts: list[str] = Field(description="Kinds of body.")
     answers: list[str] = Field(description="Forms of an answer.")
-    limits: dict[str, float]
+    limits: dict[str, int | float]
 
 
 class FieldError(BaseModel):

@@ -94,7 +94,7 @@ def test_clients_behind_a_proxy_are_told_apart_and_the_log_keeps_their_photos_se
     exif[0x010E] = "Anna's garden"
     image = io.BytesIO()
     Image.new("RGB", (64, 64)).save(image, "JPEG", exif=exif)
-    settings = {"HOST": host, "CLIENT_RATE": "1/hour", "LOG_LEVEL": "debug", "MODELS": proved_weights}
+    settings = {"HOST": host, "CLIENT_RATE": "1/day", "LOG_LEVEL": "debug", "MODELS": proved_weights}
     with start(tmp_path, **{f"UNMASK_{name}": value for name, value in settings.items()}) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip().rpartition(":")[2]
