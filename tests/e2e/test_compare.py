@@ -18,7 +18,8 @@ from model.__main__ import main
 from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
-from tests.e2e.test_pictures import large_quarters, quarters
+from tests.e2e.test_controls import set_range
+from tests.e2e.test_pictures import large_quarters, quarters, wait_for_picture
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -41,6 +42,10 @@ def opened(explore: ExplorePage) -> ExplorePage:
     explore.one("button[role=tab]").nth(1).click()
     pictures(explore, "ratios", 12)
     return explore
+
+
+# The row says that Explore shows something else by now.
+OLD = """(name) => document.querySelector(`.um-row-${name} .um-progress`).textContent.startsWith('Explore shows')"""
 
 
 def row(page: ExplorePage, name: str) -> Locator:
@@ -295,6 +300,43 @@ def test_a_row_keeps_the_name_of_what_it_was_asked_with(compare: ExplorePage) ->
         assert image.get_attribute("alt") == before, "still coffee's pictures"
     compare.one(".um-models select").select_option("mini-block")
     compare.page.wait_for_function(stale, timeout=LONG)
+
+
+def test_each_row_is_told_to_be_old_by_what_it_was_made_with(explore: ExplorePage) -> None:
+    tabs, file = explore.one("button[role=tab]"), io.BytesIO()
+    Image.linear_gradient("L").resize((640, 320)).save(file, "PNG")
+    explore.upload("wide.png", file.getvalue())
+    wait_for_picture(explore, "wide.png")
+    opened(explore)
+    row(explore, "gallery").locator(".um-go").click()
+    pictures(explore, "gallery", 24)
+
+    tabs.nth(0).click()
+    set_range(explore, ".um-move-range", 100)
+    explore.page.wait_for_function("window.unmask.store.state.fields.crop === '320,0,320'")
+    tabs.nth(1).click()
+    explore.page.wait_for_function(OLD, arg="ratios")
+    assert not explore.evaluate(OLD, "gallery"), "its pictures have nothing to do with that square"
+
+    row(explore, "ratios").locator(".um-go").click()
+    pictures(explore, "ratios", 12)
+    tabs.nth(0).click()
+    explore.one(".um-whole-row").click()
+    explore.page.wait_for_function("window.unmask.store.state.fields.fit === 'whole'")
+    explore.settle()
+    tabs.nth(1).click()
+    explore.page.wait_for_function(OLD, arg="ratios")
+
+    for old in (False, True):
+        tabs.nth(0).click()
+        explore.one(".um-grid").click(position={"x": 40 if old else 4, "y": 4})
+        explore.settle()
+        tabs.nth(1).click()
+        if not old:
+            row(explore, "models").locator(".um-go").click()
+            pictures(explore, "models", 4)
+            assert not explore.evaluate(OLD, "models")
+    explore.page.wait_for_function(OLD, arg="models")
 
 
 def test_a_hostile_model_name_is_only_a_name(new_page: OpenPage) -> None:

@@ -12,7 +12,7 @@ function galleryJobs() {
   return store.state.samples.map((sample, i) => ({ fields: ofPicture(i), blob: loaded.get(sample.name), title: { sample: sample.name, title: sample.title } }));
 }
 const gallery = createRow('gallery', {
-  jobs: galleryJobs, own: true, before: (options) => loadSamples(options),
+  jobs: galleryJobs, own: true, uses: ['seed'], before: (options) => loadSamples(options),
   paint: (results, asked) => asked.map(({ title }, i) => {
     const found = results[i], name = titleOf(title), row = make('figure', 'um-triptych');
     const pictures = make('div', 'um-triptych-row');

@@ -25,6 +25,7 @@ function pairs(results, asked, { picture }, caption) {
 const atRatio = (strategy, ratio) => ({ fields: { ...base(), strategy, ratio: (ratio / 100).toFixed(2), panels: 'masked,pasted' } });
 const ratios = createRow('ratios', {
   jobs: () => wide.map((ratio) => atRatio(base().strategy, ratio)),
+  uses: ['strategy', 'seed', 'view', 'fit', 'crop'],
   paint: (results, asked, of) => pairs(results, asked, of, ({ fields }, found) => [words('compare.hidden', { p: shareText(fields.ratio) }), found ? errorOf(found.answer) : '']),
 });
 function choose(values) {
@@ -60,6 +61,7 @@ const strategies = createRow('strategies', {
     const other = specialist(strategy, job.model);
     return other && other.name !== job.model.name ? [job, { ...byModel(other.name, job.fields), model: other }] : [job];
   }),
+  uses: ['seed', 'view', 'fit', 'crop'],
   paint: (results, asked, of) => Object.keys(shares).flatMap((strategy) => {
     const mine = asked.flatMap((job, i) => (job.fields.strategy === strategy ? [{ ...job, found: results[i] }] : []));
     if (!mine.length) return [];
@@ -115,6 +117,7 @@ function modelJobs() {
 }
 const models = createRow('models', {
   jobs: modelJobs,
+  uses: ['strategy', 'ratio', 'seed', 'drawn', 'fit', 'crop'],
   paint(results, asked, { picture }) {
     const title = titleOf(picture), first = results.find(Boolean), drawn = ({ answer }) => answer.grid.join('x') + answer.hidden.join();
     const model = ({ model: name }, found) => tile(found && found.images.pasted, found ? resultAlt(found, title) : '', name, found ? errorOf(found.answer) : '');
@@ -143,6 +146,7 @@ function peak(list, answer) {
 }
 const topOf = (scale) => percent(scale.high, 0);
 createRow('whole', {
+  uses: ['ratio', 'seed', 'view', 'fit', 'crop'],
   jobs() {
     const { ratio, ...rest } = base(); // without a share: each mask hides a quarter, every patch is hidden once
     return [

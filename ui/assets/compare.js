@@ -87,8 +87,8 @@ function leftOf(requests) {
 }
 
 const { modelShown } = store;
-/** What Explore shows, as a row is asked with it. */
-const shownNow = () => ({ picture: store.state.picture, model: modelShown(), fields: { ...base(), crop: store.state.fields.crop } });
+/** What Explore shows, as a row is asked with it; drawn: its mask, where a rule did not make it. */
+const shownNow = () => ({ picture: store.state.picture, model: modelShown(), fields: { ...base(), crop: store.state.fields.crop, drawn: store.state.fields.indices } });
 /** Whether two are of one picture: an example is fetched anew each time, a file of one's own is the same file. */
 const samePicture = (a, b) => Boolean(a && b) && (a.sample || a.source) === (b.sample || b.source);
 
@@ -97,17 +97,17 @@ const samePicture = (a, b) => Boolean(a && b) && (a.sample || a.source) === (b.s
  *
  * @param name  Of the section.
  * @param jobs  () -> [{fields, blob, title}]; blob null for the picture of Explore.
+ * @param uses  Names of Explore's fields, as of shownNow, that its jobs are made with: where one changes, the row is told to be old.
  * @param paint (results, jobs, of) -> nodes of the figure; results[i] is undefined until it is there; of: {picture,
  *              model} that Explore had when the row was asked, which is what its pictures are of.
  * @param after (results, jobs, of): what else is to be said; of is Explore's own until the row was asked.
  * @param own    Its pictures are not Explore's.
  * @param before ({signal, waiting}) -> promise of what its jobs still need.
  */
-function createRow(name, { jobs, paint, after = () => {}, own = false, before = () => {} }) {
+function createRow(name, { jobs, uses, paint, after = () => {}, own = false, before = () => {} }) {
   const section = $('.um-row-' + name), one = (selector) => section.querySelector(selector);
   const go = one('.um-go'), halt = one('.um-halt'), line = one('.um-progress'), figure = one('.um-figure');
   let running = null, asked = [], results = [], of = null, said = ['', {}];
-  let uses = []; // fields of Explore that all of the row's jobs were asked with: its own it varies
 
   function isStale() {
     const now = shownNow();
@@ -137,7 +137,6 @@ function createRow(name, { jobs, paint, after = () => {}, own = false, before = 
     if (stop !== running) return;
     results = []; of = shownNow();
     asked = jobs().map((job) => ({ ...job, sent: job.blob ? job.fields : sent(job.fields) })); // now: Explore may go on meanwhile
-    uses = Object.keys(of.fields).filter((key) => key === 'crop' || asked.every(({ fields }) => fields[key] === of.fields[key]));
     tell('', {}); draw();
     for (let i = 0; i < asked.length && !stop.signal.aborted; i++) {
       const { blob } = asked[i], began = performance.now();
