@@ -146,6 +146,28 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
     again.screenshot("compare-models", full=True)
 
 
+def test_a_mask_drawn_on_a_whole_picture_is_one_for_models_of_other_grids(
+    new_page: OpenPage, two_models_url: str
+) -> None:
+    explore = new_page(url=two_models_url).open()
+    explore.expected = ("status of 503",)
+    explore.upload("wide.png", striped((640, 320)))
+    wait_for_picture(explore, "wide.png")
+    explore.one(".um-whole-row").click()
+    explore.page.wait_for_function("window.unmask.grid.total !== 196", timeout=LOADING)
+    explore.settle()
+    explore.one(".um-grid").click(position={"x": 4, "y": 4})
+    explore.settle()
+    explore.one("button[role=tab]").nth(1).click()
+    row = explore.one(".um-row-models")
+    row.locator(".um-go").click()
+    explore.page.wait_for_function(
+        "document.querySelectorAll('.um-row-models .um-figure img').length === 4", timeout=LOADING
+    )
+    captions = row.locator("figcaption b").all_inner_texts()
+    assert captions == ["What they see", "small", "other", "The original"]
+
+
 def test_masks_that_are_always_the_same_are_not_called_certain(explore: ExplorePage) -> None:
     explore.choose("strategy", "grid")
     explore.settle()

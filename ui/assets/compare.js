@@ -27,10 +27,10 @@ function sent(fields) {
   return fields.fit === 'whole' && mask ? { ...fields, grid: `${mask.rows}x${mask.columns}` } : fields;
 }
 
-/** A job for a model by name: it makes its own crop of the file, and is shown by its own first view, which is honest. */
+/** A job for a model by name: it makes its own crop of the file, on Explore's grid where that is no square, and is shown by its own first view, which is honest. */
 function byModel(name, { view, ...fields }) {
   const { picture, fields: { crop } } = store.state;
-  return { blob: picture && picture.source, fields: { ...fields, ...(crop ? { crop } : {}), model: name }, model: name };
+  return { blob: picture && picture.source, fields: sent({ ...fields, ...(crop ? { crop } : {}), model: name }), model: name };
 }
 
 // --- tiles ---------------------------------------------------------------------------------------------------
