@@ -105,7 +105,7 @@ function createClient({ url, next, accept, refuse, report }) {
   async function send(job) {
     const stop = new AbortController(), id = requestId(), unwatch = watchQueue(id, (line) => report('queue', line));
     running = stop;
-    const limit = job.incoming ? 3 * LIMIT_MS : LIMIT_MS; // a file as it was given: the server takes a minute to let it arrive
+    const limit = job.incoming ? 3 * LIMIT_MS : LIMIT_MS; // a file as it was given: it has a minute to arrive, and is worked on after that
     const timers = [[300, () => report('bar')], [2000, () => report('slow')], [limit, () => stop.abort('timeout')]].map(([ms, run]) => setTimeout(run, ms));
     let arrived = null;
     try {
