@@ -85,8 +85,8 @@ def pretrain(
         )
     with _world(device) as (world, where):
         _refuse_inside(out, data)
-        if recipe.compile and where.type == "cpu":  # for a GPU triton brings all it needs
-            _refuse_no_compiler()
+        if recipe.compile:
+            _refuse_no_compiler(where.type)
         photos = Photos.open(data, cache)
         recipe = recipe.in_steps(Sampler(photos, recipe).mean_length)
         if recipe.steps:  # of minutes it is known later
@@ -134,13 +134,15 @@ def _refuse_inside(out: Path, data: Sequence[Path | str]) -> None:
             )
 
 
-def _refuse_no_compiler() -> None:
-    """Refuse ``compile`` where the compiler that torch calls for a CPU is missing."""
-    usual = "clang++" if sys.platform == "darwin" else "g++"
-    command = os.environ.get("CXX", usual)  # noqa: TID251 (torch's way); options may follow the name
-    if not any(map(shutil.which, shlex.split(command)[:1])):
+def _refuse_no_compiler(kind: str) -> None:
+    """Refuse ``compile`` where the compiler is missing that torch calls for a CPU, or triton for a GPU's driver."""
+    variable, usual = ("CXX", ["g++"]) if kind == "cpu" else ("CC", ["gcc", "clang"])
+    if kind == "cpu" and sys.platform == "darwin":
+        usual = ["clang++"]
+    named = shlex.split(os.environ.get(variable, ""))[:1]  # noqa: TID251 (their way); options may follow the name
+    if not any(map(shutil.which, named or usual)):
         raise RecipeError(
-            f"The recipe is compiled (compile = true), but there is no compiler {command!r} on this machine.",
+            f"The recipe is compiled (compile = true), but there is no {' or '.join(named or usual)} on this machine.",
             code="compiler",
             hint="Install g++ (on macOS: xcode-select --install), or put compile = false into a copy of the recipe.",
             field="compile",

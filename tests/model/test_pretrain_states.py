@@ -21,7 +21,7 @@ from model.checkpoints import store
 from model.checkpoints.report import inspect
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
-from model.pretrain import loop, resume
+from model.pretrain import launch, loop, resume
 from model.pretrain.data import Photos
 from model.pretrain.launch import pretrain
 from model.pretrain.loop import Objective, build_optimisers, learning_rate, mask_orders, run
@@ -403,11 +403,20 @@ def test_a_recipe_that_is_compiled_needs_a_compiler_and_says_so_before_anything_
         monkeypatch.setenv("PATH", str(tmp_path))
     else:
         monkeypatch.setenv("CXX", told)
-    with pytest.raises(RecipeError, match=r"there is no compiler '.*\+\+.*' on") as caught:
+    with pytest.raises(RecipeError, match=r"there is no .*\+\+ on this machine") as caught:
         pretrain(toy(compile=True), [folder], tmp_path / "run", device="cpu")
     assert (caught.value.code, caught.value.field) == ("compiler", "compile")
     assert "compile = false" in caught.value.hint
     assert not (tmp_path / "run").exists()
+
+
+def test_on_a_gpu_it_needs_one_for_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RecipeError, match="there is no gcc or clang on this machine"):
+        launch._refuse_no_compiler("cuda")
+    (tmp_path / "clang").touch(mode=0o755)
+    launch._refuse_no_compiler("cuda")
 
 
 # --- real processes ---------------------------------------------------------------------------------------
