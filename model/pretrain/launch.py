@@ -93,8 +93,8 @@ def pretrain(
             recipe = shortened(recipe, world) if short else recipe
             recipe.check_warmup()
         given = beginning.read(init, recipe) if init and not resumed else None
-        _make(out)
         recipe = recipe.with_colours(resume.colours(out) if resumed else given.colours if given else {})
+        _make(out)
         if resumed and world.first:
             resume.clear(out)
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None

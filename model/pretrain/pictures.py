@@ -55,13 +55,18 @@ class Pictures:
             [entry["step"] for entry in json.loads(index.read_text())["pictures"]] if index.is_file() else []
         )
 
-    def due(self, step: int) -> bool:
-        """Whether a sheet is to be drawn now: at step 0, then at most one for each ``picture_every`` steps."""
+    def due(self, step: int, steps: int = 0) -> bool:
+        """Whether a sheet is to be drawn: at step 0, at most one for each ``picture_every`` steps, and at the end.
+
+        Args:
+            step: Steps made.
+            steps: In all; 0 while not yet known.
+        """
         # A network that is shared out among processes cannot be run by one of them.
         if self._recipe.target not in PICTURE_TARGETS or self._recipe.sharding == "fsdp2":
             return False
         every = self._recipe.picture_every
-        return step == 0 or step // every > max(self._drawn, default=0) // every
+        return step in (0, steps) or step // every > max(self._drawn, default=0) // every
 
     def draw(self, step: int, network: MAE) -> NDArray[np.uint8]:
         """Draw the sheet of this step and list it; returns it as ``[H, W, 3] uint8``."""

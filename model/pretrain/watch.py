@@ -78,7 +78,7 @@ class Watch:
             network: As it stands before the next one.
         """
         if step == 0:
-            self._draw(step, network)
+            self._draw(step, 0, network)
 
     def report(self, progress: Progress, network: MAE) -> None:
         """Record one report; draw the photos when their step has come.
@@ -113,7 +113,7 @@ class Watch:
         except OSError as error:
             raise unwritten(f"{self._log} cannot be written ({error.strerror}).") from error
         self._board.scalars(step, values)
-        self._draw(step, network)
+        self._draw(step, progress.steps, network)
 
     def _name_broken(self, broken: frozenset[int]) -> None:
         """Say once which photos cannot be decoded."""
@@ -121,8 +121,8 @@ class Watch:
             _LOGGER.warning("%s; another photo stands in", self._photos.fault(number))
         self._named |= broken
 
-    def _draw(self, step: int, network: MAE) -> None:
-        if self._pictures.due(step):
+    def _draw(self, step: int, steps: int, network: MAE) -> None:
+        if self._pictures.due(step, steps):
             self._board.sheet(step, self._pictures.draw(step, network))
 
     def close(self) -> None:

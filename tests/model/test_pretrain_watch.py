@@ -30,7 +30,7 @@ def test_sheets_are_drawn_from_step_0_on_and_listed_for_the_page(folder: Path, t
     pretrain(recipe, [folder], tmp_path / "run", device="cpu")
     index = _index(tmp_path / "run")
     assert index["pictures"] == [
-        {"step": step, "samples": 4 * step, "file": f"step-{step:07d}.webp"} for step in (0, 4, 6)
+        {"step": step, "samples": 4 * step, "file": f"step-{step:07d}.webp"} for step in (0, 4, 6, 7)
     ]
     assert index["photos"] == ["astronaut", "bricks", "cat", "coffee", "eye", "galaxies"]
     for entry in index["pictures"]:
@@ -67,7 +67,7 @@ def test_a_resumed_run_lists_every_sheet_once(folder: Path, tmp_path: Path) -> N
 
 def test_a_model_of_normalised_pixels_is_drawn_too(folder: Path, tmp_path: Path) -> None:
     pretrain(toy(steps=1, target="norm_pixel"), [folder], tmp_path / "run", device="cpu")
-    assert [entry["step"] for entry in _index(tmp_path / "run")["pictures"]] == [0]
+    assert [entry["step"] for entry in _index(tmp_path / "run")["pictures"]] == [0, 1]
 
 
 def test_every_line_of_the_log_has_what_the_page_reads(folder: Path, tmp_path: Path) -> None:
