@@ -525,9 +525,8 @@ def test_a_signal_stops_the_run_and_afterwards_does_what_it_did_before(folder: P
 def test_a_run_that_fails_gives_the_signals_back_too(folder: Path, tmp_path: Path) -> None:
     pretrain(toy(steps=2), [folder], tmp_path, device="cpu")
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(
-        CheckpointError, match="batch_size"
-    ):  # of the state, which is read where signals are taken
+    # Of the state, which is read where the signals are taken already.
+    with pytest.raises(CheckpointError, match="batch_size"):
         pretrain(toy(batch_size=2), [folder], tmp_path, resumed=True, device="cpu")
     assert signal.getsignal(signal.SIGINT) is before
 
