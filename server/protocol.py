@@ -1,6 +1,8 @@
 """What a connection may send before there is a request: heads of requests, bounded in bytes and in time.
 
-`httptools` itself bounds neither. What uvicorn refuses in plain text is answered as a problem here.
+`httptools` itself bounds neither. What uvicorn refuses in plain text is answered as a problem here. A request that
+offers to go on in another protocol, as Java's client does with HTTP/2, is one like any other (RFC 9110, 7.8): the
+parser takes the offer for agreed, leaves the body unread and takes it for the next request (Kludex/uvicorn#2722).
 """
 
 import asyncio
@@ -9,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
+import httptools
 import structlog
 from asgi_correlation_id import correlation_id
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -55,7 +58,8 @@ class Protocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task:  # nothing came since an answer, until now
             self._expect(REST_S if self._in_body else HEAD_S)
         self._arrived += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._arrived > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(_too_large())
 
@@ -65,6 +69,8 @@ class Protocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES:
             self._refusal = _too_large()
             raise self._refusal  # the parser stops, and `send_400_response` is asked for
+        if self._offers():
+            return
         self._arrived, self._in_body = 0, True
         self._expect(None)
         super().on_headers_complete()
@@ -76,10 +82,41 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has arrived, maybe after its answer."""
+        if self._offers():
+            return
         self._arrived, self._in_body = 0, False
         if self._until:
             self._expect(HEAD_S)
         super().on_message_complete()
+
+    def _offers(self) -> bool:
+        """Whether the head that was read offers another protocol."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _feed(self, data: bytes) -> None:
+        """Parse; a loop, for each request of a pipeline may offer something."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if not self._offers():
+                    self.send_400_response("")
+                    return
+                data = self._without_offer() + data[offer.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
+            else:
+                return
+
+    def _without_offer(self) -> bytes:
+        """The head once more, for a parser that waits for its body."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        kept = [pair for pair in self.headers if pair[0] not in (b"upgrade", b"http2-settings")]
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version), *(b"%b: %b" % pair for pair in kept)]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not a request."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import protocol
 from server.metrics import Metrics
@@ -18,13 +20,20 @@ END = b"\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked" + END
 Talk = Callable[..., Any]
+HERE = PlainTextResponse("here")
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with method and body."""
+    request = Request(scope, receive)
+    await PlainTextResponse(f"{request.method} {(await request.body()).decode()}")(scope, receive, send)
 
 
 @asynccontextmanager
-async def served(metrics: Metrics | None = None) -> AsyncIterator[int]:
-    """The port of an application that answers without reading a body."""
+async def served(metrics: Metrics | None = None, app: ASGIApp = HERE) -> AsyncIterator[int]:
+    """The port of an application; of itself one that answers without reading a body."""
     connection = partial(protocol.Protocol, refused=(metrics or Metrics()).count_refused)
-    config = uvicorn.Config(PlainTextResponse("here"), http=connection, log_config=None, port=0)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=connection, log_config=None, port=0)  # type: ignore[arg-type]
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -33,11 +42,11 @@ async def served(metrics: Metrics | None = None) -> AsyncIterator[int]:
     await server.shutdown()
 
 
-def told(*parts: bytes, pause_s: float = 0.02, metrics: Metrics | None = None) -> bytes:
+def told(*parts: bytes, pause_s: float = 0.02, metrics: Metrics | None = None, app: ASGIApp = HERE) -> bytes:
     """All that comes back for what is sent, until the connection is closed."""
 
     async def scene() -> bytes:
-        async with served(metrics) as port:
+        async with served(metrics, app) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             told = b""
 
@@ -128,3 +137,39 @@ def test_requests_that_keep_a_connection_are_not_cut_off(monkeypatch: pytest.Mon
     monkeypatch.setattr(protocol, "HEAD_S", 3)
     answer = told(*[GET + END[2:]] * 8, GET + b"Connection: close" + END, pause_s=0.5)
     assert answer.count(b"here") == 9
+
+
+OFFERS = [
+    b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\nConnection: Upgrade, HTTP2-Settings\r\n",
+    b"Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n",
+]
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_request_that_offers_another_protocol_is_one_like_any_other(offer: bytes, apart: bool) -> None:
+    body = GET + b"X: smuggled" + END
+    post = b"POST / HTTP/1.1\r\nHost: t\r\n" + offer + b"Content-Length: %d" % len(body) + END
+    last = b"DELETE / HTTP/1.1\r\nHost: t\r\nConnection: close" + END
+    parts = [post, body, last] if apart else [post + body + last]
+    answers = told(*parts, app=echo).split(b"HTTP/1.1 200 ")[1:]
+    assert [answer.partition(END)[2] for answer in answers] == [b"POST " + body, b"DELETE "]
+
+
+def test_offers_may_come_in_pieces_in_chunks_and_in_rows() -> None:
+    chunked = b"POST / HTTP/1.1\r\nHost: t\r\n" + OFFERS[0] + b"Transfer-Encoding: chunked" + END
+    told_in_pieces = told(
+        *(bytes([byte]) for byte in chunked),
+        b"3\r\nabc\r\n0" + END,
+        GET + b"Connection: close" + END,
+        pause_s=0.001,
+        app=echo,
+    )
+    assert b"POST abc" in told_in_pieces
+    assert told_in_pieces.endswith(b"GET ")
+    row = told((GET + OFFERS[1] + b"\r\n") * 500 + GET + b"Connection: close" + END, app=echo)
+    assert row.count(b"HTTP/1.1 200") == 501
+
+
+def test_a_tunnel_is_no_request_that_is_served() -> None:
+    assert refusal(told(b"CONNECT t:80 HTTP/1.1\r\nHost: t" + END)) == (400, "no-request")
