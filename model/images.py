@@ -235,14 +235,14 @@ def notes(data: bytes) -> dict[str, str]:
     Raises:
         ImageError: As for ``Picture``.
     """
-    info = _open(data, "image").info
+    info = _open(data, "image", shaped=False).info  # panels side by side are wider than any photo may be
     known = {key: value for key, value in info.items() if isinstance(key, str) and isinstance(value, str)}
     packet = info.get("xmp", b"")
     return known | {"xmp": packet.decode(errors="replace") if isinstance(packet, bytes) else str(packet)}
 
 
-def _open(data: bytes, field: str) -> Image.Image:
-    """Read the header only, and refuse by it."""
+def _open(data: bytes, field: str, *, shaped: bool = True) -> Image.Image:
+    """Read the header only, and refuse by it; ``shaped``: also what no square can be cut from."""
     if not data:
         raise ImageError(f"{field} is empty.", code="image-format", hint="Send a picture.", field=field)
     if is_cluttered(data):
@@ -278,7 +278,7 @@ def _open(data: bytes, field: str) -> Image.Image:
         )
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise _too_large(f"{width} x {height}", field)
-    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+    if shaped and (min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height)):
         raise ImageError(
             f"{field} is {width} x {height} pixels; the shorter side must have at least {MIN_SIDE} pixels and the "
             f"longer side may be at most {MAX_ASPECT} times as long.",

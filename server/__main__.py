@@ -27,6 +27,9 @@ from server.settings import PREFIX, Settings, unknown_variables
 if TYPE_CHECKING:
     from server.service import Service
 
+# Longer than the 60 s for which AWS's balancers and ingress-nginx keep theirs: who closes first must not be us, for
+# what was just sent into a connection that closes is lost, and a POST is not sent again.
+KEEP_ALIVE_S = 75
 SWITCH_S = 0.001  # how long a thread that decodes or scores may keep the others waiting
 
 
@@ -99,6 +102,7 @@ def _serve(settings: Settings, listener: socket.socket, folder: Path) -> None:
         server_header=False,
         root_path=settings.root_path,
         forwarded_allow_ips=settings.believed,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.graceful_s,
     )
     Server(config, service, _address(listener, settings)).run(sockets=[listener])

@@ -114,8 +114,13 @@ def negotiate(headers: Sequence[str], offers: Sequence[str]) -> str:
     wanted = max(offers, key=lambda offer: _quality(weights, offer))  # the first of equals
     if _quality(weights, wanted):
         return wanted
+    raise not_acceptable(offers)
+
+
+def not_acceptable(offers: Sequence[str]) -> BadRequestError:
+    """The refusal of a client that takes none of the forms."""
     known = ", ".join(offers)
-    raise BadRequestError(
+    return BadRequestError(
         f"The answer comes as {known}, and 'Accept' excludes all of them.",
         status=406,
         code="not-acceptable",

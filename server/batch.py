@@ -19,11 +19,12 @@ from starlette.types import Receive, Scope, Send
 
 from model import Reconstruction, Reconstructor, UnmaskError
 from server import openapi, problems
-from server.answers import JSON, NDJSON, describe, dump, negotiate
+from server.answers import JSON, NDJSON, describe, dump, negotiate, not_acceptable
 from server.inputs import Shape, read
 from server.limits import charge, unless_gone
 from server.problems import BadRequestError, InvalidFieldsError
 from server.schemas import BatchFields, Variant
+from server.security import BATCH_PATH
 from server.service import Service
 from server.settings import Settings
 
@@ -44,10 +45,10 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
     shape = Shape(BatchFields, picture="images", max_bytes=settings.max_bytes, max_pictures=limit)
 
     @router.post(
-        "/v1/reconstruct/batch",
+        BATCH_PATH,
         operation_id="reconstruct_batch",
         response_class=Response,
-        responses=openapi.problem_responses(400, 406, 408, 413, 415, 422, 500, 503)
+        responses=openapi.problem_responses(400, not_acceptable((JSON, NDJSON)), 408, 413, 415, 422, 500, 503)
         | {200: openapi.BATCH_ANSWER},
         openapi_extra=openapi.BATCH,
     )
@@ -181,7 +182,9 @@ async def _entry(
         return await service.reconstruct_patiently(model, image, fields.options(variant), render)
     except Exception as error:
         if isinstance(error, UnmaskError) and not isinstance(error, problems.OUR_FAULT):
+            service.metrics.count_entry(error.code, BATCH_PATH)
             return _refused(head, error)
+        service.metrics.count_entry("internal", BATCH_PATH)
         logger.exception("batch entry failed")
         return _refused(head, None)
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 
 from server import responses
-from server.openapi import problem_responses
+from server.openapi import BINARY, problem_responses
 from server.problems import ReportPendingError, unknown
 from server.samples import Picture, Sample
 from server.service import Service
@@ -15,7 +15,9 @@ from server.training import Record
 
 SAMPLE_CACHE = "public, max-age=86400"
 SHEET_CACHE = "public, max-age=600"  # a run begun anew paints the same names again
-PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/*": {}}, "description": "The picture."}}
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/*": {"schema": BINARY}}, "description": "The picture."}
+}
 
 
 def add_models(router: APIRouter, service: Service, records: Mapping[str, Record]) -> None:

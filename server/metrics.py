@@ -64,6 +64,10 @@ class Metrics:
         self.requests.labels("none", str(refusal.status), "none", "api").inc()
         self.rejects.labels(refusal.code, "none", "api").inc()
 
+    def count_entry(self, reason: str, route: str) -> None:
+        """Count what was refused inside an answer that is a good one."""
+        self.rejects.labels(reason, route, surface.get()).inc()
+
     def _seconds(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
         return Histogram(name, text, labels, buckets=SECONDS, registry=self.registry)
 

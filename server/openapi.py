@@ -64,7 +64,7 @@ JSON_TYPES: dict[str, Schema] = {
     "panels": {"type": "array", "items": {"enum": list(EVERY_PANEL)}},
     "strategies": {"type": "array", "items": {"enum": list(SAMPLED)}},
     "ratios": {"type": "array", "items": {"type": "number"}},
-    "seeds": {"type": "array", "items": {"type": "integer"}},
+    "seeds": {"type": "array", "items": {"type": "integer", "format": "int64"}},
 }
 PHOTO = "The photo: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
 DRAWING = "With strategy 'drawing': a black and white picture, white is hidden."
@@ -205,7 +205,10 @@ def answer(schema: str) -> dict[str, Any]:
 RECONSTRUCTION: dict[str, Any] = {
     "description": "The reconstruction.",
     "headers": {
-        "X-Unmask-Seed": {"description": "Repeats the mask.", "schema": {"type": "integer"}},
+        "X-Unmask-Seed": {
+            "description": "Repeats the mask.",
+            "schema": {"type": "integer", "format": "int64"},
+        },
         "X-Unmask-Hidden-Count": {"description": "Hidden patches.", "schema": {"type": "integer"}},
         "X-Unmask-Mask": {"description": "The mask's hash.", "schema": {"type": "string"}},
         "X-Unmask-Model": {"description": "SHA-256 of the weights.", "schema": {"type": "string"}},

@@ -15,6 +15,7 @@ from server.answers import JSON, dump
 from server.inputs import Shape, check_encoding, read
 from server.limits import unless_gone
 from server.problems import BadRequestError
+from server.responses import Long
 from server.schemas import EmbedFields, NoFields
 from server.service import Features, Service
 from server.settings import Settings
@@ -91,11 +92,11 @@ def _add_settings(router: APIRouter, service: Service, max_bytes: int) -> None:
     async def settings(request: Request) -> Response:
         """How a picture of this service was made: the settings in its label, and fields that make it again."""
         _, files = await read(request, shape)
-        read_label = partial(_replay, files["image"][0], service.models.names)
+        read_label = partial(_replay, files["image"][0])
         return _json(await unless_gone(request, service.look(read_label)))
 
 
-def _replay(image: bytes, served: list[str]) -> bytes:
+def _replay(image: bytes) -> bytes:
     found = labels.read(image)
     if found is None:
         raise _no_settings()
@@ -109,7 +110,9 @@ def _replay(image: bytes, served: list[str]) -> bytes:
         fields["grid"] = "x".join(map(str, options.grid))
     if found.get("panels"):
         fields["panels"] = ",".join(found["panels"])
-    if found.get("model") in served:
+    if found.get(
+        "model"
+    ):  # also one that is not served: it is refused then, where another would paint otherwise
         fields["model"] = found["model"]
     return dump({"settings": found, "fields": fields})
 
@@ -139,7 +142,7 @@ def _add_inspect(router: APIRouter, service: Service) -> None:
             str, Query(max_length=200, description="The file's name, for messages.")
         ] = "the file",
         size: Annotated[
-            int | None,
+            Long | None,
             Query(ge=0, le=2**53, description="The file's size in bytes; with it a cut file is noticed."),
         ] = None,
     ) -> Response:

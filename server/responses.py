@@ -1,8 +1,11 @@
 """The shape of answers, as they are described."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+# What may have more than 31 bits, which clients that are generated take an "integer" for.
+Long = Annotated[int, Field(json_schema_extra={"format": "int64"})]
 
 
 class ReconstructAnswer(BaseModel):
@@ -14,7 +17,7 @@ class ReconstructAnswer(BaseModel):
     precision: str = Field(description="In which numbers: float32 or bfloat16.")
     strategy: str
     ratio: float = Field(description="True share hidden.")
-    seed: int | None = Field(description="Send it again to hide the same patches.")
+    seed: Long | None = Field(description="Send it again to hide the same patches.")
     grid: list[int] = Field(description="Rows, columns.", min_length=2, max_length=2)
     hidden: list[int] = Field(
         description="Hidden patches, row by row from 0; of several masks those of the first."
@@ -51,7 +54,7 @@ class Asked(BaseModel):
 
     strategy: str
     ratio: float | None
-    seed: int | None
+    seed: Long | None
 
 
 class BatchItem(BaseModel):
@@ -115,7 +118,7 @@ class WeightReport(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(description="As it was sent.")
-    size_bytes: int = Field(description="Of the whole file, as its head has it.")
+    size_bytes: Long = Field(description="Of the whole file, as its head has it.")
     layout: str = Field(description="Whose format it is.")
     proved_against: str | None = Field(description="What our reading of this format was proved against.")
     content: Literal["full", "encoder", "classifier"]
@@ -123,7 +126,7 @@ class WeightReport(BaseModel):
     config: dict[str, Any] | None = Field(description="The shape of the network.")
     target: str | None = Field(description="What the decoder predicts; null where nobody says.")
     target_source: str | None = Field(description="Who says so.")
-    parameters: int
+    parameters: Long
     usable_for: list[str]
     missing: list[str] = Field(description="Names that the network needs and the file lacks.")
     left_over: list[str] = Field(description="Names that the network does not have.")
@@ -135,7 +138,7 @@ class Point(BaseModel):
     """One report of a training."""
 
     step: int
-    samples: int = Field(description="Photos seen.")
+    samples: Long = Field(description="Photos seen.")
     loss: float = Field(description="Mean since the report before.")
     lr: float = Field(description="Learning rate; in older records its share of the highest.")
 
@@ -144,7 +147,7 @@ class Sheet(BaseModel):
     """A picture of the same photos at one step: rows are photos; masked, repainted and original beside each other."""
 
     step: int
-    samples: int
+    samples: Long
     url: str
 
 

@@ -81,7 +81,10 @@ def _known_picture(value: object) -> object:
 
 # Text whose meaning the model owns; only its length is bounded here.
 Word = Annotated[str, Field(max_length=64)]
-WholeNumber = Annotated[int, BeforeValidator(_text_to_int)]
+# A seed has 32 bits without a sign: clients that are generated would take an "integer" for one of 31.
+WholeNumber = Annotated[
+    int, BeforeValidator(_text_to_int), WithJsonSchema({"type": "integer", "format": "int64"})
+]
 Flag = Annotated[bool, BeforeValidator(_text_to_flag)]
 Ratio = Annotated[
     str,

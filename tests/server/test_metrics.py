@@ -1,6 +1,6 @@
 from starlette.testclient import TestClient
 
-from tests.server.conftest import FakeEngine, build_app, post, problem_of, running
+from tests.server.conftest import FakeEngine, build_app, png, post, problem_of, running
 
 
 def counters(client: TestClient) -> dict[str, float]:
@@ -45,6 +45,17 @@ def test_refusals_are_counted_by_reason_and_never_by_path(engine: FakeEngine) ->
         assert found[f'unmask_rejects_total{{reason="{reason}",route="{route}",surface="api"}}'] == 1
     assert found['unmask_rejects_total{reason="not-found",route="none",surface="api"}'] == 2
     assert not any("secret" in name.lower() for name in found)
+
+
+def test_entries_of_a_batch_that_are_refused_are_counted(engine: FakeEngine) -> None:
+    engine.fails_on = png()
+    app, _ = build_app(engine)
+    with running(app) as client:
+        files = [("images", ("a", png())), ("images", ("b", png((1, 2, 3))))]
+        answer = client.post("/v1/reconstruct/batch", files=files)
+        assert answer.status_code == 200
+        found = counters(client)
+    assert found['unmask_rejects_total{reason="internal",route="/v1/reconstruct/batch",surface="api"}'] == 1
 
 
 def test_the_counters_can_be_turned_off(engine: FakeEngine) -> None:

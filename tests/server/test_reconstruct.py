@@ -332,6 +332,24 @@ def test_a_picture_that_came_back_tells_the_request_that_makes_it_again(client: 
         assert again.content == made.content
 
 
+def test_a_wide_sheet_of_a_whole_picture_still_tells(client: TestClient) -> None:
+    made = post(
+        client, photo(size=(400, 40)), headers={"accept": "image/png"}, fit="whole", grid="4x40", seed="5"
+    )
+    with Image.open(io.BytesIO(made.content)) as sheet:
+        assert sheet.width > 20 * sheet.height  # no photo may be that wide
+    told = client.post("/v1/settings", files={"image": made.content}).json()
+    assert (told["fields"]["grid"], told["fields"]["seed"]) == ("4x40", 5)
+
+
+def test_a_picture_of_a_model_that_is_not_served_names_it(client: TestClient) -> None:
+    settings = {labels.MARK: labels.FORM, "strategy": "random", "seed": 5, "model": "elsewhere"}
+    made = labels.write(np.zeros((8, 8, 3), np.uint8), settings)
+    fields = client.post("/v1/settings", files={"image": made}).json()["fields"]
+    assert fields["model"] == "elsewhere"
+    assert "no model 'elsewhere'" in problem_of(post(client, **{**fields, "seed": "5"}), 422)["detail"]
+
+
 def test_a_drawing_comes_back_as_patches(client: TestClient) -> None:
     pixels = Image.new("L", (16, 16))
     pixels.paste(255, (4, 0, 8, 4))

@@ -351,6 +351,23 @@ def test_the_description_is_complete(client: TestClient) -> None:
     assert "Retry-After" in operation["responses"]["503"]["headers"]
 
 
+def test_generated_clients_have_room_for_a_seed_and_get_the_bytes_of_a_picture(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    answer = description["components"]["schemas"]["ReconstructAnswer"]["properties"]["seed"]
+    operation = description["paths"]["/v1/reconstruct"]["post"]
+    (asked,) = (each["schema"] for each in operation["parameters"] if each["name"] == "seed")
+    for schema in (
+        answer["anyOf"][0],
+        asked,
+        operation["responses"]["200"]["headers"]["X-Unmask-Seed"]["schema"],
+    ):
+        assert (schema["type"], schema["format"]) == ("integer", "int64")
+    (picture,) = description["paths"]["/v1/samples/{name}"]["get"]["responses"]["200"]["content"].values()
+    assert picture["schema"]["format"] == "binary"
+    batch = description["paths"]["/v1/reconstruct/batch"]["post"]["responses"]["406"]["content"]
+    assert "application/x-ndjson" in batch["application/problem+json"]["example"]["detail"]
+
+
 def test_the_description_is_valid_and_has_no_default_that_programs_would_send(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     for operation in (description["paths"][f"/v1/{name}"]["post"] for name in OPERATIONS):
