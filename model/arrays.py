@@ -28,6 +28,8 @@ from model.reconstruct import refuse_what_is_no_picture
 Array = NDArray[np.generic]
 Floats = NDArray[np.float32]
 
+#: Of an array's numbers, in the network's units: far beyond what it was trained on, and its square is a float32 still.
+_LARGEST = 1e9
 #: Options that place a picture on the grid or choose how it is shown: an array is taken and given as it is.
 _PICTURES = {"fit": "square", "crop": None, "grid": None, "view": None, "interpolation": False}
 
@@ -164,6 +166,12 @@ def _check(array: Array, config: MAEConfig) -> Grid:
             "The array holds numbers that are not finite.",
             code="array-finite",
             hint="Put a number in place of what is missing: numpy.nan_to_num(array).",
+        )
+    if array.dtype != np.uint8 and np.abs(array).max() > _LARGEST:
+        raise ImageError(
+            f"The array holds numbers beyond {_LARGEST:.0e}, as are put where there are no data.",
+            code="array-finite",
+            hint=f"Put a number in place of what is missing: numpy.where(abs(array) > {_LARGEST:.0e}, 0, array).",
         )
     return rows, columns
 

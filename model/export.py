@@ -214,5 +214,6 @@ def _kept(pred: Floats) -> Floats:
 
 
 def _error(pred: Floats, case: Case) -> float:
-    error = float(np.abs(_kept(pred) - case.answer).max() / np.abs(case.answer).max())
+    with np.errstate(invalid="ignore"):  # weights that overflow
+        error = float(np.abs(_kept(pred) - case.answer).max() / np.abs(case.answer).max())
     return error if np.isfinite(error) else float("inf")

@@ -60,6 +60,12 @@ class Facts:
     card: dict[str, Any]
     parameters: int
 
+    @property
+    def identity(self) -> str:
+        """Names what is computed, hex: the weights and the config, which may lie beside them and change alone."""
+        config = json.dumps(self.config.to_dict(), sort_keys=True)
+        return hashlib.sha256(f"{self.digest} {config}".encode()).hexdigest()
+
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Facts:
         """Those of a file that torch has read."""

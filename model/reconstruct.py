@@ -74,6 +74,7 @@ class Reconstructor:
         self._config = config = loaded.facts.config
         self.name = loaded.facts.name
         self.digest = loaded.facts.digest
+        self.identity = loaded.facts.identity
         self.device = loaded.device
         self.grid = config.grid
         self.image_size = config.image_size
@@ -175,13 +176,24 @@ class Reconstructor:
                 yield members[start : start + most]
 
     def _predict(self, items: list[tuple[Job, Mask]]) -> Floats:
-        """``[B, L, V]`` in target units for items of one group."""
-        return self.loaded.engine_for(items[0][1].grid).run(
+        """``[B, L, V]`` in target units for items of one group.
+
+        Raises:
+            CheckpointError: They are no numbers: the weights overflow.
+        """
+        pred = self.loaded.engine_for(items[0][1].grid).run(
             np.stack([job.pixels[..., : self._channels] for job, _ in items]),
             np.stack([mask.ids_keep for _, mask in items]),
             np.stack([mask.ids_restore for _, mask in items]),
             items[0][0].options.positions,
         )
+        if not np.isfinite(pred).all():
+            raise CheckpointError(
+                f"{self.name} predicts numbers that are not finite.",
+                code="finite",
+                hint="Its weights are damaged or from a training that came apart: fetch them again, or take others.",
+            )
+        return pred
 
     def _shown(self, patches: Floats, job: Job, mask: Mask) -> Floats:
         """The output of the network ``[L, V]`` as a picture ``[H, W, 3]`` in 0..1."""

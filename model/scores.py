@@ -69,7 +69,7 @@ def score(original: Floats, candidates: list[Floats], hidden: Bools, *, ssim: bo
                 mse=mse,
                 nmse=float((square / np.square(IMAGE_STD)).mean()),
                 # A perfect fill has no error at all: 100 dB instead of infinity, which JSON cannot hold.
-                psnr_db=min(-10 * math.log10(mse), 100.0) if mse > 0 else 100.0,
+                psnr_db=100.0 if mse == 0 else min(-10 * math.log10(mse), 100.0),
                 ssim=None if map_ is None else float(_mean(map_, hidden)[0]),
                 colour_error_percent=100 * float(_mean(np.abs(error), hidden).mean()),
             )

@@ -100,8 +100,8 @@ class Replica:
     async def run(self, name: str, job: Work, weight: int) -> tuple[Done, str, float]:
         """The prediction, who made it, and seconds that a pass takes here."""
         model = await self._models.get(name)
-        done = await self._batcher.submit(job, model.work, model.digest, weight)
-        return done, self._name, self._line.expected_s(model.digest, 1)
+        done = await self._batcher.submit(job, model.work, model.identity, weight)
+        return done, self._name, self._line.expected_s(model.identity, 1)
 
 
 class Replicas:
@@ -117,7 +117,7 @@ class Replicas:
     def __init__(self, handle: DeploymentHandle[Any], settings: Settings) -> None:
         self._handle = handle
         self._names = {source.path: source.name for source in find_sources(settings.models)}
-        self._known: dict[str, str] = {}  # name by digest
+        self._known: dict[str, str] = {}  # name by what is computed
         self._heard: dict[str, float] = {}  # when, by replica
         self._line: Line | None = None
 
@@ -141,7 +141,7 @@ class Replicas:
             raise error.cause from None
         except RayActorError as error:
             raise ConnectionError(f"the replica that was to load {name} has died") from error
-        self._known[loaded.facts.digest] = name
+        self._known[loaded.facts.identity] = name
         return Reconstructor(loaded)
 
     async def submit(self, job: Work, run: Run[Work, Done], network: str, weight: int = 1) -> Done:

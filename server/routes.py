@@ -69,7 +69,7 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
                 panel=fields.panel or SHEET,
                 pictures=f"image/{fields.picture_format or 'png'}",
                 request_id=correlation_id.get(),
-                etag=_etag(fields, files, media_type, model.digest) if _repeats(fields) else None,
+                etag=_etag(fields, files, media_type, model.identity) if _repeats(fields) else None,
             )
             return await service.reconstruct(model, files["image"][0], options, form.render)
 

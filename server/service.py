@@ -258,7 +258,7 @@ class Service:
                 could ask for less, and only what runs tells that it is quick again.
         """
         # Not asked whether we drain: whoever was let in by `check_room` before is still answered.
-        with self._line.admit(model.digest, correlation_id.get()) as place:
+        with self._line.admit(model.identity, correlation_id.get()) as place:
             async with self._deadline():
                 work = await self._decode(prepare)
                 place.decoding, place.passes = False, passes(work)
@@ -270,14 +270,14 @@ class Service:
 
     def _check_work(self, model: Reconstructor, passes: int, least: int = 1) -> None:
         """Refuse what could not end in time, before it waits for its turn."""
-        expected_s = self._line.expected_s(model.digest, passes)
+        expected_s = self._line.expected_s(model.identity, passes)
         if passes > least and expected_s > self._deadline_s:
             raise TooMuchWorkError(expected_s, self._deadline_s)
 
     async def _compute(
         self, model: Reconstructor, work: W, place: Place, finish: Callable[[W, Done], T]
     ) -> T:
-        done = await self._worker.submit(work, model.work, model.digest, place.passes)
+        done = await self._worker.submit(work, model.work, model.identity, place.passes)
         return await self._in_pool(self._encoders, self.metrics.encode, lambda: finish(work, done))
 
     @asynccontextmanager
@@ -347,7 +347,7 @@ class Service:
             while True:
                 try:
                     self.check_room()  # after `drain` what has not begun is given up
-                    with self._line.admit(model.digest, correlation_id.get(), patient=True) as place:
+                    with self._line.admit(model.identity, correlation_id.get(), patient=True) as place:
                         place.decoding, place.passes = False, passes
                         self._check_work(model, passes)  # by the pace of those before it
                         async with self._deadline():

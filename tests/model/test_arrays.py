@@ -30,6 +30,12 @@ def _array(height: int = 64, width: int = 96, channels: int = 5) -> np.ndarray[A
     return np.random.default_rng(0).normal(size=(height, width, channels)).astype(np.float32)
 
 
+def _with(no_data: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = _array().astype(np.float64)
+    array[:16, :16] = no_data
+    return array
+
+
 def test_hidden_patches_of_an_array_are_what_the_network_predicts_and_the_rest_stays() -> None:
     model, array = _model(), _array()
     result = arrays.repaint(model, array, Options(seed=3))
@@ -101,6 +107,8 @@ def test_an_array_and_a_picture_of_one_photo_have_the_same_figures(tmp_path: Pat
         (_array(32), "array-shape", "4 to 40 whole patches of 16", "64 x 64"),
         (_array().astype(np.int32), "array-type", "int32", "uint8"),
         (np.full((64, 64, 5), np.nan, dtype=np.float32), "array-finite", "not finite", "nan_to_num"),
+        (_with(np.finfo(np.float32).min).astype(np.float32), "array-finite", "beyond 1e.09", "numpy.where"),
+        (_with(1e39), "array-finite", "beyond 1e.09", "numpy.where"),
     ],
 )
 def test_an_array_that_does_not_fit_is_refused(array: Any, code: str, says: str, hint: str) -> None:

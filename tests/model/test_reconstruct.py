@@ -355,3 +355,11 @@ def test_a_card_tells_nothing_that_is_known_better(tmp_path: Path, debug_network
     told = load(path, "cpu").describe()
     assert {key: told[key] for key in lies}.items() & lies.items() == set()
     assert (told["name"], told["steps"]) == ("true", 3)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_weights_that_overflow_are_no_perfect_score(tmp_path: Path, debug_network: MAE, engine: str) -> None:
+    debug_network.decoder_pred.weight.data.fill_(3e38)
+    store.write(tmp_path / "a.safetensors", debug_network, name="a", card={})
+    with pytest.raises(CheckpointError, match="not finite"):
+        load(tmp_path / "a.safetensors", "cpu", engine=engine)(encoded(photo()), Options(seed=1))

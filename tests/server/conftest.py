@@ -91,6 +91,7 @@ class FakeEngine:
     image_size: int = 64
     name: str = "fake"
     digest: str = "d" * 64
+    identity: str = "1" * 64
     parameters: int = 1
     grid: tuple[int, int] = (2, 2)
 

@@ -198,7 +198,7 @@ def test_a_heavy_entry_takes_all_places_and_single_requests_are_let_in(
     heavy, single = png(), png((9, 9, 9))
     monkeypatch.setattr("server.service.count_passes", lambda job, _: 128 if job == heavy else 1)
     app, service = build_app(engine, max_batch=4, max_queue_s=2.0)
-    service._line.learn(engine.digest, 0.1)  # 128 passes are then 13 s, far above `max_queue_s`
+    service._line.learn(engine.identity, 0.1)  # 128 passes are then 13 s, far above `max_queue_s`
     engine.gate.clear()
 
     async def scene() -> None:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ from server.problems import ModelUnavailableError, OverloadedError
 from server.reports import Reports
 from server.service import Service
 from server.settings import Settings
-from tests.server.conftest import FakeEngine, into, post, problem_of, running
+from tests.server.conftest import FakeEngine, into, photo, post, problem_of, running
 
 MIB = 1024 * 1024
 
@@ -49,7 +50,7 @@ class Folder:
         if path.stem == "broken":
             raise CheckpointError("it is cut", code="truncated", hint="Fetch it again.")
         engine = FakeEngine(
-            name="as the file says", digest=path.stem[0] * 64, parameters=MIB
+            name="as the file says", digest=path.stem[0] * 64, identity=path.stem[0] * 64, parameters=MIB
         )  # 4 MiB of weights
         engine.gate.set()
         return cast(Reconstructor, engine)
@@ -181,6 +182,37 @@ def client(debug_weights: Path) -> Iterator[TestClient]:
     settings = Settings()
     with running(create_app(Service(models, settings), settings)) as client:
         yield client
+
+
+def test_equal_weights_under_another_config_are_another_model(tmp_path: Path, debug_weights: Path) -> None:
+    """As Hugging Face has them: the number of heads stands beside the weights, in no tensor and in no hash of them."""
+    from safetensors.torch import load_file, save_file
+
+    from model.checkpoints.convert import convert
+
+    for name, heads in (("a", 2), ("b", 4)):
+        folder = convert(debug_weights, tmp_path / name, to="huggingface")
+        save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": heads}))
+    models = Models(
+        [Source(name, tmp_path / name) for name in "ab"], lambda path: load(path, "cpu"), max_bytes=2**30
+    )
+    models.load_default()
+    settings = Settings(deadline_s=120.0)
+
+    def ask(name: str) -> Any:
+        return post(client, photo(), model=name, seed="7")
+
+    with running(create_app(Service(models, settings), settings)) as client:
+        first, second = alone = [ask(name) for name in "ab"]
+        assert first.headers["x-unmask-model"] == second.headers["x-unmask-model"]
+        assert first.headers["etag"] != second.headers["etag"]
+        told = [answer.json()["metrics"] for answer in alone]
+        assert told[0] != told[1]
+        with ThreadPoolExecutor(8) as pool:
+            together = [answer.json()["metrics"] for answer in pool.map(ask, "ab" * 8)]
+    assert together == told * 8
 
 
 def test_a_model_tells_what_it_is(client: TestClient) -> None:

@@ -268,7 +268,7 @@ def test_a_large_job_refuses_nobody_and_ends(reconstructor: Reconstructor) -> No
 
     with running(app) as client, ThreadPoolExecutor(1) as pool:
         reconstructor.work = slow  # type: ignore[method-assign]
-        service._line.learn(reconstructor.digest, 0.3)  # ten seconds for the large one
+        service._line.learn(reconstructor.identity, 0.3)  # ten seconds for the large one
         try:
             large = pool.submit(post, client, photo(), cover="ensemble", samples="32")
             while not large.done():
@@ -290,7 +290,7 @@ def test_interpolation_of_much_more_than_usual_is_refused(fields: dict[str, str]
 def test_the_least_work_is_tried_however_slow_the_model_was(reconstructor: Reconstructor) -> None:
     app, service = build_app(reconstructor, deadline_s=30.0)
     with running(app) as client:
-        service._line.learn(reconstructor.digest, 60.0)
+        service._line.learn(reconstructor.identity, 60.0)
         assert embedding(client, photo())["embedding"], "else nobody would ever learn that it is quick again"
 
 
