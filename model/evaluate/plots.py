@@ -19,8 +19,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7
 _WIDTH, _HEIGHT = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 36, 48
 
-#: Classes whose cells are shapes with names, at most; and pixels of a matrix of many.
-_NAMED, _MATRIX = 60, 640
+#: Classes whose cells are shapes, at most, for a name takes 12 pixels; and pixels of a matrix of many.
+_NAMED, _MATRIX = 53, 640
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -62,19 +62,22 @@ def lines(title: str, x_label: str, y_label: str, series: Series, *, log_x: bool
         colour = COLOURS[number % len(COLOURS)]
         points = [place(x, y) for x, y in zip(across, up, strict=True)]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        dash = f' stroke-dasharray="{6 // turn} 3"' if (turn := number // len(COLOURS)) else ""
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
         if len(points) <= 16:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
         at = _TOP + 14 + 18 * number
-        parts.append(f'<path d="M{_WIDTH - _RIGHT + 10} {at - 4}h16" stroke="{colour}" stroke-width="3"/>')
+        parts.append(
+            f'<path d="M{_WIDTH - _RIGHT + 10} {at - 4}h16" stroke="{colour}" stroke-width="3"{dash}/>'
+        )
         parts.append(_text(_WIDTH - _RIGHT + 32, at, name, "start"))
-    return _svg(parts, _WIDTH, _HEIGHT)
+    return _svg(parts, _WIDTH, max(_HEIGHT, _TOP + 18 * len(series) + 14))  # beside them stand their names
 
 
 def confusion(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> str | bytes:
     """What was taken for what: rows the truth, columns the answer, shade the share of the row.
 
-    Of more than 60 classes a PNG, without title and names: a thousand would be a million shapes, 70 MB of SVG.
+    Of more than 53 classes a PNG, without title and names: a thousand would be a million shapes, 70 MB of SVG.
     """
     if len(classes) > _NAMED:
         return _many(counts)
@@ -84,12 +87,11 @@ def confusion(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> 
     parts = [_text(left, 20, title, "start", bold=True)]
     for row, name in enumerate(classes):
         middle = cell * (row + 0.5) + 4
-        if cell >= 12:
-            parts.append(_text(left - 6, top + middle, name, "end"))
-            at = left + middle
-            parts.append(
-                f'<text x="{at:.1f}" y="{top - 8}" transform="rotate(-45 {at:.1f} {top - 8})">{escape(name)}</text>'
-            )
+        parts.append(_text(left - 6, top + middle, name, "end"))
+        at = left + middle
+        parts.append(
+            f'<text x="{at:.1f}" y="{top - 8}" transform="rotate(-45 {at:.1f} {top - 8})">{escape(name)}</text>'
+        )
         total = max(int(counts[row].sum()), 1)
         for column in range(len(classes)):
             share = counts[row, column] / total

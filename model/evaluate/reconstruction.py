@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ class Setting:
 
     def words(self) -> str:
         """For people."""
-        return f"{self.strategy} {float(self.ratio):.0%}"
+        return f"{self.strategy} {100 * self.share:g}%"
+
+    @property
+    def share(self) -> float:
+        """The ratio as a number."""
+        return float(Fraction(self.ratio))
 
 
 def evaluate(
@@ -117,7 +123,7 @@ def evaluate(
         RecipeError: ``limit`` leaves no photo.
     """
     numbers = _chosen(photos, limit)
-    settings = [Setting(*pair) for pair in itertools.product(strategies, ratios)]
+    settings = list(dict.fromkeys(Setting(*pair) for pair in itertools.product(strategies, ratios)))
     measured = [_measure(reconstructor, photos, numbers, setting, view) for setting in settings]
     tables = [table for table, _ in measured]
     shown = view or reconstructor.views[0]
@@ -170,7 +176,7 @@ def _asked(
     numbers = _chosen(photos, limit)  # of all the photos: a photo's number is the seed of its mask
     which = [numbers, places(photos.entries[number] for number in numbers)]
     shown = view or reconstructor.views[0]
-    return state.digest(reconstructor.digest, which, list(strategies), list(ratios), shown, METRICS)
+    return state.digest(reconstructor.identity, which, list(strategies), list(ratios), shown, METRICS)
 
 
 def _chosen(photos: Photos, limit: int | None) -> list[int]:
@@ -246,7 +252,7 @@ def _summary(setting: Setting, table: NDArray[np.float64], losses: NDArray[np.fl
     }
     return {
         "strategy": setting.strategy,
-        "ratio": float(setting.ratio),
+        "ratio": setting.share,
         "scores": scores,
         "psnr_db_above_interpolation": _resampled_interval(gain, chosen),
         **{name: _resampled_interval(flags.astype(float), chosen) for name, flags in shares.items()},

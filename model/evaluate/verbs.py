@@ -237,7 +237,7 @@ def _reconstruct(given: argparse.Namespace) -> str:
     lines = []
     for setting in report["settings"]:
         lines.append(
-            f"{report['model']}, {report['photos']} photos, {setting['strategy']} {setting['ratio']:.0%} hidden"
+            f"{report['model']}, {report['photos']} photos, {setting['strategy']} {100 * setting['ratio']:g}% hidden"
         )
         lines.append(f"{'':14s}" + "".join(f"{name:>24s}" for name in setting["scores"]["model"]))
         for name, row in setting["scores"].items():
