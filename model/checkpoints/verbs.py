@@ -106,9 +106,9 @@ def _list(given: argparse.Namespace) -> str:
     rows = [(entry, registry.state(entry)) for entry in registry.entries().values()]
     if given.json:
         return json.dumps([asdict(entry) | {"here": state} for entry, state in rows])
-    lines = [f"{'name':30s} {'MB':>6s}  {'here':9s}  {'predicts':10s}  {'licence':12s}  shows"]
+    lines = [f"{'name':30s} {'MB':>6s}  {'here':9s}  {'predicts':16s}  {'licence':12s}  shows"]
     lines += [
-        f"{entry.name:30s} {entry.bytes / 1e6:6.1f}  {state or '-':9s}  {entry.predicts or '-':10s}  "
+        f"{entry.name:30s} {entry.bytes / 1e6:6.1f}  {state or '-':9s}  {entry.predicts or '-':16s}  "
         f"{entry.licence:12s}  {entry.shows or '-'}"
         for entry, state in rows
     ]
