@@ -30,10 +30,11 @@ from model.evaluate.fills import (
     norm_pixel_agreement,
     resampled,
 )
-from model.evaluate.reconstruction import answer, evaluate
+from model.evaluate.reconstruction import SOURCES, Setting, answer, evaluate
 from model.images import load_square
 from model.masking import sample_mask
 from model.network import MAE
+from model.options import Options
 from model.pretrain.data import Photos
 from model.reconstruct import Reconstructor
 from model.scores import Floats
@@ -103,6 +104,16 @@ def test_the_true_means_are_the_means_of_the_hidden_patches() -> None:
     assert np.array_equal(filled[~hidden], original[~hidden])
 
 
+def test_each_classical_fill_is_the_one_that_its_name_says() -> None:
+    original, hidden = _picture()
+    pixels = (original * 255).round().astype(np.uint8)
+    telea, navier_stokes = (FILLS[name](original, hidden, 16) for name in ("telea", "navier_stokes"))
+    for filled, method in ((telea, cv2.INPAINT_TELEA), (navier_stokes, cv2.INPAINT_NS)):
+        wanted = cv2.inpaint(pixels, hidden.astype(np.uint8), 3, method)
+        np.testing.assert_allclose(filled, wanted / 255, atol=1e-6)
+    assert not np.allclose(telea, navier_stokes)
+
+
 def test_a_blurred_picture_is_less_sharp_than_the_photo_and_a_flat_one_not_at_all() -> None:
     original, hidden = _picture()
     blurred = cv2.GaussianBlur(original, (0, 0), 3).astype(np.float32)
@@ -110,6 +121,14 @@ def test_a_blurred_picture_is_less_sharp_than_the_photo_and_a_flat_one_not_at_al
     assert steps > 0
     assert inner_steps(blurred, hidden, 16) < 0.95 * steps
     assert inner_steps(np.full_like(original, 0.5), hidden, 16) == 0
+
+
+def test_steps_inside_patches_are_counted_down_and_across() -> None:
+    _, hidden = _picture()
+    stripes = np.broadcast_to(0.25 * (np.arange(64) % 2)[:, None, None], (64, 64, 3)).astype(np.float32)
+    for image in (stripes, stripes.swapaxes(0, 1)):
+        assert inner_steps(image, hidden, 16) == pytest.approx(0.25)
+    assert inner_steps(stripes + stripes.swapaxes(0, 1), hidden, 16) == pytest.approx(0.25 * np.sqrt(2))
 
 
 def test_steps_at_borders_are_counted_there_and_nowhere_else() -> None:
@@ -156,6 +175,75 @@ def test_intervals_hold_the_mean_and_shrink_with_the_number_of_photos() -> None:
         assert low < values[:count].mean() < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+def test_a_summary_says_what_its_table_holds() -> None:
+    table = np.random.default_rng(0).uniform(0.1, 3, (40, len(SOURCES), len(METRICS)))
+    said = reconstruction._summary(Setting("random", "0.75"), table, np.array([]))
+    nmse, psnr, ssim = (table[..., METRICS.index(name)] for name in ("nmse", "psnr_db", "ssim"))
+    line = SOURCES.index("interpolation")
+    for values, told in (
+        (nmse[:, 0], said["scores"]["model"]["nmse"]),
+        (nmse[:, SOURCES.index("telea")], said["scores"]["telea"]["nmse"]),
+        (psnr[:, 0] - psnr[:, line], said["psnr_db_above_interpolation"]),
+        (psnr[:, 0] - psnr[:, line] >= 1, said["share_psnr_1db_above_interpolation"]),
+        (ssim[:, 0] > ssim[:, line], said["share_ssim_above_interpolation"]),
+    ):
+        low, high = np.percentile(resampled(values.astype(float))[0], [2.5, 97.5])
+        assert told == pytest.approx({"mean": values.mean(), "low": low, "high": high}, abs=1e-4)
+
+
+def test_the_curves_show_the_gain_over_interpolation_and_the_means() -> None:
+    table = np.random.default_rng(0).uniform(0.1, 3, (5, len(SOURCES), len(METRICS)))
+    settings = [Setting("random", ratio) for ratio in ("0.5", "0.75")]
+    psnr = table[..., METRICS.index("psnr_db")]
+    gain = sorted((psnr[:, 0] - psnr[:, SOURCES.index("interpolation")]).tolist())
+    curve = {"random 50%": ([10, 30, 50, 70, 90], gain)}
+    assert reconstruction._gains(settings[:1], [table]) == plots.lines(
+        "PSNR above linear interpolation", "photos, sorted, percent", "dB", curve
+    )
+    rows = [
+        reconstruction._summary(setting, table * (1 + n), np.array([])) for n, setting in enumerate(settings)
+    ]
+    means = {
+        f"{source} random": (
+            [0.5, 0.75],
+            [round(n * table[:, SOURCES.index(source), METRICS.index("ssim")].mean(), 4) for n in (1, 2)],
+        )
+        for source in ("model", "interpolation", "telea")
+    }
+    assert reconstruction._by_ratio({"settings": rows[::-1]}, "ssim") == plots.lines(
+        "ssim over hidden pixels", "ratio hidden", "ssim", means
+    )
+
+
+def test_photo_n_is_masked_with_seed_n(reconstructor: Reconstructor, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(encoded(photo(80, 72, number)))
+    row = evaluate(reconstructor, Photos.open([tmp_path]))["settings"][0]
+    alone = [
+        reconstructor(encoded(photo(80, 72, number)), Options(seed=number)).metrics["nmse"]
+        for number in range(3)
+    ]
+    assert alone != sorted(alone), "else their order would not show"
+    assert row["each_photo"]["nmse"] == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_sheet_shows_the_best_the_median_and_the_worst_photos(
+    reconstructor: Reconstructor, tmp_path: Path
+) -> None:
+    photos, greys = tmp_path / "photos", np.array([130, 10, 250, 70, 190])
+    photos.mkdir()
+    for number, grey in enumerate(greys):
+        (photos / f"{number}.png").write_bytes(encoded(np.full((64, 64, 3), grey, dtype=np.uint8)))
+    row = evaluate(reconstructor, Photos.open([photos]), out=tmp_path)["settings"][0]
+    order = np.argsort(row["each_photo"]["nmse"])
+    sheet = np.asarray(Image.open(tmp_path / f"reconstruct-{reconstructor.name}-sheet.png"))
+    originals = sheet[16::32, 88::116, 0]  # the last third of every column of three photos, at half size
+    best, median, worst = originals.T
+    assert best.tolist() == greys[order[:3]].tolist()
+    assert median.tolist() == greys[order[1:4]].tolist()
+    assert worst.tolist() == greys[order[:1:-1]].tolist()
 
 
 def _blank(folder: Path, count: int) -> Path:
@@ -287,6 +375,42 @@ def test_a_matrix_has_a_line_a_row_in_a_reports_json(tmp_path: Path) -> None:
     assert "   [1, 2],\n   [3, 4]\n" in text
 
 
+def test_a_reports_words_are_never_markup_and_what_is_not_known_is_a_dash(tmp_path: Path) -> None:
+    svg = plots.lines("a<b>", "x<b>", "y<b>", {"s<b>": ([1], [1])})
+    matrix = str(plots.confusion("m<b>", np.eye(2, dtype=np.int64), ["c<b>", "d<b>"]))
+    blocks: list[pages.Block] = [
+        "<b>", pages.Heading("<b>"), pages.Figure("f", svg + matrix, "<b>"),
+        pages.Table(("<b>", "<b>"), [("<b>", None), (pages.Link("<b>", "other"), 1.0)]),
+    ]  # fmt: skip
+    pages.write(tmp_path, "report", "<b>", {}, blocks)
+    html = (tmp_path / "report.html").read_text()
+    assert "<b>" not in html
+    assert html.count("&lt;b&gt;") == 18
+    assert "<td>–</td>" in html
+    assert "| <b> | – |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_curve_that_rises_goes_up_and_to_the_right() -> None:
+    svg = plots.lines("Curve", "x", "y", {"rising": ([1, 2, 4], [1, 3, 4])})
+    points = re.findall(r'<circle cx="([^"]+)" cy="([^"]+)"', svg)
+    across, down = np.array(points, dtype=float).T
+    assert np.diff(across) == pytest.approx(np.diff(across)[0] * np.array([1, 2]), abs=0.2)
+    assert np.diff(down)[0] < 0
+    assert np.diff(down) == pytest.approx(np.diff(down)[1] * np.array([2, 1]), abs=0.2)
+
+
+def test_what_was_taken_for_what_has_the_truth_in_rows() -> None:
+    svg = str(plots.confusion("Two", np.array([[3, 1], [0, 5]]), ["cat", "dog"]))
+    shades = re.findall(r'<rect x="(\d+)" y="(\d+)"[^>]+fill="rgb\((\d+),', svg)
+    cells = {(int(y), int(x)): int(red) for x, y, red in shades}
+    assert [cells[place] for place in sorted(cells)] == [64, 191, 255, 0], "the more of its row, the bluer"
+    numbers = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]+>(\d)<', svg)
+    found = {number: (float(x), float(y)) for x, y, number in numbers}
+    assert found.keys() == {"3", "1", "5"}
+    assert found["3"][1] == found["1"][1] < found["5"][1]
+    assert found["3"][0] < found["1"][0] == found["5"][0]
+
+
 def test_what_was_taken_for_what_of_a_thousand_classes_is_a_small_picture() -> None:
     counts = np.random.default_rng(0).integers(0, 2, (1000, 1000))
     counts[3], counts[3, 5] = 0, 7
@@ -297,7 +421,8 @@ def test_what_was_taken_for_what_of_a_thousand_classes_is_a_small_picture() -> N
     assert pixels.shape == (1000, 1000, 3)
     assert pixels[3, 5].tolist() == [0, 114, 178]
     assert pixels[3, 6].tolist() == [255, 255, 255]
-    assert isinstance(plots.confusion("Few", counts[:60, :60], [str(n) for n in range(60)]), str)
+    assert isinstance(plots.confusion("Few", counts[:53, :53], [str(n) for n in range(53)]), str)
+    assert isinstance(plots.confusion("More", counts[:54, :54], [str(n) for n in range(54)]), bytes)
 
 
 def test_a_kept_answer_is_not_taken_for_one_of_other_photos_or_masks(
