@@ -15,6 +15,7 @@ from model.checkpoints import store
 from model.checkpoints.store import Checkpoint
 from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError, ImageError, MaskError
+from model.masking import sample_mask
 from model.network import MAE
 from model.reconstruct import load
 from tests.pictures import encoded, photo
@@ -140,3 +141,12 @@ def test_the_command_reads_an_array_and_writes_one(
     np.save(tmp_path / "scene.npy", np.array([{}]), allow_pickle=True)
     assert main(line) == 2
     assert "not a readable array" in capsys.readouterr().err
+
+
+def test_standardised_patches_get_the_mean_and_the_deviation_of_the_visible_ones_back() -> None:
+    rng = np.random.default_rng(0)
+    patch, pred = rng.normal(3, 0.1, 80), torch.from_numpy(rng.normal(size=(1, 16, 80))).float()
+    patches = torch.from_numpy(np.tile(patch, (1, 16, 1))).float()  # all alike, so that none is unknown
+    whole = arrays._with_statistics(pred, patches, sample_mask("random", (4, 4), 12, 0))
+    wanted = pred.numpy() * patch.std(ddof=1) + patch.mean()
+    np.testing.assert_allclose(whole.numpy(), wanted, atol=1e-4)

@@ -26,7 +26,7 @@ from model.config import SIZES, MAEConfig
 from model.errors import CheckpointError, DataError, RecipeError
 from model.evaluate import classifier, finetune, judge, knn, linear, state, transfer
 from model.evaluate.accuracy import Accuracy
-from model.evaluate.features import Encoder, extract, load_encoder
+from model.evaluate.features import Encoder, extract, load_encoder, whole
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 from model.images import grey
@@ -53,6 +53,15 @@ def _timm(file: Path) -> VisionTransformer:
 
     vit.load_state_dict(load_file(file))
     return vit.eval()
+
+
+def test_a_photo_is_judged_at_the_centre_224_of_256_pixels() -> None:
+    ring = np.zeros((256, 320, 3), dtype=np.uint8)
+    ring[16:240, 48:272] = (
+        1 + np.arange(224, dtype=np.uint8)[:, None, None]
+    )  # at 256 already: nothing is scaled
+    seen = whole(torch.from_numpy(ring).permute(2, 0, 1), 224)
+    assert np.array_equal(seen.permute(1, 2, 0).numpy(), ring[16:240, 48:272])
 
 
 def test_features_equal_those_of_timms_vit_with_the_exported_weights(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.cover import complementary
 from model.errors import MaskError
 from model.masking import (
     MAX_SEED,
@@ -56,6 +57,22 @@ def test_a_seed_gives_the_same_mask_for_ever(strategy: str, count: int, seed: in
     """Golden: a change here breaks every link and figure that names a seed."""
     found = hashlib.sha256(sample_mask(strategy, GRID, count, seed).hidden.tobytes()).hexdigest()[:16]
     assert found == digest
+
+
+@pytest.mark.parametrize(
+    ("strategy", "seed", "digest"),
+    [
+        ("random", 7, "9321265a8f68bb54"),
+        ("random", 8, "dfb9af660cacd9d6"),
+        ("block", 7, "52a1c2c968790c9f"),
+        ("block", 8, "006674c4e9e87da1"),
+        ("grid", 7, "1171e360dc2946af"),  # the four shifts, whatever the seed
+    ],
+)
+def test_a_seed_gives_the_same_complementary_masks_for_ever(strategy: str, seed: int, digest: str) -> None:
+    """Golden as well: the order in which ``complete`` hides patches is part of the promise."""
+    hidden = np.stack([mask.hidden for mask in complementary(strategy, GRID, None, seed)])
+    assert hashlib.sha256(hidden.tobytes()).hexdigest()[:16] == digest
 
 
 def test_noise_is_splitmix64() -> None:

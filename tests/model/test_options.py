@@ -210,6 +210,14 @@ def test_merging_equal_predictions_changes_nothing_and_spreads_nothing() -> None
     assert np.nanmax(spread) == 0
 
 
+def test_a_patch_that_was_never_hidden_shows_the_mean_of_all_predictions() -> None:
+    pictures = [photo(32, 32, seed).astype(np.float32) / np.float32(255) for seed in range(3)]
+    merged = Merged()
+    for picture in pictures:
+        merged.add(picture, Mask((2, 2), np.array([True, True, False, True])))
+    np.testing.assert_allclose(merged.pixels(), np.mean(pictures, axis=0), atol=1e-6)
+
+
 # --- positions --------------------------------------------------------------------------------------------
 
 

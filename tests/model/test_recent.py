@@ -36,3 +36,5 @@ def test_a_photo_is_decoded_once_for_each_way_to_look_at_it(reconstructor: Recon
     assert reconstructor.prepare(other, Options(seed=1)).pixels is not first.pixels
     assert reconstructor.prepare(picture, Options(seed=1, fit="whole")).grid != first.grid
     assert (reconstructor.prepare(picture, Options(seed=1, crop="0,0,40")).pixels != first.pixels).any()
+    whole = Options(seed=1, fit="whole", grid="5x5")
+    assert reconstructor.prepare(picture, whole).grid == (5, 5)

@@ -108,6 +108,23 @@ def test_jobs_with_other_masks_run_together_as_alone(reconstructor: Reconstructo
         assert np.array_equal(prediction.pixels, reconstructor.run([job])[0].pixels)
 
 
+def test_jobs_of_other_kinds_run_in_the_groups_of_a_gpu_as_alone(debug_file: Path) -> None:
+    """On a CPU no two share a call of the network; the grouping itself needs no GPU."""
+    grouping = load(debug_file, "cpu", engine="torch")
+    kinds: list[dict[str, Any]] = [
+        {"positions": "both"}, {"positions": "hidden_only"}, {"fit": "whole"}, {"cover": "complete"},
+    ]  # fmt: skip
+    jobs = [
+        grouping.prepare(encoded(photo(seed=n)), Options(hidden_count=count, seed=n, **kind))
+        for n, count in enumerate((4, 8, 4))
+        for kind in kinds
+    ]
+    alone = [grouping.run([job])[0].pixels for job in jobs]
+    grouping.device = "cuda"
+    for pixels, prediction in zip(alone, grouping.run(jobs), strict=True):
+        np.testing.assert_allclose(prediction.pixels, pixels, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [

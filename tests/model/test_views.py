@@ -95,6 +95,14 @@ def test_contrast_alone_is_compared_with_the_photos_contrast(normalised: Reconst
     assert np.array_equal(result.panel("original"), result.job.pixels), "the photo itself stays a panel"
 
 
+def test_contrast_alone_is_laid_over_the_whole_box_at_full_size(normalised: Reconstructor) -> None:
+    pixels = photo(90, 70)
+    result = normalised(encoded(pixels), Options(seed=1, crop=(3, 5, 64), view="normalised"))
+    full = result.full_size(encoded(pixels))
+    assert np.array_equal(full[5:69, 3:67], result.panel("pasted")), "visible patches are no photo either"
+    assert np.array_equal(full[:5], pixels[:5])
+
+
 def test_one_visible_patch_is_enough_for_an_estimate(normalised: Reconstructor) -> None:
     result = normalised(PICTURE, Options(hidden_count=15, seed=2))
     assert np.isfinite(result.prediction.pixels).all()
@@ -156,6 +164,13 @@ def test_told_mean_and_deviation_make_the_photo_whole_without_a_look_at_it(telli
     blind = replace(job, pixels=np.where(_hidden_pixels(job), 0, job.pixels).astype(np.uint8))
     shown = telling._shown(told, blind, job.mask)
     np.testing.assert_allclose(shown, job.pixels / 255, atol=1e-5)
+
+
+def test_a_told_deviation_beyond_all_pictures_stays_finite(telling: Reconstructor) -> None:
+    job = telling.prepare(PICTURE, Options(seed=1, view="predicted"))
+    told = _all_told(telling, job)
+    told[:, -1] = 200  # its exponential is no float32
+    assert np.isfinite(telling._shown(told, job, job.mask)).all()
 
 
 def _hidden_pixels(job: Job) -> NDArray[np.bool_]:
