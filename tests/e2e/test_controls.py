@@ -51,6 +51,28 @@ def test_the_ratio_hides_exactly_what_is_shown(explore: ExplorePage, subtests: p
             assert explore.one(".um-count").inner_text() == f"{count} of 196 patches hidden"
 
 
+def test_a_share_that_is_dragged_back_leaves_each_shuffle_a_step_of_its_own(explore: ExplorePage) -> None:
+    slider = explore.one("#um-ratio")
+    box = slider.bounding_box()
+    assert box
+    x, y = box["x"] + 8 + (box["width"] - 16) * 0.75, box["y"] + box["height"] / 2
+    explore.page.mouse.move(x, y)
+    explore.page.mouse.down()
+    start = slider.input_value()
+    for away in (-40, -20, 0):
+        explore.page.mouse.move(x + away, y)
+    explore.page.mouse.up()
+    explore.settle()
+    explore.press("shuffle")
+    explore.settle()
+    first = explore.one(".um-seed").input_value()
+    explore.press("shuffle")
+    explore.settle()
+    explore.press("undo")
+    explore.settle()
+    assert explore.one(".um-seed").input_value() == first
+
+
 def test_the_same_seed_gives_the_same_mask(explore: ExplorePage) -> None:
     first = explore.mask
     seed = explore.one(".um-seed")

@@ -156,6 +156,20 @@ def test_a_photo_may_take_longer_than_half_a_minute_to_arrive(explore: ExplorePa
     assert explore.status == ""
 
 
+def test_a_picture_under_way_is_not_lost_to_another_model(explore: ExplorePage) -> None:
+    held: list[Route] = []
+    explore.page.route("**/v1/reconstruct", lambda route: held.append(route), times=1)
+    explore.upload("own.png", quarters())
+    explore.page.wait_for_timeout(500)
+    assert held
+    # As choosing a model does, of which this service has one.
+    explore.evaluate(
+        "document.dispatchEvent(new CustomEvent('unmask:model', { detail: unmask.store.state.model }))"
+    )
+    wait_for_picture(explore, "own.png")
+    assert explore.status == ""
+
+
 def test_one_that_the_browser_cannot_make_smaller_is_told_the_limit_and_a_way(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
     file = io.BytesIO()

@@ -36,7 +36,13 @@ on('.um-undo', 'click', () => grid.undo());
 on('.um-redo', 'click', () => grid.redo());
 on('.um-strategy', 'change', (event) => setRule({ strategy: event.target.value }));
 on('.um-ratio', 'input', (event) => { setRatio(Number(event.target.value)); gesture = true; });
-on('.um-ratio', 'change', () => { gesture = false; wantSpread(); client.pump(); });
+function endGesture() {
+  if (!gesture) return;
+  gesture = false;
+  wantSpread(); client.pump();
+}
+on('.um-ratio', 'change', endGesture);
+for (const type of ['pointerup', 'pointercancel']) on(window, type, endGesture); // where it was dragged back nothing changed
 let wrongAt = null; // the seed in use while the field holds what is none
 function seedIs(seed) { wrongAt = null; $('.um-seed').value = String(seed); $('.um-seed').setAttribute('aria-invalid', 'false'); }
 on('.um-seed', 'change', (event) => {

@@ -11,6 +11,7 @@ on(document, 'keydown', (event) => {
   const key = event.key.toLowerCase();
   if ((event.ctrlKey || event.metaKey) && !event.altKey && (key === 'z' || key === 'y')) {
     event.preventDefault();
+    if (grid.busy) return; // the stroke under way ends what it began with
     if (key === 'y' || event.shiftKey) grid.redo(); else grid.undo();
   } else if (letters && !event.ctrlKey && !event.metaKey && !event.altKey && !grid.busy) {
     if (key === 'o' && !event.repeat) hold(true);

@@ -14,12 +14,13 @@ function offer(blob, title, sample = '') {
 /** Without a picture there is nothing to do, so the server is asked until it gives it, or another is chosen. */
 async function offerSample(sample) {
   wish.abort('replaced');
-  const mine = (wish = new AbortController()), picks = (state.picks += 1);
+  const mine = (wish = new AbortController());
+  state.picks += 1;
   const waiting = (what, s) => { if (!client.waits) status('status.' + what, { s }, what === 'away' ? 'error' : ''); };
   try {
     const response = await patiently(() => fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))), { signal: mine.signal, waiting, tries: Infinity });
     const blob = await response.blob();
-    if (state.picks === picks) offer(blob, sample.title, sample.name); // else another was chosen while it was on its way
+    if (!mine.signal.aborted) offer(blob, sample.title, sample.name); // else another was chosen while it was on its way
   } catch (error) {
     if (!mine.signal.aborted) status(...failureOf(error), 'error');
   }

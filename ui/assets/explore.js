@@ -87,7 +87,10 @@ function reshape(shape, width, height) {
 /** Reads the picture again: another crop, or another model with another size. */
 function readAgain(crop = state.crop) {
   if (state.fit === 'square') reshape(model.grid, model.image_size, model.image_size);
-  if (state.source) { choose({ ...state.source, crop }); client.replace(); }
+  const source = state.incoming || state.source; // the newest, also one that the server has not read yet
+  if (!source) return;
+  const own = Boolean(state.source) && source.blob === state.source.blob; // a crop belongs to the picture on screen
+  choose({ ...source, crop: own ? crop : source.crop }); client.replace();
 }
 
 // --- asking the server ----------------------------------------------------------------------------------------
