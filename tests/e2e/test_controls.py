@@ -58,7 +58,6 @@ def test_a_share_that_is_dragged_back_leaves_each_shuffle_a_step_of_its_own(expl
     x, y = box["x"] + 8 + (box["width"] - 16) * 0.75, box["y"] + box["height"] / 2
     explore.page.mouse.move(x, y)
     explore.page.mouse.down()
-    start = slider.input_value()
     for away in (-40, -20, 0):
         explore.page.mouse.move(x + away, y)
     explore.page.mouse.up()
