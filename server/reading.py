@@ -110,9 +110,8 @@ def _replay(image: bytes) -> bytes:
         fields["grid"] = "x".join(map(str, options.grid))
     if found.get("panels"):
         fields["panels"] = ",".join(found["panels"])
-    if found.get(
-        "model"
-    ):  # also one that is not served: it is refused then, where another would paint otherwise
+    # Also one that is not served: it is refused then, where another would paint otherwise.
+    if found.get("model"):
         fields["model"] = found["model"]
     return dump({"settings": found, "fields": fields})
 

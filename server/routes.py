@@ -139,9 +139,8 @@ def _add_facts(
     @router.get("/v1/info", operation_id="info")
     async def info() -> responses.Info:
         """What this service is and takes."""
-        begun = [
-            name for name, record in records.items() if record.exists
-        ]  # a run may begin after the service
+        # Asked each time: a run may begin after the service.
+        begun = [name for name, record in records.items() if record.exists]
         return facts.model_copy(update={"trainings": begun})
 
     if settings.metrics:
