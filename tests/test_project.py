@@ -76,6 +76,7 @@ def test_the_wheel_installs_exactly_three_packages(tmp_path: Path) -> None:
     for expected in (
         "model/shipped/mini.safetensors",
         "model/pretrain/recipes/small.toml",
+        "model/py.typed",
         "server/main.py",
     ):
         assert expected in names
