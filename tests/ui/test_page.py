@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from model import samples
+from model.masking import SAMPLERS
 from model.views import VIEWS
-from ui.page import build_page
+from ui.page import TABS, build_page
 from ui.strings import LANGUAGES, load_languages, load_words
 from ui.tabs.explore import load_samples
 from ui.theme import ASSETS, FONTS, head
@@ -61,14 +63,54 @@ def test_scripts_write_no_markup(path: Path) -> None:
     assert not re.search(r"https?://", text), "no outside address"
 
 
+def text_of(paths: Iterable[Path]) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in paths)
+
+
+def known() -> set[str]:
+    return {f"{section}.{key}" for section, texts in load_words("en").items() for key in texts}
+
+
+def built_words() -> dict[str, set[str]]:
+    """Words whose names the scripts put together: what is written of the name -> what they put behind it."""
+    markup, script = text_of(MARKUP), text_of(SCRIPTS)
+
+    def radios(name: str) -> set[str]:
+        return set(re.findall(rf'name="um-{name}" value="(\w+)"', markup))
+
+    def spelt(pattern: str) -> set[str]:
+        found = set(re.findall(pattern, script))
+        assert found, pattern
+        return found
+
+    views = set(VIEWS) - {"pixels"}
+    waiting = {"away", "limited", "loading", "busy"}  # what patiently tells
+    reported = spelt(r"(?:report|later|abort)\('(\w+)'") - {"bar", "slow", "queue", "idle", "replaced"}
+    refused = spelt(r"'(?:image|mask|too)-\w+': '(\w+)'") | {"refused"}
+    return {
+        "tabs.": set(TABS),
+        "sample.": {sample["name"] for sample in load_samples()},
+        "strategy.": radios("strategy"),
+        "strategy._hint": {f"{name}_hint" for name in radios("strategy")},
+        "use.": set(SAMPLERS),
+        "alt.": radios("view"),
+        "view.honest_": {f"honest_{view}" for view in views},
+        "view.note_": {f"note_{view}" for view in views},
+        "figure.": {"normalised", "oracle"},  # that must not be held against others
+        "status.": waiting | reported | refused | {"gone", "too_long"},
+    }
+
+
 def test_every_word_the_page_asks_for_exists() -> None:
-    words = load_words("en")
-    known = {f"{section}.{key}" for section, texts in words.items() for key in texts}
-    markup = "".join(path.read_text(encoding="utf-8") for path in MARKUP)
-    script = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+    markup, script, sections = text_of(MARKUP), text_of(SCRIPTS), load_words("en")
     asked = set(re.findall(r'data-(?:t|label|title)="([^"]+)"', markup))
-    asked |= {key for key in re.findall(r"'([a-z]+\.[a-z_]+)'", script) if key.split(".")[0] in words}
-    assert asked - known == set()
+    asked |= {key for key in re.findall(r"'([a-z]+\.[a-z_]+)'", script) if key.split(".")[0] in sections}
+    built = built_words()
+    asked |= {stem.split(".")[0] + "." + key for stem, keys in built.items() for key in keys}
+    assert asked - known() == set()
+    joined = re.findall(r"'([a-z]+\.)' *\+|`([a-z]+\.[a-z_]*)\$\{[^}]+\}([a-z_]*)`", script)
+    stems = {"".join(parts) for parts in joined}
+    assert {stem for stem in stems if stem.split(".")[0] in sections} == set(built)
 
 
 def test_every_language_has_the_same_words_with_the_same_blanks() -> None:
@@ -101,24 +143,14 @@ def test_every_view_of_normalised_pixels_has_its_words() -> None:
 
 
 def test_no_word_is_left_unused() -> None:
-    words = load_words("en")
-    sources = "".join(
-        p.read_text(encoding="utf-8") for p in [*MARKUP, *SCRIPTS, *ASSETS.parent.rglob("*.py")]
-    )
-    unused = {
-        f"{section}.{key}"
-        for section, texts in words.items()
-        for key in texts
-        if f"{section}.{key}" not in sources and f"'{key}'" not in sources and f'"{key}"' not in sources
+    sources = text_of([*MARKUP, *SCRIPTS, *ASSETS.parent.rglob("*.py")])
+    whole = {
+        word
+        for word in known()
+        if word in sources or f"'{word.split('.')[1]}'" in sources or f'"{word.split(".")[1]}"' in sources
     }
-    built = {
-        key
-        for key in unused
-        if key.startswith(
-            ("strategy.", "status.", "alt.", "sample.", "tabs.", "view.honest_", "view.note_", "figure.")
-        )
-    }  # put together by the script
-    assert unused - built == set()
+    built = {stem.split(".")[0] + "." + key for stem, keys in built_words().items() for key in keys}
+    assert known() - whole - built == set()
 
 
 def test_at_least_six_samples_of_free_licence_at_448_pixels() -> None:
