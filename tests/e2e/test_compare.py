@@ -18,7 +18,6 @@ from model.__main__ import main
 from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
-from tests.e2e.test_controls import set_range
 from tests.e2e.test_pictures import large_quarters, quarters, wait_for_picture
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -190,6 +189,9 @@ def test_more_pictures_than_a_sheet_holds_are_told(compare: ExplorePage) -> None
     captions = row(compare, "gallery").locator(".um-triptych > figcaption")
     captions.nth(23).wait_for(timeout=LONG)
     assert captions.all_inner_texts() == [f"{n}.txt could not be read" for n in range(24)]
+    compare.one(".um-language").click()
+    assert left_out.inner_text().startswith("仅取 25 张图片")
+    compare.one(".um-language").click()
     compare.one(".um-files .um-file").set_input_files(files[:2])
     assert left_out.inner_text() == ""
 
@@ -259,6 +261,27 @@ def test_a_walk_ends_with_the_picture_it_was_begun_for(compare: ExplorePage) -> 
     assert compare.one(".um-walk-go").inner_text().startswith("Make the walk"), "anew"
 
 
+def test_a_walk_that_was_stopped_goes_on_where_it_stopped(compare: ExplorePage) -> None:
+    go, said = compare.one(".um-walk-go"), compare.one(".um-walk-progress")
+    some = "() => Number(document.querySelector('.um-walk-range').max) >= 2"
+    go.click()
+    compare.page.wait_for_function(some, timeout=LONG)
+    go.click()
+    compare.page.wait_for_function(
+        "() => document.querySelector('.um-walk-progress').textContent === 'Stopped.'"
+    )
+    made = int(compare.one(".um-walk-range").get_attribute("max") or 0) + 1
+    assert go.inner_text() == f"Make the walk (reconstructions: {18 - made})"
+    compare.one(".um-language").click()
+    assert said.inner_text() == "已停止。"
+    compare.one(".um-language").click()
+    before = len(compare.sent())
+    go.click()
+    compare.one(".um-walk-save").wait_for(timeout=LONG)
+    walked = [float(fields["ratio"]) for fields in compare.sent()[before:]]
+    assert walked == [(10 + 5 * i) / 100 for i in range(made, 18)]
+
+
 def test_another_language_relabels_and_asks_nothing(compare: ExplorePage) -> None:
     asked = len(compare.sent())
     compare.one(".um-language").click()
@@ -312,7 +335,7 @@ def test_each_row_is_told_to_be_old_by_what_it_was_made_with(explore: ExplorePag
     pictures(explore, "gallery", 24)
 
     tabs.nth(0).click()
-    set_range(explore, ".um-move-range", 100)
+    explore.one(".um-move-range").press("End")
     explore.page.wait_for_function("window.unmask.store.state.fields.crop === '320,0,320'")
     tabs.nth(1).click()
     explore.page.wait_for_function(OLD, arg="ratios")

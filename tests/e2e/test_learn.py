@@ -143,16 +143,15 @@ def test_the_tab_follows_what_is_done_on_explore(new_page: OpenPage) -> None:
 def test_a_moved_square_is_the_one_that_is_explained(explore: ExplorePage) -> None:
     explore.upload("wide.png", halves())
     wait_for_picture(explore, "wide.png")
-    explore.one(".um-move-range").evaluate(
-        "(range) => { range.value = '100'; range.dispatchEvent(new Event('change', { bubbles: true })); }"
-    )
-    explore.page.wait_for_function("() => window.unmask.state.placement.left > 0")
+    middle = explore.evaluate("window.unmask.state.placement.left")
+    explore.one(".um-move-range").press("End")
+    explore.page.wait_for_function("(middle) => window.unmask.state.placement.left > middle", arg=middle)
     explore.settle()
     explore.one("button[role=tab]").nth(2).click()
     explore.one(".um-loss-raw-fact b").first.wait_for(timeout=60_000)
     assert "crop" not in explore.sent()[-1], "what is sent is the crop already"
-    middle = "(canvas) => [...canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data]"
-    red, _, blue, _ = explore.one(".um-loss-raw").evaluate(middle)
+    centre = "(canvas) => [...canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data]"
+    red, _, blue, _ = explore.one(".um-loss-raw").evaluate(centre)
     assert blue > red, "the right half of the picture"
 
 

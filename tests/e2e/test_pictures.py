@@ -32,6 +32,23 @@ CORNERS = """() => {
 }"""
 
 
+# The next picture that the browser decodes takes as long as a large one from a phone.
+SLOW_ONCE = """() => {
+  const decode = window.createImageBitmap;
+  window.createImageBitmap = async (...all) => {
+    window.createImageBitmap = decode;
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    window.late = true;
+    return decode(...all);
+  };
+}"""
+
+# As choosing a model does, of which this service has one.
+ANOTHER_MODEL = (
+    "document.dispatchEvent(new CustomEvent('unmask:model', { detail: unmask.store.state.model }))"
+)
+
+
 def quarters(turn: int = 1, kind: str = "PNG") -> bytes:
     """Red, green above blue, white; with an orientation mark that a viewer has to follow."""
     picture = Image.new("RGB", (400, 400))
@@ -115,9 +132,7 @@ def test_a_refused_file_leaves_the_square_where_it_was_moved(explore: ExplorePag
     Image.linear_gradient("L").resize((800, 200)).save(file, "PNG")
     explore.upload("wide.png", file.getvalue())
     wait_for_picture(explore, "wide.png")
-    explore.one(".um-move-range").evaluate(
-        "(node) => { node.value = 0; node.dispatchEvent(new Event('change', {bubbles: true})); }"
-    )
+    explore.one(".um-move-range").press("Home")
     crop = "window.unmask.store.state.fields.crop"
     explore.page.wait_for_function(f"{crop} === '0,0,200'")
     explore.settle()
@@ -162,12 +177,20 @@ def test_a_picture_under_way_is_not_lost_to_another_model(explore: ExplorePage) 
     explore.upload("own.png", quarters())
     explore.page.wait_for_timeout(500)
     assert held
-    # As choosing a model does, of which this service has one.
-    explore.evaluate(
-        "document.dispatchEvent(new CustomEvent('unmask:model', { detail: unmask.store.state.model }))"
-    )
+    explore.evaluate(ANOTHER_MODEL)
     wait_for_picture(explore, "own.png")
     assert explore.status == ""
+
+
+def test_a_photo_that_is_being_made_smaller_is_not_lost_to_another_model(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    explore.evaluate(SLOW_ONCE)
+    with explore.page.expect_response(lambda response: response.status == 413):
+        explore.upload("phone.png", large_quarters())
+    explore.page.wait_for_function("() => window.unmask.client.idle")
+    explore.evaluate(ANOTHER_MODEL)
+    wait_for_picture(explore, "phone.png")
+    assert "smaller before it was sent" in explore.status
 
 
 def test_one_that_the_browser_cannot_make_smaller_is_told_the_limit_and_a_way(explore: ExplorePage) -> None:
@@ -229,18 +252,6 @@ def test_a_hostile_file_name_does_nothing(explore: ExplorePage) -> None:
     with explore.page.expect_download() as waiting:
         explore.one(".um-download").click()
     assert set(waiting.value.suggested_filename) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.")
-
-
-# The next picture that is decoded for the eye takes as long as a large one from a phone.
-SLOW_ONCE = """() => {
-  const decode = window.createImageBitmap;
-  window.createImageBitmap = async (...all) => {
-    window.createImageBitmap = decode;
-    await new Promise((resolve) => setTimeout(resolve, 2500));
-    window.late = true;
-    return decode(...all);
-  };
-}"""
 
 
 def test_a_large_picture_that_is_ready_late_does_not_replace_the_next(explore: ExplorePage) -> None:

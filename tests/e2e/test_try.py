@@ -70,9 +70,10 @@ def test_a_wide_picture_can_be_seen_whole_or_by_a_square_that_moves(explore: Exp
     explore.upload("wide.png", striped((640, 320)))
     wait_for_picture(explore, "wide.png")
     middle = explore.canvas()
-    explore.one(".um-move-range").evaluate(
-        "(node) => { node.value = 100; node.dispatchEvent(new Event('change', {bubbles: true})); }"
-    )
+    move = explore.one(".um-move-range")
+    assert move.get_attribute("aria-valuetext") == "50%"
+    move.press("End")
+    assert move.get_attribute("aria-valuetext") == "100%"
     explore.page.wait_for_function(
         "window.unmask.state.incoming === null && window.unmask.state.crop === '320,0,320'"
     )
@@ -95,6 +96,17 @@ def test_a_wide_picture_can_be_seen_whole_or_by_a_square_that_moves(explore: Exp
     explore.page.wait_for_function("window.unmask.grid.total === 196", timeout=60_000)
     explore.settle()
     assert explore.strategy == "draw", "a drawn mask is carried over"
+
+
+def test_each_arrow_key_moves_the_square_of_a_nearly_square_picture(explore: ExplorePage) -> None:
+    explore.upload("nearly.png", striped((324, 320)))
+    wait_for_picture(explore, "nearly.png")
+    for left in (3, 4):
+        explore.one(".um-move-range").press("ArrowRight")
+        explore.page.wait_for_function(
+            "(crop) => window.unmask.state.incoming === null && window.unmask.state.crop === crop",
+            arg=f"{left},0,320",
+        )
 
 
 def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, two_models_url: str) -> None:

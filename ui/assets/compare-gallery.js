@@ -34,9 +34,10 @@ async function loadSamples(options) {
 function runGallery(ratio) { galleryRatio = ratio; gallery.run(); }
 $('.um-preset-fig2').addEventListener('click', () => runGallery(80));
 $('.um-preset-fig10').addEventListener('click', () => runGallery(75));
+const tellLeftOut = teller($('.um-left-out'));
 function takeFiles(list) {
   files = [...list].slice(0, LIMIT);
-  $('.um-left-out').textContent = list.length > LIMIT ? words('compare.left_out', { n: LIMIT, all: list.length }) : '';
+  tellLeftOut(list.length > LIMIT ? 'compare.left_out' : '', { n: LIMIT, all: list.length });
   $('.um-samples-again').hidden = !files.length;
   if (files.length) gallery.run();
 }

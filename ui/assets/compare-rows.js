@@ -6,10 +6,11 @@ function readShares(text) {
   const values = text.split(/[\s,;%，、；]+/).filter(Boolean).map(Number).map((value) => Math.round(value < 1 ? value * 100 : value));
   return values.length && values.length <= MOST_SHARES && values.every((value) => value >= 1 && value <= 99) ? values : null;
 }
+const tellBad = teller($('.um-ratios-bad'));
 /** What is no list of shares stays as it was typed, marked, with the limits beside it; the row keeps the last one that was. */
 function sayShares(found) {
   $('.um-ratios-text').setAttribute('aria-invalid', String(!found));
-  $('.um-ratios-bad').textContent = found ? '' : words('compare.ratios_bad', { n: MOST_SHARES });
+  tellBad(found ? '' : 'compare.ratios_bad', { n: MOST_SHARES });
 }
 function pairs(results, asked, { picture }, caption) {
   const title = titleOf(picture);

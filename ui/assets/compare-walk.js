@@ -1,6 +1,7 @@
 // --- the walk from 10 to 95 %: frames to play, to scrub and to keep as one moving picture --------------------------------
 const STEPS = Array.from({ length: 18 }, (_, i) => 10 + 5 * i), STEP_MS = 400;
 const stage = $('.um-walk-picture'), stageContext = stage.getContext('2d', { alpha: false });
+const tellWalk = teller($('.um-walk-progress'));
 let frames = [], walking = null, playing = 0, at = 0;
 
 /** Masked left, filled in right, below the share in words and as a bar. */
@@ -31,7 +32,7 @@ function showFrame(i) {
   stage.setAttribute('aria-label', words('compare.walk_alt', { title: titleOf(store.state.picture), p: percent(STEPS[i], 0) }));
 }
 function walkWords() {
-  $('.um-walk-go').textContent = walking ? words('control.stop') : playing ? words('compare.walk_pause') : words(frames.length ? 'compare.walk_play' : 'compare.walk_run', { c: STEPS.length });
+  $('.um-walk-go').textContent = walking ? words('control.stop') : playing ? words('compare.walk_pause') : words(frames.length === STEPS.length ? 'compare.walk_play' : 'compare.walk_run', { c: STEPS.length - frames.length });
   $('.um-walk-go').disabled = !store.state.picture;
   $('.um-walk-scrub').hidden = $('.um-walk-stage').hidden = !frames.length;
   $('.um-walk-save').hidden = frames.length < STEPS.length || !canSave;
@@ -46,22 +47,22 @@ function play() {
   }, STEP_MS);
   walkWords();
 }
+/** What is not there yet of the frames: all, or what is left of a walk that was stopped. */
 async function gather() {
   const stop = (walking = new AbortController()), { picture } = store.state;
   const requests = STEPS.map((ratio) => sent(atRatio('random', ratio).fields)); // of one model and seed, whatever is chosen meanwhile
   let failure = null;
-  frames = []; at = 0;
-  for (const [i, fields] of requests.entries()) {
-    const progress = (left) => { $('.um-walk-progress').textContent = words('compare.progress', { i: i + 1, n: STEPS.length, left }); };
+  for (let i = frames.length; i < STEPS.length; i++) {
+    const progress = (left) => tellWalk('compare.progress', { i: i + 1, n: STEPS.length, left });
     progress(leftOf(STEPS.length - i));
     const waiting = (state, s) => progress(words('status.' + state, { s: Math.ceil(s) })), queue = (line) => progress(queueWords(words, line));
-    const began = performance.now(), found = await askFigure(fields, picture.blob, { signal: stop.signal, waiting, queue }).catch((error) => { failure = error; });
+    const began = performance.now(), found = await askFigure(requests[i], picture.blob, { signal: stop.signal, waiting, queue }).catch((error) => { failure = error; });
     took(performance.now() - began);
     if (!found || stop.signal.aborted) break;
     frames.push(found); at = i; walkWords();
   }
   const whole = frames.length === STEPS.length;
-  $('.um-walk-progress').textContent = whole ? '' : stop.signal.aborted ? words('compare.stopped') : words(...failureOf(failure));
+  if (whole) tellWalk(''); else if (stop.signal.aborted) tellWalk('compare.stopped'); else tellWalk(...failureOf(failure));
   walking = null; walkWords();
   if (whole && !matchMedia('(prefers-reduced-motion: reduce)').matches) play();
 }
@@ -134,6 +135,5 @@ store.watch(({ result }) => {
   const row = document.getElementById(location.hash.slice(1)); // the address of one of the rows
   if (row && row.matches('.um-compare [data-row]')) jump(row, 'auto');
 }, element.firstElementChild);
-function speak() { words.fill(element); if ($('.um-ratios-bad').textContent) sayShares(null); }
-document.addEventListener('unmask:language', speak);
-speak();
+document.addEventListener('unmask:language', () => words.fill(element));
+words.fill(element);

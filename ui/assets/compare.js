@@ -34,6 +34,13 @@ function byModel(name, { view, ...fields }) {
 }
 
 // --- tiles ---------------------------------------------------------------------------------------------------
+/** Says something in an element, '' for nothing; and again when the language changes. */
+function teller(node) {
+  let told = [''];
+  const tell = (key, values = {}) => { told = [key, values]; node.textContent = key && words(key, values); };
+  document.addEventListener('unmask:language', () => tell(...told));
+  return tell;
+}
 /** The place of a picture that is not there yet, in the shape that it will have. */
 function placeholder() {
   const { fields, mask } = store.state, node = make('div', 'um-empty');

@@ -4,9 +4,10 @@ function lookAtPair() {
   if (innerWidth < 1024) $('.um-pair').scrollIntoView({ behavior: still ? 'auto' : 'smooth', block: 'start' });
 }
 // --- pictures --------------------------------------------------------------------------------------------------------
-let wish = new AbortController(); // of the example chosen last, as long as it has to be waited for
+let wish = new AbortController(); // of what was chosen last: aborted when another is
 function offer(blob, title, sample = '') {
   wish.abort('replaced');
+  wish = new AbortController();
   choose({ blob, title, sample, crop: '' });
   if (!client.waits) status('');
   client.replace();
@@ -15,7 +16,6 @@ function offer(blob, title, sample = '') {
 async function offerSample(sample) {
   wish.abort('replaced');
   const mine = (wish = new AbortController());
-  state.picks += 1;
   const waiting = (what, s) => { if (!client.waits) status('status.' + what, { s }, what === 'away' ? 'error' : ''); };
   try {
     const response = await patiently(() => fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))), { signal: mine.signal, waiting, tries: Infinity });
@@ -94,15 +94,22 @@ function offerCrops(placement) {
   $('.um-move').hidden = !long || state.fit === 'whole';
   if (!long || state.fit === 'whole') return;
   const room = Math.abs(placement.original_width - placement.original_height);
-  $('.um-move-range').value = String(Math.round((100 * (placement.left + placement.top)) / room));
+  // In pixels of the file: of a nearly square one a hundredth is less than a pixel, and no key would move it.
+  Object.assign($('.um-move-range'), { max: room, step: Math.max(1, room / 100), value: placement.left + placement.top });
+  nameMove();
 }
+function nameMove() {
+  const { value, max } = $('.um-move-range');
+  $('.um-move-range').setAttribute('aria-valuetext', percent((100 * value) / max, 0));
+}
+on('.um-move-range', 'input', nameMove);
 on('.um-whole', 'change', (event) => {
   state.fit = event.target.checked ? 'whole' : 'square';
   readAgain('');
 });
 on('.um-move-range', 'change', (event) => {
   const { original_width: width, original_height: height } = state.placement, side = Math.min(width, height);
-  const offset = Math.round((Math.abs(width - height) * Number(event.target.value)) / 100);
+  const offset = Math.round(Number(event.target.value));
   readAgain(width > height ? `${offset},0,${side}` : `0,${offset},${side}`);
 });
 

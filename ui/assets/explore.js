@@ -20,8 +20,7 @@ const state = {
   source: null,      // {blob, title, sample, crop}: the file as it was given, for another crop or another model
   picture: null,     // {blob, image, title, sample, source}: the model's own crop, sent with every request; source: the file
   incoming: null,    // a source that is chosen and not yet accepted by the server
-  picks: 0,          // choices of a source so far, those that still have to be fetched included
-  offered: 0,        // number of the newest that could be sent
+  offered: 0,        // number of the newest source that could be sent
   samples: 8,        // masks of the uncertainty; fewer where the server is slow
   spread: '',        // '', 'wanted' or 'asked': the uncertainty is computed once after a change, not while drawing
   behind: false,     // the newest request came to nothing yet: the result may belong to an older mask
@@ -183,12 +182,12 @@ function share() {
   noteAddress();
 }
 /** A source to be sent to the server: the newest one counts. */
-function choose(source) { state.picks += 1; state.offered = state.picks; state.incoming = { ...source, choice: state.picks }; }
+function choose(source) { state.offered += 1; state.incoming = { ...source, number: state.offered }; }
 /** The server has read the picture: from now on its crop is the picture. Gives the editions that this took; null for an old one. */
 async function adopt(incoming, answer, original) {
   const blob = fetchable(original);
   const sharp = await sharpened(incoming, answer.placement).catch(() => original);
-  if (incoming.choice < state.offered) return null; // a large file takes seconds to decode: another was chosen meanwhile
+  if (incoming.number < state.offered) return null; // a large file takes seconds to decode: another was chosen meanwhile
   state.source = incoming; state.crop = incoming.crop;
   state.picture = { blob, image: original, title: incoming.title, sample: incoming.sample, source: incoming.blob };
   if (state.incoming === incoming) state.incoming = null;
@@ -242,9 +241,9 @@ function refuse(job, code, problem) {
 }
 /** A photo over the server's limits is made smaller and sent again. */
 async function sendSmaller(job, code, problem) {
-  const { picks } = state, incoming = { ...job.incoming, smaller: true };
+  const { signal } = wish, incoming = { ...job.incoming, smaller: true };
   const blob = await shrunk(incoming.blob).catch(() => null); // not all that a visitor may choose is read by the browser
-  if (state.picks !== picks) return; // another was chosen meanwhile
+  if (signal.aborted) return; // another was chosen meanwhile
   if (!blob) { refuse({ ...job, incoming }, code, problem); return; }
   choose({ ...incoming, blob });
   client.replace();
