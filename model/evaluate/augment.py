@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2.functional import to_pil_image
 
 from model.config import IMAGE_MEAN, IMAGE_STD
+from model.errors import DataError
 from model.evaluate.labelled import Labelled
 from model.masking import Ints, noise
 
@@ -76,6 +77,13 @@ class Augmented(Dataset[tuple[Tensor, int]]):
         with seeded(key):
             return self._transform(picture), int(self._data.labels[number])
 
+    def __getitems__(self, samples: list[tuple[int, int]]) -> list[tuple[Tensor, int]] | DataError:
+        """Many of them; an error is handed over, since torch makes a traceback of one that another process raises."""
+        try:
+            return [self[sample] for sample in samples]
+        except DataError as error:
+            return error
+
 
 class Samples:
     """Which photos a step takes: every photo once an epoch, in an order of its own.
@@ -107,12 +115,24 @@ def shuffled(seed: int, epoch: int, photos: int) -> tuple[NDArray[np.uint64], In
 
 
 def batches(data: Augmented, samples: Samples, first: int, last: int, workers: int) -> Iterator[Any]:
-    """Images and labels of the steps ``first`` to ``last`` - 1, made by ``workers`` processes (0: by this one)."""
+    """Images and labels of the steps ``first`` to ``last`` - 1, made by ``workers`` processes (0: by this one).
+
+    Raises:
+        DataError: A photo cannot be decoded; named.
+    """
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
         data,
         batch_sampler=(samples(step) for step in range(first, last)),
         num_workers=workers,
+        collate_fn=_collated,
         # Forking a process that has threads may hang.
         multiprocessing_context="spawn" if workers else None,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _collated(made: list[tuple[Tensor, int]] | DataError) -> Any:
+    return made if isinstance(made, DataError) else default_collate(made)

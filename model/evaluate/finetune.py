@@ -343,7 +343,7 @@ def _train(
         due = time.monotonic() - saved_at >= save_every_s
         if drawn or due:
             loss = float(torch.stack(run.losses).mean())
-            state.refuse_not_finite(loss, f"after step {run.step}")
+            state.refuse_not_finite(loss, f"after step {run.step}", "base_lr")
         if drawn:
             rate = max(group["lr"] for group in run.optimiser.param_groups)
             run.curve.append({"step": run.step, "loss": round(loss, 5), "lr": rate})

@@ -125,11 +125,17 @@ class Keeper:
         return digest(self.facts)
 
 
-def refuse_not_finite(loss: float, when: str) -> None:
+def refuse_not_finite(loss: float, when: str, rate: str = "lr") -> None:
     """Stop a training that has come apart: its figures would mean nothing.
+
+    Args:
+        loss: Of the training.
+        when: In words.
+        rate: The setting that is its learning rate.
 
     Raises:
         DataError: The loss is infinite or not a number.
     """
     if not math.isfinite(loss):
-        raise DataError(f"The loss is {loss} {when}.", code="loss", hint="Lower --lr.", field="lr")
+        option = rate.replace("_", "-")
+        raise DataError(f"The loss is {loss} {when}.", code="loss", hint=f"Lower --{option}.", field=rate)

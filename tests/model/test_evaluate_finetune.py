@@ -299,6 +299,26 @@ def test_a_broken_test_photo_is_found_before_the_first_step_and_without_it_the_s
     assert main(asked) == 0
 
 
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_a_broken_training_photo_is_named_whichever_process_meets_it(
+    workers: str, debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shapes / "train" / "red" / "broken.jpg"
+    broken.write_bytes(encoded(photo(), "JPEG")[:1000])
+    asked = [*evaluating("finetune", debug_file, shapes, tmp_path / "out"), "--batch-size", "8"]
+    assert main([*asked, "--workers", workers]) == 2
+    said = capsys.readouterr().err
+    assert f"{broken} cannot be decoded: Image is incomplete or truncated. Remove or replace this" in said
+
+
+def test_a_fine_tuning_that_comes_apart_names_its_own_rate(
+    debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*evaluating("finetune", debug_file, shapes, tmp_path / "out"), "--epochs", "4"]
+    assert main([*asked, "--base-lr", "1e9"]) == 2
+    assert "Lower --base-lr." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["finetune", "scratch"])
 def test_an_interrupted_run_ends_as_an_unbroken_one(
     kind: str, debug_file: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
