@@ -282,9 +282,9 @@ def check_panels(names: tuple[str, ...], cover: str | None = None) -> None:
     Raises:
         MaskError: Naming the unknown one and the known ones.
     """
-    if unknown := next((name for name in names if name not in EVERY_PANEL), None):
+    if unknown := [name for name in names if name not in EVERY_PANEL]:
         raise MaskError(
-            f"panels names {unknown!r:.60}; known are {', '.join(EVERY_PANEL)}.",
+            f"panels names {unknown[0]!r:.60}; known are {', '.join(EVERY_PANEL)}.",
             code="panels",
             hint="Choose from the listed panels.",
             field="panels",

@@ -23,8 +23,12 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``reconstruct`` to the command line."""
     verb = verbs.add_parser("reconstruct", help="hide patches of a photo and repaint them")
     verb.set_defaults(verb=reconstruct)
-    verb.add_argument("photo", type=Path, help="a picture; or an array [H, W, C] of any channels as .npy")
-    verb.add_argument("--out", type=Path, help="PNG (or .npy) to write (default: PHOTO-unmasked.png)")
+    verb.add_argument(
+        "photo", type=Path, help="a picture (/dev/stdin: piped in); or an array [H, W, C] of any channels as .npy"
+    )
+    verb.add_argument(
+        "--out", type=Path, help="PNG (or .npy) to write (default: PHOTO-unmasked.png), - to pipe a PNG on"
+    )
     verb.add_argument("--strategy", help="random (default), block, grid, indices or drawing")
     verb.add_argument("--ratio", help="share hidden, above 0 and below 1 (default 0.75)")
     verb.add_argument("--hidden-count", type=int, help="patches to hide, instead of --ratio")
@@ -62,7 +66,11 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("--interpolation", action="store_true", help="also score linear interpolation")
     verb.add_argument("--json", action="store_true", help="print the service's JSON answer instead of a PNG")
-    verb.add_argument("--weights", type=Path, help="weight file (default: the shipped mini)")
+    verb.add_argument(
+        "--weights",
+        type=Path,
+        help="weight file, folder, or a name of `weights list` (default: the shipped mini)",
+    )
     verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 
@@ -184,7 +192,7 @@ def _panels(given: argparse.Namespace, like: Settings | None) -> tuple[str, ...]
 
     panels: tuple[str, ...] = ("pasted",) if given.full_size else TRIPTYCH
     if given.panels is not None:
-        panels = tuple(given.panels.split(","))
+        panels = tuple(name.strip() for name in given.panels.split(","))
     elif like is not None and like.get("panels") and (not given.full_size or len(like["panels"]) == 1):
         panels = tuple(like["panels"])
     if given.full_size and len(panels) != 1:

@@ -68,7 +68,7 @@ def test_a_picture_made_like_another_is_the_same_to_the_byte(
 ) -> None:
     first, again, other = (tmp_path / f"{name}.png" for name in ("first", "again", "other"))
     reconstruct = ["reconstruct", str(picture), "--weights", str(debug_file), "--device", "cpu"]
-    flags = ["--fit", "whole", "--cover", "ensemble", "--samples", "2", "--panels", "pasted,uncertainty"]
+    flags = ["--fit", "whole", "--cover", "ensemble", "--samples", "2", "--panels", "pasted, uncertainty"]
     assert main([*reconstruct, *flags, "--out", str(first)]) == 0
     assert main([*reconstruct, "--like", str(first), "--out", str(again)]) == 0
     assert first.read_bytes() == again.read_bytes()
@@ -146,6 +146,7 @@ def test_whoever_reads_may_have_enough(debug_file: Path, root: Path) -> None:
         (["--ratio", "7"], "ratio is 7"),
         (["--indices", "a"], "--indices"),
         (["--panels", "back"], "back"),
+        (["--panels", "masked,"], "panels names ''"),
         (["--drawing", "nowhere.png"], "nowhere.png"),
     ],
 )

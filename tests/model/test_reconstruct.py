@@ -150,9 +150,10 @@ def test_options_that_contradict_are_refused_by_field(
     assert caught.value.hint
 
 
-def test_an_unknown_panel_is_refused(reconstructor: Reconstructor) -> None:
+@pytest.mark.parametrize("name", ["back", ""])
+def test_an_unknown_panel_is_refused(reconstructor: Reconstructor, name: str) -> None:
     with pytest.raises(MaskError, match="panels"):
-        reconstructor(PICTURE).panel("back")
+        reconstructor(PICTURE).panel(name)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
