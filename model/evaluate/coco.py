@@ -27,6 +27,8 @@ from model.pretrain.data import Entry, Photos
 
 #: IoU a find needs, of which COCO's AP is the mean.
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+#: Of a polygon, at least: annotation tools leave empty ones, and lines, behind.
+_CORNERS = 3
 
 
 class Scene(NamedTuple):
@@ -92,12 +94,14 @@ class Scenes:
             crowds = unlined = 0
             for one in facts["annotations"]:
                 outline = one.get("segmentation")
+                parts = outline if isinstance(outline, list) else []
+                polygons = [np.asarray(part, dtype=np.float32).reshape(-1, 2) for part in parts]
+                polygons = [polygon for polygon in polygons if len(polygon) >= _CORNERS]
                 if one.get("iscrowd"):
                     crowds += 1
-                elif not isinstance(outline, list) or not outline:
+                elif not polygons:
                     unlined += 1
                 else:
-                    polygons = [np.asarray(part, dtype=np.float32).reshape(-1, 2) for part in outline]
                     found[one["image_id"]].append((order[one["category_id"]], polygons))
             entries = tuple(_entry(folder, one["file_name"]) for one in facts["images"])
             things = tuple(tuple(found[one["id"]]) for one in facts["images"])

@@ -220,6 +220,19 @@ def test_things_without_polygons_and_crowds_are_counted_and_nothing_else_is_refu
         Scenes.open(file.parent)
 
 
+@pytest.mark.parametrize("left_behind", [[], [10, 10, 30, 30]], ids=["nothing", "a line"])
+def test_what_a_tool_left_behind_is_no_polygon(left_behind: list[int], tmp_path: Path) -> None:
+    file = _set(tmp_path / "set", 1, 0) / "annotations.json"
+    before = Scenes.open(file.parent).scene(0, 64)
+    facts = json.loads(file.read_text())
+    facts["annotations"][0]["segmentation"].append(left_behind)
+    facts["annotations"].append({"image_id": 0, "category_id": 10, "segmentation": [left_behind]})
+    file.write_text(json.dumps(facts))
+    scenes = Scenes.open(file.parent)
+    assert scenes.told == "1 photos, 2 things; left out: things without polygons (1)"
+    assert torch.equal(scenes.scene(0, 64).masks, before.masks)
+
+
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"annotations\.json"):
         Scenes.open(tmp_path)
