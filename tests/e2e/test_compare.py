@@ -63,7 +63,7 @@ def test_the_ratios_run_by_themselves_and_agree_with_explore(compared: ExplorePa
     ]
     assert [caption.split(" ")[0] for caption in captions] == ["50%", "60%", "75%", "85%", "90%", "95%"]
     error = compared.evaluate("window.unmask.store.state.result.answer.metrics.colour_error_percent")
-    assert captions[2] == f"75% hidden · error {error:.1f}%"
+    assert captions[2] == f"75% hidden\nerror {error:.1f}%"
     alts = row(compared, "ratios").locator("img").evaluate_all("(all) => all.map((image) => image.alt)")
     assert alts[4] == "Coffee, 147 of 196 patches hidden, Random"
     assert alts[5].startswith("Reconstruction of Coffee by mini")

@@ -92,6 +92,17 @@ def test_in_forced_colours_a_switch_that_is_on_differs_from_one_that_is_off(new_
     assert explore.one(".um-paste").evaluate(colour) != on
 
 
+def test_in_a_low_window_no_bar_covers_the_page(new_page: OpenPage) -> None:
+    explore = new_page((360, 225)).open()  # 1440 x 900, magnified four times
+    assert explore.one(".um-sticky").is_hidden()
+    assert explore.one(".um-share").is_visible()
+    explore.one(".um-seed-row .um-shuffle").click()
+    explore.settle()
+    explore.resize(360, 740)
+    assert explore.one(".um-sticky").is_visible()
+    assert explore.one(".um-share").is_hidden()
+
+
 def test_what_came_of_a_gesture_is_said_once(new_page: OpenPage) -> None:
     explore = new_page().open()
     explore.one(".um-sample").nth(1).click()

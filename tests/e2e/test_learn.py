@@ -311,3 +311,28 @@ def test_a_model_of_normalised_pixels_answers_the_second_question_itself(
     assert "visible ones counted as well" in learn.one(".um-loss-lead").inner_text()
     assert "Visible patches count" in learn.one(".um-loss-map-fact").inner_text()
     assert "no training record" in learn.one(".um-training-lead").inner_text()
+
+
+# On paper a grid or a flex box does not grow with what moves to the next page: it covers what follows, or cuts it off.
+UNSAFE = """(root) => {
+  const found = [];
+  for (let node = root; node; node = node.parentElement) {
+    const { display, overflow } = getComputedStyle(node);
+    if (display !== 'block' || overflow !== 'visible')
+      found.push(`${node.tagName} ${node.className}: ${display} ${overflow}`);
+  }
+  return found;
+}"""
+
+
+def test_on_paper_the_steps_are_all_there_in_dark_on_white(new_page: OpenPage) -> None:
+    learn = open_tab(new_page(scheme="dark"), "learn")
+    learn.page.emulate_media(media="print")
+    assert learn.one(".um-step:visible").count() == 7
+    assert [learn.one(place).first.evaluate(UNSAFE) for place in (".um-steps", ".um-tiles")] == [[], []]
+    dark = "document.body.classList.contains('dark')"
+    learn.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not learn.evaluate(dark)
+    learn.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert learn.evaluate(dark)
+    learn.page.emulate_media(media="screen")

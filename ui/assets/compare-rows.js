@@ -71,7 +71,7 @@ const strategies = createRow('strategies', {
       tile(found && found.images.masked, found ? maskedAlt(found, title) : '', `${strategyName(strategy)} ${shareText(fields.ratio)}`),
       ...mine.map(({ model, found: one }) => {
         const alone = specialist(strategy, of.model)?.name === model.name ? words('compare.trained_on_it', { on: trainedAlone(model) }) : '';
-        return tile(one && one.images.pasted, one ? resultAlt(one, title) : '', model.name, [alone, one && errorOf(one.answer)].filter(Boolean).join(' · '));
+        return tile(one && one.images.pasted, one ? resultAlt(one, title) : '', model.name, alone, one && errorOf(one.answer));
       }),
       tile(found && found.images.original, title, words('explore.right_original')),
     );

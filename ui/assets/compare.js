@@ -47,14 +47,12 @@ function placeholder() {
   if (fields.fit === 'whole' && mask) node.style.aspectRatio = `${mask.columns} / ${mask.rows}`;
   return node;
 }
-/** A picture with what is to be said of it. */
-function tile(image, alt, caption = '', note = '') {
+/** A picture with what is to be said of it, a line each. */
+function tile(image, alt, caption = '', ...notes) {
   const figure = make('figure', 'um-tile');
   if (image) { image.alt = alt; figure.append(image); } else figure.append(placeholder());
-  const line = make('figcaption');
-  if (caption) line.append(make('b', '', caption));
-  if (note) line.append((caption ? ' · ' : '') + note);
-  if (caption || note) figure.append(line);
+  const lines = [caption && make('b', '', caption), ...notes.map((note) => note && make('span', '', note))].filter(Boolean);
+  if (lines.length) { const line = make('figcaption'); line.append(...lines); figure.append(line); }
   return figure;
 }
 const errorOf = (answer) => words('compare.error', { e: errorText(words, answer) });
@@ -165,7 +163,7 @@ function createRow(name, { jobs, uses, paint, after = () => {}, own = false, bef
     running = null;
     const failed = asked.filter((_, i) => results[i] === null).map(nameOf);
     if (stop.signal.aborted) tell('compare.stopped');
-    else if (failed.length) tell('compare.some_failed', { k: failed.length, n: asked.length, names: failed.join(', ') });
+    else if (failed.length) tell('compare.some_failed', { k: failed.length, n: asked.length, names: failed.join(words('compare.and')) });
     else tell(isStale() ? 'compare.stale' : '');
     draw();
   }

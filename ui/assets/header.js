@@ -151,5 +151,8 @@ theme.addEventListener('click', () => {
   remember('unmask-theme', dark ? 'dark' : 'light');
   paintTheme(dark);
 });
+let dark = false; // before it was printed: paper is white
+addEventListener('beforeprint', () => { dark = document.body.classList.contains('dark'); paintTheme(false); });
+addEventListener('afterprint', () => paintTheme(dark));
 paintWords();
 findTabs();

@@ -82,7 +82,7 @@ const USES = { reconstruct: 'use.for_reconstruct', evaluate: 'use.for_evaluate',
 /** The report on a weight file as pairs for `fill`; what is known of this file alone stands after its content. */
 function factsOf(report, further) {
   const contents = { full: 'use.content_full', encoder: 'use.content_encoder', classifier: 'use.content_classifier' };
-  const list = (items) => (items.length ? items.join(', ') : words('use.nothing'));
+  const list = (items) => (items.length ? items.join(words('use.and')) : words('use.nothing'));
   return [
     ['use.layout', report.layout, true], ['use.proved', report.proved_against, true], ['use.content', contents[report.content] && words(contents[report.content])], ...further,
     ['use.predicts', report.target && words(report.target === 'pixel' ? 'use.target_pixels' : 'use.target_normalised')], ['use.says', report.target_source, true],
