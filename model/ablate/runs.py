@@ -20,7 +20,7 @@ import numpy as np
 from model.ablate.tables import Row, Table
 from model.checkpoints import shapes
 from model.checkpoints.containers import open_raw
-from model.checkpoints.files import write_json
+from model.checkpoints.files import make_folder, write_json
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
 from model.evaluate import bounds, finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
@@ -78,10 +78,10 @@ class Setting:
 
     recipe: str
     size: str | None
-    data: tuple[Path, ...]
-    labelled: tuple[Path, ...]
-    test: tuple[Path, ...]
-    photos: tuple[Path, ...]
+    data: tuple[Path | str, ...]
+    labelled: tuple[Path | str, ...]
+    test: tuple[Path | str, ...]
+    photos: tuple[Path | str, ...]
     out: Path
     budget_min: float | None = None
     samples: int | None = None
@@ -96,6 +96,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         bounds.check(budget=self.budget_min, **vars(self))
+        load_recipe(self.recipe, size=self.size)  # or no row could be run
         if self.samples is not None and self.equal == "minutes":
             raise _unfit("equal", "is 'minutes', but rows of --samples have equal samples")
         if self.samples is None and self.tuned:
@@ -139,10 +140,11 @@ def run(table: Table, setting: Setting) -> list[dict[str, Any]]:
         DataError: Photos or labels are missing, or a test photo is also a training one; before anything is made. A
             training run was stopped, and the same call goes on; or the folder holds answers about other photos or
             settings.
-        CheckpointError: The device cannot be used.
+        CheckpointError: The device cannot be used, or ``out`` not written to.
     """
     find_device(setting.device)  # before anything is made
     _check_photos(setting)
+    make_folder(setting.out)
     steps, failed = _steps(table, setting)
     return [
         {"name": row.name, "error": failed[row.name]}
@@ -402,7 +404,6 @@ def _planned(table: Table, setting: Setting) -> dict[str, Any]:
 def _seconds_a_step(row: Row, setting: Setting) -> float:
     """How long a step of a row takes here, by a few of them in a folder that is then removed."""
     recipe = replace(_recipe(row, setting, _TIMED), log_every=_TIMED // 2, checkpoint_every=_NEVER)
-    setting.out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="speed-", dir=setting.out) as made:  # where there is room for a run
         folder = Path(made)
         pretrain(recipe, setting.data, folder, device=setting.device, workers=setting.workers)

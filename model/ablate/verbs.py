@@ -38,18 +38,12 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--repeat", type=int, default=1,
         help="run every row with this many seeds: figures are means, widened by what the seeds change (default 1)",
     )  # fmt: skip
+    verb.add_argument("--data", nargs="+", action="extend", required=True, help="photos to pre-train on")
     verb.add_argument(
-        "--data", type=Path, nargs="+", action="extend", required=True, help="photos to pre-train on"
+        "--labelled", nargs="+", action="extend", help="labelled training photos (default: --data)"
     )
-    verb.add_argument(
-        "--labelled", type=Path, nargs="+", action="extend", help="labelled training photos (default: --data)"
-    )
-    verb.add_argument(
-        "--test", type=Path, nargs="+", action="extend", required=True, help="labelled test photos"
-    )
-    verb.add_argument(
-        "--photos", type=Path, nargs="+", action="extend", help="photos to repaint (default: --test)"
-    )
+    verb.add_argument("--test", nargs="+", action="extend", required=True, help="labelled test photos")
+    verb.add_argument("--photos", nargs="+", action="extend", help="photos to repaint (default: --test)")
     verb.add_argument(
         "--out",
         type=Path,
@@ -126,7 +120,9 @@ def _ablate(given: argparse.Namespace) -> str:
         written = report.write_all(setting, judged)
     if given.json:
         return json.dumps(answers if len(asked) > 1 else answers[0])
+    failed = [(of["table"], row) for of in answers for row in of["rows"] if "error" in row]
     return "\n".join(
         [f"{of['verdict']:12s} {of['words']} ({of['ours']})" for _, claims in judged for of in claims]
+        + [f"{table}, {row['name']} could not be run: {row['error']}" for table, row in failed]
         + [f"Report: {written}"]
     )

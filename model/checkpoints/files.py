@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -96,6 +97,25 @@ def reading(path: Path) -> Iterator[None]:
             f"{path!s:.200} cannot be read ({error.strerror or error})",
             "Check the path, and who may read it.",
             "unreadable",
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that results will go to, and see that it may be written to: before the work, not after it.
+
+    Raises:
+        CheckpointError: It cannot be made, or may not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be made or written to ({error.strerror}).",
+            code="out-folder",
+            hint="Give a folder that may be written to.",
+            field="out",
         ) from error
 
 

@@ -37,7 +37,7 @@ class Labelled:
     classes: tuple[str, ...]
 
     @classmethod
-    def open(cls, paths: Sequence[Path], classes: tuple[str, ...] | None = None) -> Labelled:
+    def open(cls, paths: Sequence[Path | str], classes: tuple[str, ...] | None = None) -> Labelled:
         """Index folders and shards; photos without a label are left out and counted (``photos.told``).
 
         Args:
@@ -46,8 +46,8 @@ class Labelled:
             classes: Classes of the training part, for photos that judge a model trained on them.
 
         Raises:
-            DataError: There are no photos or no labels, a sidecar's label is not a whole number or has two names, a
-                class's name is not UTF-8, or one photo's class is not among ``classes``.
+            DataError: There are no photos, no labels or one class alone to learn, a sidecar's label is not a whole
+                number or has two names, a class's name is not UTF-8, or one photo's class is not among ``classes``.
         """
         photos = Photos.open(paths)
         named: list[tuple[Entry, tuple[int, str]]] = []
@@ -72,6 +72,13 @@ class Labelled:
         found = tuple(dict.fromkeys(name for _, name in sorted({label for _, label in named})))
         _refuse_no_utf8(found)
         known = found if classes is None else classes
+        if len(known) == 1:
+            raise DataError(
+                f"All {len(named)} photos with a label are of one class, {known[0]!r}: there is nothing to tell apart.",
+                code="data-labels",
+                hint="Give the folder whose subfolders are the classes, or shards of several.",
+                field="data",
+            )
         refuse_unknown(found, known)
         number = {name: place for place, name in enumerate(known)}
         labels = np.array([number[name] for _, (_, name) in named], dtype=np.int64)

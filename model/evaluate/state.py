@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from model.checkpoints.containers import DAMAGED
-from model.checkpoints.files import replacing
+from model.checkpoints.files import make_folder, replacing
 from model.errors import CheckpointError, DataError, first_line
 
 #: Bytes of a model's name that the names of files take.
@@ -55,8 +55,10 @@ def answered(file: Path, asked: str, ask: Callable[[], dict[str, Any]]) -> dict[
 
     Raises:
         DataError: The file holds the answer to another question.
+        CheckpointError: Its folder cannot be made or written to.
     """
     if not file.is_file():
+        make_folder(file.parent)
         return ask()
     try:
         facts: dict[str, Any] = json.loads(file.read_text())

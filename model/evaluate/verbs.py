@@ -26,11 +26,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("checkpoint", type=Path)
     verb.add_argument(
         "--data",
-        type=Path,
         nargs="+",
         action="extend",
         required=True,
-        help="folders of pictures, or .tar shards",
+        help="folders of pictures, .tar shards or their http(s) addresses",
     )
     verb.add_argument(
         "--ratio", type=_list, default="0.75", help="shares hidden, comma-separated list (default 0.75)"
@@ -156,12 +155,11 @@ def _labelled(verb: argparse.ArgumentParser, checkpoint: bool = True, workers: i
             "--heads", type=int, help="attention heads of the encoder, where the file does not say"
         )
     verb.add_argument(
-        "--data", type=Path, nargs="+", action="extend", required=True,
-        help="training photos: folders with a subfolder per class, or .tar shards with 'label' in the sidecars",
+        "--data", nargs="+", action="extend", required=True,
+        help="training photos: folders with a subfolder per class, or .tar shards (or their http(s) addresses) with "
+        "'label' in the sidecars",
     )  # fmt: skip
-    verb.add_argument(
-        "--test", type=Path, nargs="+", action="extend", required=True, help="test photos, likewise"
-    )
+    verb.add_argument("--test", nargs="+", action="extend", required=True, help="test photos, likewise")
     verb.add_argument("--out", type=Path, required=True, help="folder for report, curves and kept features")
     what = "decoding threads" if workers else "processes that augment; 0: the one that trains"
     verb.add_argument("--workers", type=int, default=workers, help=f"{what} (default {workers})")

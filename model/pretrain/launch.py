@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +93,7 @@ def pretrain(
             recipe.check_warmup()
         given = beginning.read(init, recipe) if init and not resumed else None
         recipe = recipe.with_colours(resume.colours(out) if resumed else given.colours if given else {})
-        _make(out)
+        files.make_folder(out)
         if resumed and world.first:
             resume.clear(out)
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
@@ -147,20 +146,6 @@ def _refuse_no_compiler(kind: str) -> None:
             hint="Install g++ (on macOS: xcode-select --install), or put compile = false into a copy of the recipe.",
             field="compile",
         )
-
-
-def _make(out: Path) -> None:
-    try:
-        (out / "pictures").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass  # it may be written to
-    except OSError as error:
-        raise CheckpointError(
-            f"{out} cannot be made or written to ({error.strerror}).",
-            code="run-folder",
-            hint="Give a folder that may be written to with --out.",
-            field="out",
-        ) from error
 
 
 def _fresh_store(size: int) -> Any:

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
-from model.checkpoints.files import replacing
+from model.checkpoints.files import make_folder, replacing
 from model.errors import DataError
 from model.pretrain.data import Entry, Photos, in_order
 
@@ -59,22 +59,15 @@ def pack(folder: Path, out: Path, *, side: int = 256, per_shard: int = 2000, wor
         workers: Threads that decode, scale and encode.
 
     Raises:
-        DataError: The folder holds no picture that can be decoded, or ``out`` holds shards already or cannot be made.
+        DataError: The folder holds no picture that can be decoded, or ``out`` holds shards already.
+        CheckpointError: ``out`` cannot be made or written to.
     """
     if list(out.glob("shard-*.tar")):
         raise DataError(
             f"{out} holds shards already.", code="data-out", hint="Give an empty folder.", field="out"
         )
     photos = Photos.open([folder])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{out} cannot be made ({error.strerror}).",
-            code="data-out",
-            hint="Give a folder that may be written to.",
-            field="out",
-        ) from error
+    make_folder(out)
     broken: list[str] = []
     whole = _encoded(photos, side, workers, broken)
     shards: list[Path] = []

@@ -424,6 +424,8 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
         (["--samples", "64", "--workers", "0"], "workers is 0, but decoding needs at least one thread"),
         (["--samples", "64", "--photos", "nowhere"], "There is nothing at nowhere"),
         (["--samples", "64", "--labelled", "test"], "4 of 4 test photos are also training photos"),
+        (["--samples", "64", "--size", "huge"], "size: 'huge' is unknown; take one of"),
+        (["--samples", "64", "--out", "train/red/0.png"], "0.png cannot be made or written to"),
     ],
     ids=str,
 )

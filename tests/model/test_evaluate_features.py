@@ -247,7 +247,7 @@ def test_no_neighbours_no_pair_of_photos_and_no_threads_are_refused(
     for given, size in ((task, 1), (replace(task, train=train.take(np.arange(1))), 256)):
         with pytest.raises(DataError, match=f"batch_size {size} with {len(given.train)} photos"):
             linear.answer(given, linear.Protocol(batch_size=size))
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_more_neighbours_than_photos_are_refused_and_all_of_a_few_are_told_as_so_many(
@@ -366,9 +366,9 @@ def test_a_label_that_is_no_whole_number_is_refused_with_its_sidecar(label: Any,
 
 
 def test_hidden_sidecars_and_those_that_hold_no_names_are_passed_over(tmp_path: Path) -> None:
-    shard = _shard(tmp_path / "shard.tar", ("0", {"label": 4}), ("._0", {"label": "x"}), ("1", [1]), ("2", 7))
-    found = Labelled.open([shard])
-    assert (found.classes, found.labels.tolist()) == (("4",), [0])
+    told = (("0", {"label": 4}), ("._0", {"label": "x"}), ("1", [1]), ("2", 7), ("3", {"label": 5}))
+    found = Labelled.open([_shard(tmp_path / "shard.tar", *told)])
+    assert (found.classes, found.labels.tolist()) == (("4", "5"), [0, 1])
 
 
 def test_a_label_with_two_names_is_refused(tmp_path: Path) -> None:
@@ -503,6 +503,23 @@ def test_a_question_is_answered_by_one_command_with_a_report(
     assert main([*asked, *(["--k", "5"] if question == "knn" else ["--lr", "0.4"])]) == 2
     assert "is about other weights, photos or settings" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.*")} == made
+
+
+@pytest.mark.parametrize("question", ["knn", "finetune", "reconstruct"])
+def test_an_answer_that_could_not_be_written_is_refused_before_anything_is_computed(
+    question: str, debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("")
+    asked = evaluating(question, debug_file, shapes, tmp_path / "taken" / "out")
+    assert main(asked if question != "reconstruct" else [*asked[:5], *asked[-4:]]) == 2
+    said = capsys.readouterr().err
+    assert "out cannot be made or written to (Not a directory). Give a folder that may be" in said
+    assert "%|" not in said, "no bar was begun"
+
+
+def test_photos_of_one_class_tell_nothing_apart(shapes: Path) -> None:
+    with pytest.raises(DataError, match=r"All 32 photos with a label are of one class, 'photos': there is"):
+        Labelled.open([shapes.parent])
 
 
 def test_probes_of_both_forms_and_several_seeds_lie_side_by_side(

@@ -271,7 +271,7 @@ def test_shards_are_not_written_where_no_folder_can_be(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert main(["shards", str(folder), str(tmp_path / "file")]) == 2
-    assert "cannot be made (File exists)" in capsys.readouterr().err
+    assert "cannot be made or written to (File exists)" in capsys.readouterr().err
 
 
 def _tar(path: Path, members: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> Path:

@@ -83,3 +83,12 @@ def test_a_run_takes_addresses_on_the_command_line(host: Host, tmp_path: Path) -
     ]
     assert main(["pretrain", str(recipe), *arguments, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert (tmp_path / "run/toy.safetensors").is_file()
+
+
+def test_photos_to_judge_by_may_lie_behind_an_address_too(
+    host: Host, debug_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = ["evaluate", "reconstruct", str(debug_file), "--limit", "1", "--device", "cpu"]
+    assert main([*asked, "--data", f"{host.url}/sets/shard-00000.tar"]) == 0
+    assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1

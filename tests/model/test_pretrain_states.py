@@ -87,7 +87,7 @@ def test_a_log_that_cannot_be_written_is_said(folder: Path, tmp_path: Path) -> N
 
 def test_a_file_in_the_place_of_the_runs_folder_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(CheckpointError, match=r"run cannot be made or written to \(Not a directory\)"):
+    with pytest.raises(CheckpointError, match=r"run cannot be made or written to \(File exists\)"):
         pretrain(toy(), [folder], tmp_path / "run", device="cpu")
 
 
