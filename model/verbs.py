@@ -24,7 +24,9 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb = verbs.add_parser("reconstruct", help="hide patches of a photo and repaint them")
     verb.set_defaults(verb=reconstruct)
     verb.add_argument(
-        "photo", type=Path, help="a picture (/dev/stdin: piped in); or an array [H, W, C] of any channels as .npy"
+        "photo",
+        type=Path,
+        help="a picture (/dev/stdin: piped in); or an array [H, W, C] of any channels as .npy",
     )
     verb.add_argument(
         "--out", type=Path, help="PNG (or .npy) to write (default: PHOTO-unmasked.png), - to pipe a PNG on"

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from model.checkpoints import files
 from model.checkpoints.files import RawFile, refuse
-from model.errors import CheckpointError, first_line
+from model.errors import CheckpointError, first_line, listed
 
 if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
     from torch import Tensor
@@ -28,6 +28,8 @@ DAMAGED = (
     pickle.UnpicklingError, struct.error, OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
     TypeError,
 )  # fmt: skip
+#: What a file begins with that only stands for another.
+_POINTER = b"version https://git-lfs.github.com/"
 #: Dicts inside dicts that are opened in search of weights; a pickle may hold itself.
 _DEEPEST = 8
 #: Where training programs put the weights inside what they save.
@@ -130,11 +132,20 @@ def _open_raw(path: Path, key: str | None) -> RawFile:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content where the name does not say: eight bytes of length, then a JSON object."""
-    if path.suffix == ".safetensors":
-        return True
+    """By content where the name does not say: eight bytes of length, then a JSON object.
+
+    Raises:
+        CheckpointError: It only stands for a file, as in a clone that was made without Git LFS.
+    """
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+        head = file.read(len(_POINTER))
+    if head == _POINTER:
+        raise refuse(
+            f"{path.name} is a pointer of Git LFS, not the weights that it stands for",
+            "Fetch these: git lfs pull, in the clone that it lies in.",
+            "unreadable",
+        )
+    return path.suffix == ".safetensors" or head[8:9] == b"{"
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -228,21 +239,30 @@ def _weights_in(
         averages += [at for at in inside[1:] if at in _AVERAGES]
         weights, nested = weights[inside[0]], True
     if key and not nested:
-        held = ", ".join(str(at) for at, value in content.items() if isinstance(value, Mapping))
         raise refuse(
             f"{path.name} holds no weights under {key!r}",
-            f"It holds {held or 'nothing'} to choose from.",
+            f"It holds {', '.join(_dicts_of_tensors(content)) or 'nothing'} to choose from.",
             "layout",
         )
     return weights, nested, averages
 
 
+def _dicts_of_tensors(content: Mapping[str, Any]) -> list[str]:
+    """Where weights may lie, of what a training program has saved together."""
+    from torch import Tensor
+
+    return [
+        str(at)
+        for at, value in content.items()
+        if isinstance(value, Mapping) and any(isinstance(inside, Tensor) for inside in value.values())
+    ]
+
+
 def _without_tensors(path: Path, content: object) -> CheckpointError:
-    return refuse(
-        f"{path.name} holds a {type(content).__name__} without named tensors",
-        "Give a file whose state dict lies bare or under 'model' or 'state_dict'.",
-        "layout",
-    )
+    hint = "Give a file whose state dict lies bare or under 'model' or 'state_dict'."
+    if isinstance(content, Mapping) and (keys := _dicts_of_tensors(content)):
+        hint = f"It holds dicts of them, {listed(keys, 6)}: convert it with --weights-key {keys[0]}."
+    return refuse(f"{path.name} holds a {type(content).__name__} without named tensors", hint, "layout")
 
 
 def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], bool]:

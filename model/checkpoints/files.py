@@ -26,10 +26,10 @@ if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
 
 #: What the header of our own files calls itself.
 FORMAT = "unmask-mae-1"
-#: What data parallel and compile put into names, wherever a part was wrapped.
-_WRAPPED = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+#: What data parallel, compile and Lightning's Fabric put into names, wherever a part was wrapped.
+_WRAPPED = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_forward_module)\.")
 #: The attribute under which a trainer holds its network, in front of every name.
-_PREFIXES = ("model.", "mae.")
+_PREFIXES = ("model.", "mae.", "net.", "network.")
 #: Pointers in the folder of a run of ``model.pretrain``: text files with the name of a state.
 LATEST, BEST = "LATEST", "BEST"
 #: What the name of a list of parts ends with.

@@ -212,6 +212,8 @@ def test_positions_that_are_not_the_formula_survive_and_are_said(tmp_path: Path)
         lambda s: {"model": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
         lambda s: {"model": {re.sub(r"^(blocks\.\d+)\.", r"\1._orig_mod.", k): v for k, v in s.items()}},
         lambda s: {"module": s},
+        lambda s: {"module": {f"_forward_module.model.{k}": v for k, v in s.items()}},
+        lambda s: {"state_dict": {f"net.{k}": v for k, v in s.items()}},
         lambda s: {"model_ema": s},
         lambda s: {"model": {**s, "head.weight": torch.ones(9, 48), "head.bias": torch.ones(9)}},
         lambda s: {
@@ -220,7 +222,19 @@ def test_positions_that_are_not_the_formula_survive_and_are_said(tmp_path: Path)
             "args": argparse.Namespace(lr=1e-4, device="cuda"),
         },
     ],
-    ids=["bare", "model", "module", "compiled", "blocks", "deepspeed", "average", "head", "training"],
+    ids=[
+        "bare",
+        "model",
+        "module",
+        "compiled",
+        "blocks",
+        "deepspeed",
+        "fabric",
+        "net",
+        "average",
+        "head",
+        "training",
+    ],
 )
 def test_authors_files_are_read_however_wrapped(
     tmp_path: Path, network: MAE, wrap: Callable[[dict[str, Tensor]], Any]
@@ -249,7 +263,12 @@ def test_of_weights_and_their_average_the_caller_may_choose(tmp_path: Path, netw
     assert chosen.network.norm.bias.equal(network.norm.bias + 1)
     with pytest.raises(CheckpointError, match="no weights under 'ema'") as caught:
         store.read(tmp_path / "a.pth", replace(ODD_HEADS, weights_key="ema"))
-    assert "model, model_ema" in caught.value.hint
+    assert caught.value.hint == "It holds model, model_ema to choose from."
+    torch.save({"student": average, "teacher": network.state_dict(), "lr": {"now": 1}}, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match="without named tensors") as caught:
+        store.read(tmp_path / "b.pth", ODD_HEADS)
+    assert "student, teacher: convert it with --weights-key student" in caught.value.hint
+    assert _equal(store.read(tmp_path / "b.pth", replace(ODD_HEADS, weights_key="teacher")).network, network)
     store.write(tmp_path / "a.safetensors", network, name="odd", card={})
     with pytest.raises(CheckpointError, match="under no key"):
         store.read(tmp_path / "a.safetensors", replace(ODD_HEADS, weights_key="model_ema"))
@@ -896,6 +915,18 @@ def test_a_cut_pickle_is_refused(tmp_path: Path, network: MAE, keep: int) -> Non
     with pytest.raises(CheckpointError) as caught:
         store.read(tmp_path / "a.pth")
     assert caught.value.code == "checkpoint-unreadable"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "a.pth"])
+def test_a_clone_without_its_large_files_says_how_to_fetch_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 447648408\n"
+    )
+    with pytest.raises(CheckpointError, match="pointer of Git LFS") as caught:
+        store.read(tmp_path / name, ODD_HEADS)
+    assert "git lfs pull" in caught.value.hint
+    with pytest.raises(CheckpointError, match="pointer of Git LFS"):
+        open_weights(tmp_path / name, "cpu")
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
