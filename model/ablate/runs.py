@@ -259,13 +259,11 @@ def _recipe(row: Row, setting: Setting, steps: int) -> Recipe:
     recipe = load_recipe(setting.recipe, **changes)
     recipe = recipe.in_steps(Sampler(photos, recipe).mean_length)
     # Runs of a few hundred steps cannot give a hundred to warming up.
-    warmup = min(recipe.warmup_steps, steps // 10)
-    if warmup < recipe.warmup_steps and steps > _TIMED:
-        _LOGGER.warning(
-            "%s: warm-up cut to %d of %d steps, from %d.", row.name, warmup, steps, recipe.warmup_steps
-        )
-    log_every = max(min(recipe.log_every, steps // 4), 1)
-    return replace(recipe, name="ablation", warmup_steps=warmup, log_every=log_every)
+    short = recipe.with_short_warmup()
+    if short != recipe and steps > _TIMED:
+        told = row.name, short.warmup_steps, steps, recipe.warmup_steps
+        _LOGGER.warning("%s: warm-up cut to %d of %d steps, from %d.", *told)
+    return replace(short, name="ablation", log_every=max(min(recipe.log_every, steps // 4), 1))
 
 
 def _trained(recipe: Recipe, setting: Setting) -> Path:

@@ -157,8 +157,9 @@ class _Run:
     def schedule(self) -> Any:
         """Learning rate over all steps: linear warm-up, cosine to 1e-6, each layer its share."""
         warmup = round(self.settings.warmup_share * self.steps)
+        # A cosine of one step, timm warns, is none.
         return CosineLRScheduler(
-            self.optimiser, t_initial=max(self.steps - warmup, 1), lr_min=1e-6, warmup_t=warmup,
+            self.optimiser, t_initial=max(self.steps - warmup, 2), lr_min=1e-6, warmup_t=warmup,
             warmup_prefix=True, t_in_epochs=False,
         )  # fmt: skip
 
@@ -373,10 +374,11 @@ def answers(
 
 
 def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> list[pages.Block]:
-    curve = facts["curve"]
+    curve, settings = facts["curve"], facts["settings"]
+    mixed = "mixed photos and " * bool(settings["mixup"] or settings["cutmix"])
     return [
         f"{task.words()} {facts['steps']} steps of {facts['batch_size']} photos ({facts['epochs']:g} epochs); "
-        + ("the last step is judged." if facts["settings"]["ema"] is None else "an average of the weights is judged."),
+        + ("the last step is judged." if settings["ema"] is None else "an average of the weights is judged."),
         pages.Table(
             ("", "right %", "95 % from", "to"),
             [(facts["question"], *found.cells)],
@@ -387,7 +389,7 @@ def _blocks(task: Task, name: str, found: Accuracy, facts: dict[str, Any]) -> li
                 "Training loss", "step", "loss",
                 {"loss": ([line["step"] for line in curve], [line["loss"] for line in curve])},
             ),
-            "Training loss, with mixed photos and smoothed labels",
+            f"Training loss, with {mixed}smoothed labels",
         ),
         found.figure(name),
     ]  # fmt: skip

@@ -132,7 +132,7 @@ def fit(
     optimiser: Any = Lars(groups, lr=1.0, momentum=0.9, weight_decay=0.0, trust_coeff=0.001)
     warmup = min(protocol.warmup_epochs, protocol.epochs // 2) * steps_an_epoch
     schedule = CosineLRScheduler(
-        optimiser, t_initial=max(protocol.epochs * steps_an_epoch - warmup, 1), warmup_t=warmup,
+        optimiser, t_initial=max(protocol.epochs * steps_an_epoch - warmup, 2), warmup_t=warmup,
         warmup_prefix=True, t_in_epochs=False,
     )  # fmt: skip
     curve: list[dict[str, Any]] = []

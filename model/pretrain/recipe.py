@@ -239,7 +239,7 @@ class Recipe:
 
     def with_short_warmup(self) -> Recipe:
         """The same run, warming up in a tenth of its steps at most: it reaches its rate though it was shortened."""
-        return replace(self, warmup_steps=min(self.warmup_steps, math.ceil(self.steps / 10)))
+        return replace(self, warmup_steps=min(self.warmup_steps, self.steps // 10))
 
     def with_colours(self, colours: dict[str, list[float]]) -> Recipe:
         """The same run with pixels normalised by these, unless it says itself by which."""

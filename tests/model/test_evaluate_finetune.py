@@ -311,6 +311,22 @@ def test_a_broken_training_photo_is_named_whichever_process_meets_it(
     assert f"{broken} cannot be decoded: Image is incomplete or truncated. Remove or replace this" in said
 
 
+@pytest.mark.parametrize("question", ["finetune", "linear"])
+def test_a_run_of_one_step_is_one_step_without_a_warning(
+    question: str, debug_file: Path, shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([*evaluating(question, debug_file, shapes, tmp_path / "out"), "--epochs", "1"]) == 0
+    assert not caplog.records
+
+
+def test_a_report_says_whether_photos_were_mixed(debug_file: Path, shapes: Path, tmp_path: Path) -> None:
+    for out, short in (("short", finetune.SHORT), ("paper", {})):
+        settings = finetune.load_settings("finetune", {**short, "epochs": 1})
+        finetune.answer(_task(debug_file, shapes, tmp_path / out), settings)
+        said = next((tmp_path / out).glob("*.md")).read_text()
+        assert ("mixed photos" in said) == (out == "paper")
+
+
 def test_a_fine_tuning_that_comes_apart_names_its_own_rate(
     debug_file: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -317,6 +317,11 @@ def test_a_shortened_run_still_reaches_its_rate() -> None:
     assert rates[-1] < 0.1
 
 
+def test_a_run_of_few_steps_learns_from_the_first() -> None:
+    recipe = load_recipe("small-data", steps=1).with_short_warmup()
+    assert learning_rate(recipe, 0) == 1, "a first step of warming up has a rate of 0"
+
+
 @pytest.mark.parametrize("shorter", [(), ("--steps", "20"), ("--epochs", "5")])
 def test_a_warm_up_is_cut_where_the_run_is_shortened_and_nowhere_else(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shorter: tuple[str, ...]
@@ -331,7 +336,7 @@ def test_a_warm_up_is_cut_where_the_run_is_shortened_and_nowhere_else(
     assert main([*line, *shorter]) == 0
     card = store.read(tmp_path / "run/slow.safetensors").card
     steps, warmup = card["recipe"]["steps"], card["recipe"]["warmup_steps"]
-    assert (steps, warmup) == {(): (20, 8), ("--steps", "20"): (20, 2), ("--epochs", "5"): (5, 1)}[shorter]
+    assert (steps, warmup) == {(): (20, 8), ("--steps", "20"): (20, 2), ("--epochs", "5"): (5, 0)}[shorter]
     assert ("Warm-up cut to" in capsys.readouterr().err) == bool(shorter)
     rates = [json.loads(line)["lr"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert rates.index(max(rates)) == warmup
