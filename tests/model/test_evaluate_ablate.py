@@ -339,6 +339,33 @@ def test_one_photo_decides_no_claim() -> None:
     assert (verdict["verdict"], verdict["ours"]) == ("undecided", "a: 2, b: 1; +1 (–)")
 
 
+def test_a_few_photos_on_which_two_rows_never_differ_do_not_make_them_equal() -> None:
+    claim = Claim("a is no better", "linear", at_most=("a", "b"))
+
+    def verdict(photos: int) -> str:
+        alike = [100.0, 0.0] * (photos // 2)
+        return report.judge(claim, {name: _row(linear=alike) for name in "ab"}, {})["verdict"]
+
+    assert [verdict(photos) for photos in (10, 20, 200)] == ["undecided", "undecided", "agrees"]
+
+
+@pytest.mark.parametrize("photos", [10, 20, 50])
+def test_of_rows_that_are_worse_by_the_margin_hardly_any_are_taken_for_no_worse(photos: int) -> None:
+    claim = Claim("a is no better", "linear", at_most=("a", "b"))
+    rng = np.random.default_rng(0)
+    taken = 0
+    for _ in range(100):
+        drawn = rng.uniform(
+            size=photos
+        )  # a alone is right on 7 of 100, b alone on 3, and the margin is 4 points
+        rows = {
+            "a": _row(linear=100 * (drawn < 0.57)),
+            "b": _row(linear=100 * ((drawn < 0.5) | (drawn > 0.97))),
+        }
+        taken += report.judge(claim, rows, {})["verdict"] == "agrees"
+    assert taken <= 10
+
+
 def test_why_a_row_cannot_be_run_stands_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(row: tables.Row, setting: runs.Setting) -> float:
         if row.name != "hidden":
