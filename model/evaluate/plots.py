@@ -6,6 +6,7 @@ A matrix of many classes alone is a PNG.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -21,6 +22,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 36, 48
 
 #: Classes whose cells are shapes, at most, for a name takes 12 pixels; and pixels of a matrix of many.
 _NAMED, _MATRIX = 53, 640
+#: Characters of a class's name beside the matrix, at most.
+_LONGEST = 32
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -82,10 +85,13 @@ def confusion(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> 
     if len(classes) > _NAMED:
         return _many(counts)
     cell = 34 if len(classes) <= 20 else _MATRIX // len(classes)
-    left, top = 130, 120
+    names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in classes]
+    longest = max(map(_width, names))
+    slanted = round(longest * math.sqrt(0.5))
+    left, top, right = max(130, 10 + longest), max(120, 36 + slanted), max(60, slanted)
     size = cell * len(classes)
-    parts = [_text(left, 20, title, "start", bold=True)]
-    for row, name in enumerate(classes):
+    parts = [_text(6, 20, title, "start", bold=True)]  # two classes leave less room than it takes
+    for row, name in enumerate(names):
         middle = cell * (row + 0.5) + 4
         parts.append(_text(left - 6, top + middle, name, "end"))
         at = left + middle
@@ -102,7 +108,7 @@ def confusion(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> 
                 ink = "#fff" if share > 0.5 else "#333"
                 number = str(int(counts[row, column]))
                 parts.append(_text(x + cell / 2, y + cell / 2 + 4, number, "middle", ink=ink))
-    return _svg(parts, left + size + 60, top + size + 16)
+    return _svg(parts, left + size + right, top + size + 16)
 
 
 def _many(counts: NDArray[np.int64]) -> bytes:
@@ -136,6 +142,11 @@ def _svg(parts: list[str], width: int, height: int) -> str:
 def _text(x: float, y: float, text: str, anchor: str, *, bold: bool = False, ink: str = "#333") -> str:
     weight = ' font-weight="600"' if bold else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{ink}"{weight}>{escape(text)}</text>'
+
+
+def _width(text: str) -> int:
+    """Of a text in pixels, about; ideographs are as wide as they are high."""
+    return sum(12 if unicodedata.east_asian_width(of) in "WF" else 7 for of in text)
 
 
 def _mix(low: int, high: int, share: float) -> int:

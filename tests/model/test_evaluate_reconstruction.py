@@ -411,6 +411,21 @@ def test_what_was_taken_for_what_has_the_truth_in_rows() -> None:
     assert found["3"][0] < found["1"][0] == found["5"][0]
 
 
+def test_names_of_classes_have_room_beside_the_matrix() -> None:
+    names = ["Yellow-bellied Flycatcher (male)", "猫" * 20, "x" * 300]
+    svg = str(plots.confusion("Birds", np.eye(3, dtype=np.int64), names))
+    width = int(re.findall(r'width="(\d+)"', svg)[0])
+    beside = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end"[^>]*>([^<]+)<', svg)
+    assert [name for _, name in beside] == [names[0], names[1], "x" * 31 + "…"]
+    slanted = re.findall(r'<text x="([\d.]+)" y="(\d+)" transform="rotate\(-45[^>]*>([^<]+)<', svg)
+    for (x, name), (at, y, above) in zip(beside, slanted, strict=True):
+        room = 6.5 * len(name) if name[0].isascii() else 12 * len(name)  # pixels, roughly
+        assert above == name
+        assert float(x) > room
+        assert float(y) - 24 > room * 0.7, "below the title"
+        assert width - float(at) > room * 0.7
+
+
 def test_what_was_taken_for_what_of_a_thousand_classes_is_a_small_picture() -> None:
     counts = np.random.default_rng(0).integers(0, 2, (1000, 1000))
     counts[3], counts[3, 5] = 0, 7
