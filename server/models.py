@@ -222,7 +222,7 @@ class Models:
                 self._make_room(weight_bytes(reconstructor), source.name)
                 self._loaded[source.name] = reconstructor
                 return reconstructor
-        except (UnmaskError, OSError):
+        except Exception:  # also what a full GPU raises, which must not fill it again for every request
             logger.exception("model cannot be loaded", model=source.name)
             self._failed[source.name] = time.monotonic()
             raise ModelUnavailableError(source.name) from None

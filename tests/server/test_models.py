@@ -49,6 +49,8 @@ class Folder:
         assert self.gate.wait(120)
         if path.stem == "broken":
             raise CheckpointError("it is cut", code="truncated", hint="Fetch it again.")
+        if path.stem == "heavy":
+            raise RuntimeError("CUDA out of memory.")  # as torch says it
         engine = FakeEngine(
             name="as the file says", digest=path.stem[0] * 64, identity=path.stem[0] * 64, parameters=MIB
         )  # 4 MiB of weights
@@ -151,14 +153,17 @@ def test_the_least_recently_used_model_goes_and_the_default_stays(folder: Folder
     assert loaded == ["small", "large", "medium"]
 
 
-def test_a_model_that_cannot_be_used_is_refused_and_not_read_again_and_again(folder: Folder) -> None:
-    with running(folder.app("small", "broken")) as client:
+@pytest.mark.parametrize(("name", "reason"), [("broken", "cut"), ("heavy", "memory.")])
+def test_a_model_that_cannot_be_used_is_refused_and_not_read_again_and_again(
+    name: str, reason: str, folder: Folder
+) -> None:
+    with running(folder.app("small", name)) as client:
         for _ in range(2):
-            told = problem_of(post(client, model="broken"), 503)
+            told = problem_of(post(client, model=name), 503)
             assert told["type"].endswith("model-unavailable")
-            assert "cut" not in str(told), "what is wrong with the file is the operator's to know"
+            assert reason not in str(told), "what is wrong with it is the operator's to know"
         assert model_of(post(client)) == "s"
-    assert folder.read == ["small", "broken"]
+    assert folder.read == ["small", name]
 
 
 def test_a_model_that_would_never_fit_is_refused_and_drops_no_other(folder: Folder) -> None:
