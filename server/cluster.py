@@ -221,7 +221,7 @@ def application(settings: Settings) -> serve.Application:
     """
     on_gpu = (settings.device or "cpu") != "cpu"
     most = most_passes(settings, settings.device or "cpu")
-    replicas = max(settings.min_replicas, settings.max_replicas or 0)
+    replicas = settings.max_replicas or settings.min_replicas
     sources = tuple(f"{source.name}={source.path}" for source in find_sources(settings.models))
     settings = settings.model_copy(update={"models": sources, "device": settings.device or "cpu"})
     deploy: Callable[..., Any] = partial(
@@ -259,7 +259,7 @@ def start(settings: Settings) -> None:
     """
     prepare_environment(settings, Path(tempfile.gettempdir()))
     if "threads" not in settings.model_fields_set:
-        share = settings.threads // max(settings.min_replicas, settings.max_replicas or 0)
+        share = settings.threads // (settings.max_replicas or settings.min_replicas)
         settings = settings.model_copy(update={"threads": max(1, share)})
     ray.init(include_dashboard=False)
     serve.start(

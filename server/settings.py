@@ -246,6 +246,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"with a client rate, name the proxies' addresses instead of {proxy}")
         return value
 
+    @field_validator("max_replicas")
+    @classmethod
+    def _at_least_as_many(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min_replicas", 1)
+        if value is not None and value < least:
+            raise ValueError(
+                f"{value} is below the {least} there are at least; set {PREFIX}MIN_REPLICAS={value} too"
+            )
+        return value
+
     @property
     def believed(self) -> list[str]:
         """The trusted proxies as connections show them: to an IPv6 address IPv4 ones come as ::ffff:a.b.c.d."""

@@ -75,6 +75,14 @@ def test_what_an_operator_may_write_is_taken(name: str, value: str, monkeypatch:
     Settings()
 
 
+def test_at_most_so_many_replicas_are_no_fewer_than_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_MAX_REPLICAS", "1")
+    with pytest.raises(ValidationError, match="UNMASK_MIN_REPLICAS=1"):
+        Settings()  # two at least, unless one says otherwise
+    monkeypatch.setenv("UNMASK_MIN_REPLICAS", "1")
+    assert Settings().max_replicas == 1
+
+
 def test_a_key_s_digest_may_be_in_capitals_and_what_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMASK_API_KEYS", "AB" * 32)
     assert Settings().api_keys == ("ab" * 32,)
