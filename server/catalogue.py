@@ -18,6 +18,11 @@ SHEET_CACHE = "public, max-age=600"  # a run begun anew paints the same names ag
 PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/*": {"schema": BINARY}}, "description": "The picture."}
 }
+TAG = {"ETag": {"description": "For If-None-Match.", "schema": {"type": "string"}}}
+CACHED: dict[int | str, dict[str, Any]] = {
+    200: PICTURE[200] | {"headers": TAG},
+    304: {"description": "The copy with this ETag is still good.", "headers": TAG},
+}
 
 
 def add_models(router: APIRouter, service: Service, records: Mapping[str, Record]) -> None:
@@ -124,7 +129,7 @@ def add_samples(router: APIRouter, samples: Mapping[str, Sample]) -> None:
 
     common: dict[str, Any] = {
         "response_class": Response,
-        "responses": problem_responses(unknown("sample", "dog", ["cat", "coffee"]), 422) | PICTURE,
+        "responses": problem_responses(unknown("sample", "dog", ["cat", "coffee"]), 422) | CACHED,
     }
 
     @router.get("/v1/samples/{name}", operation_id="sample", **common)

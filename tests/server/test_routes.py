@@ -477,7 +477,13 @@ def test_samples_are_listed_with_their_licence_and_cached(engine: FakeEngine) ->
             for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
                 again = client.get(sample["url"], headers={"if-none-match": known})
                 assert (again.status_code, again.content) == (304, b"")
+            assert again.headers.keys() >= {"etag", "cache-control"}
             assert client.get(sample["url"], headers={"if-none-match": '"other"'}).status_code == 200
+        described = client.get("/openapi.json").json()["paths"]
+        for path in ("/v1/samples/{name}", "/v1/samples/{name}/thumb"):
+            responses = described[path]["get"]["responses"]
+            assert "ETag" in responses["200"]["headers"]
+            assert "content" not in responses["304"], "a copy that is kept still holds: without a body"
 
 
 def test_addresses_in_answers_carry_the_prefix_of_a_proxy(engine: FakeEngine) -> None:
