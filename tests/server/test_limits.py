@@ -132,7 +132,7 @@ def test_a_batch_that_no_client_could_ever_send_is_told_the_bound(engine: FakeEn
 def test_who_waits_as_long_as_was_said_is_let_in(
     items: int, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = time.time() // 3600 * 3600 + 1800.25  # in the middle of a window
+    now = time.time() // 3600 * 3600 + 1800.25  # half past an hour, where no day begins
     monkeypatch.setattr(time, "time", lambda: now)
     app, _ = build_app(engine, client_rate="6/day")
     with running(app) as client:
