@@ -28,8 +28,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Run = Callable[[NDArray[np.uint8], Ints, Ints], Floats]
 
-#: Largest error an engine may have, relative to the largest value of torch's answer.
-LIMITS = {"float32": 1e-5, "bfloat16": 2e-2}
+#: Largest error an engine may have, relative to the largest value of torch's answer. Rounding to bfloat16 alone costs
+#: 2 to 6 % with the shipped weights, in torch as in OpenVINO; so a graph is proved in float32 before.
+LIMITS = {"float32": 1e-5, "bfloat16": 1e-1}
 #: Batch and share hidden of every case: the usual one, nearly all visible, nearly all hidden and two at once.
 _CASES = ((1, "0.75"), (1, "0.1"), (2, "0.95"))
 #: Every n-th value of an answer is kept; n is coprime to all widths, so every patch and colour is met.

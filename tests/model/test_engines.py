@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from model import graph
 from model.checkpoints import files, store
 from model.checkpoints.convert import convert
+from model.checkpoints.registry import shipped
 from model.config import MAEConfig
 from model.engines import OpenVINOEngine, TorchEngine, has_bf16
 from model.errors import CheckpointError
@@ -144,6 +146,26 @@ def test_a_failed_proof_leaves_torch_to_serve_and_says_so(
     assert "Torch computes instead" in caplog.text
     with pytest.raises(CheckpointError, match="differs from torch by"):
         open_weights(debug_file, "cpu", engine="openvino")
+
+
+@pytest.mark.skipif(
+    "BF16" not in graph.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="the processor does not compute in bfloat16",
+)
+@pytest.mark.parametrize("name", ["mini", "small-norm", "mini-grid"])
+def test_rounding_to_bfloat16_does_not_cost_shipped_weights_their_fast_engine(name: str) -> None:
+    loaded = open_weights(shipped(name), "cpu", precision="bfloat16")
+    assert (loaded.engine.name, loaded.engine.precision, loaded.note) == ("openvino", "bfloat16", "")
+    assert loaded.error is not None
+    assert 1e-3 < loaded.error < LIMITS["bfloat16"]
+
+
+def test_a_graph_that_is_wrong_in_float32_does_not_serve_rounded(
+    debug_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIMITS, "float32", -1.0)
+    with pytest.raises(CheckpointError, match="allowed in float32"):
+        open_weights(debug_file, "cpu", engine="openvino", precision="bfloat16")
 
 
 def test_the_second_start_needs_the_file_and_the_proof_alone(
