@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -13,15 +14,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from model.checkpoints import files, store
 from model.errors import CheckpointError, RecipeError
 from model.loading import check_device
 from model.pretrain import beginning, resume, sharded
-from model.pretrain.data import Photos
+from model.pretrain.data import Photos, expand
 from model.pretrain.loop import run
 from model.pretrain.pace import shortened
 from model.pretrain.recipe import Recipe
+from model.pretrain.remote import is_address
 from model.pretrain.samples import Sampler
 from model.pretrain.watch import Watch
 from model.pretrain.world import ALONE, World
@@ -118,13 +121,16 @@ def pretrain(
     if not world.first:
         return None
     store.write(weights, result, name=recipe.name, card=training.card)
+    if not training.finished:
+        of = f" of {training.recipe.steps}" if training.recipe.steps else ""
+        tqdm.write(f"Stopped after step {training.step}{of}; --resume goes on from there.", file=sys.stderr)
     return weights
 
 
 def _refuse_inside(out: Path, data: Sequence[Path | str]) -> None:
     """Refuse a run in a folder that it learns from: its own pictures would be photos of the next one."""
-    for place in data:
-        if Path(place).is_dir() and out.resolve().is_relative_to(Path(place).resolve()):
+    for place in itertools.chain.from_iterable(expand(Path(of)) for of in data if not is_address(of)):
+        if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
             raise CheckpointError(
                 f"{out} lies in {place}, whose pictures are learned from.",
                 code="run-folder",

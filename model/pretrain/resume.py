@@ -259,7 +259,8 @@ def _refuse_another(folder: Path, state: dict[str, Any], training: Training) -> 
         raise CheckpointError(
             f"The run in {folder} learned from other photos.",
             code="resume-photos",
-            hint="Give those it began with, or begin another run with its weights (--init).",
+            hint="Give the same ones under the same names (that of their folder counts), or begin another run with its "
+            "weights (--init).",
             field="data",
         )
 

@@ -38,7 +38,7 @@ from model.pretrain.pace import Pace
 from model.pretrain.recipe import Adversarial, Recipe, load_recipe
 from model.pretrain.resume import MAY_CHANGE, Training
 from model.pretrain.samples import Keys, Sample, Sampler, stand_ins
-from model.pretrain.watch import Progress
+from model.pretrain.watch import Progress, Watch
 from model.pretrain.world import ALONE
 from model.reconstruct import load
 from tests.pictures import encoded
@@ -525,6 +525,18 @@ def test_a_signal_stops_the_run_and_afterwards_does_what_it_did_before(folder: P
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_run_that_was_stopped_says_where_and_a_finished_one_does_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "report", lambda watch, progress, network: signal.raise_signal(signal.SIGINT))
+        assert pretrain(toy(steps=9, log_every=1), [folder], tmp_path / "run", device="cpu") is not None
+    assert "Stopped after step 2 of 9; --resume goes on from there." in capsys.readouterr().err
+    pretrain(toy(steps=9), [folder], tmp_path / "run", resumed=True, device="cpu")
+    assert "Stopped" not in capsys.readouterr().err
 
 
 def test_a_run_that_fails_gives_the_signals_back_too(folder: Path, tmp_path: Path) -> None:

@@ -132,12 +132,13 @@ def test_a_weight_file_that_is_there_is_not_overwritten(folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("out", ["run", "."])
+@pytest.mark.parametrize("pattern", ["{}", "{}*"])
 def test_a_run_does_not_lie_in_the_folder_that_it_learns_from(
-    folder: Path, out: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, out: str, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     with pytest.raises(CheckpointError, match="whose pictures are learned from"):
-        pretrain(toy(steps=1), [folder], Path(out), device="cpu")
+        pretrain(toy(steps=1), [pattern.format(folder)], Path(out), device="cpu")
 
 
 def test_a_run_goes_on_when_its_folder_of_photos_is_named_otherwise(
@@ -288,10 +289,13 @@ def test_a_planned_run_that_goes_on_stops_when_its_minutes_are_over_again(
     assert resume.latest_step(tmp_path) == 2
 
 
-def test_minutes_that_are_over_end_the_run_before_its_speed_is_known(folder: Path, tmp_path: Path) -> None:
+def test_minutes_that_are_over_end_the_run_before_its_speed_is_known(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     left = pretrain(toy(steps=0, minutes=1e-4), [folder], tmp_path / "run", device="cpu")
     assert load(left, "cpu").describe()["steps"] == 1
     assert (tmp_path / "run/LATEST").read_text() == "state-0000001.pt"
+    assert "Stopped after step 1; --resume goes on from there." in capsys.readouterr().err
 
 
 def test_until_the_end_is_known_the_rate_stays_up() -> None:
