@@ -241,8 +241,24 @@ def notes(data: bytes) -> dict[str, str]:
     return known | {"xmp": packet.decode(errors="replace") if isinstance(packet, bytes) else str(packet)}
 
 
+def check_bytes(data: bytes, field: str = "image") -> None:
+    """Refuse a path, an array or an opened picture in place of a file's bytes.
+
+    Raises:
+        ImageError: It is one.
+    """
+    if not isinstance(data, bytes | bytearray):
+        raise ImageError(
+            f"{field} is of type {type(data).__name__}; it must be the bytes of a picture file.",
+            code="image-format",
+            hint="Read the file: Path(NAME).read_bytes().",
+            field=field,
+        )
+
+
 def _open(data: bytes, field: str, *, shaped: bool = True) -> Image.Image:
     """Read the header only, and refuse by it; ``shaped``: also what no square can be cut from."""
+    check_bytes(data, field)
     if not data:
         raise ImageError(f"{field} is empty.", code="image-format", hint="Send a picture.", field=field)
     if is_cluttered(data):

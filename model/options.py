@@ -36,7 +36,8 @@ REPLAYED = (
 )  # fmt: skip
 
 #: Options that are whole numbers, or a row of them, and the codes of what is wrong with them.
-_WHOLE = {"hidden_count": "mask-count", "seed": "mask-seed", "samples": "samples", "indices": "mask-indices"}
+_WHOLE = {"hidden_count": "mask-count", "seed": "mask-seed", "samples": "samples"}
+_ROWS = {"indices": "mask-indices", "crop": "crop", "grid": "grid"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +83,15 @@ class Options:
     positions: str = "both"
 
     def __post_init__(self) -> None:
-        """Make numpy's numbers and arrays plain ones, which settings can hold.
+        """Make numpy's numbers, arrays and lists plain numbers and tuples, which settings can hold.
 
         Raises:
             MaskError: A number is not whole.
         """
-        for name, code in _WHOLE.items():
-            if (given := getattr(self, name)) is not None:
+        for name, code in (_WHOLE | _ROWS).items():
+            given = getattr(self, name)
+            written = name in ("crop", "grid") and isinstance(given, str)  # as text they are read later
+            if given is not None and not written:
                 object.__setattr__(self, name, _whole(name, given, code))
 
     @classmethod
@@ -164,7 +167,7 @@ class Options:
     def _given_mask(self, grid: Grid) -> Mask:
         if self.strategy == "indices":
             return mask_from_indices(tuple(self.indices or ()), grid)
-        return mask_from_drawing(images.load_grey(self.drawing or b""), grid)
+        return mask_from_drawing(images.load_grey(b"" if self.drawing is None else self.drawing), grid)
 
     def _count(self, patches: int) -> int | None:
         """Patches to hide at a time; None where ``complete`` may choose."""
@@ -253,10 +256,10 @@ class Options:
 
 def _whole(name: str, given: Any, code: str) -> int | tuple[int, ...]:
     try:
-        return tuple(map(operator.index, given)) if name == "indices" else operator.index(given)
+        return tuple(map(operator.index, given)) if name in _ROWS else operator.index(given)
     except TypeError as error:
         raise MaskError(
-            f"{name} is {str(given)[:60]!r}; it must be {'whole numbers' if name == 'indices' else 'a whole number'}.",
+            f"{name} is {str(given)[:60]!r}; it must be {'whole numbers' if name in _ROWS else 'a whole number'}.",
             code=code,
             hint="Give it without a fraction, as a number and not as text.",
             field=name,

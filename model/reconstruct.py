@@ -117,6 +117,7 @@ class Reconstructor:
                 field="view",
             )
         options.check()
+        images.check_bytes(image)
         # By content: a live page sends the same photo again with every move of the mask.
         key = (hashlib.sha256(image).digest(), options.fit, options.crop, options.grid)
         placement, grid, pixels = self._cuts.get(key, lambda: self._cut(image, options))

@@ -152,7 +152,7 @@ class Reconstruction:
 
         Raises:
             MaskError: There is no such panel.
-            ImageError: The file is not the one that was reconstructed.
+            ImageError: The file is of another size than the one that was reconstructed.
         """
         panel = self.panel(name)  # refuses an unknown one before anything is decoded
         place = self.job.placement

@@ -284,6 +284,13 @@ def test_whole_numbers_of_numpy_become_plain_ones() -> None:
     (mask,), _ = given.masks((4, 4))
     assert np.array_equal(mask.hidden, hidden.reshape(-1))
     assert json.dumps(Options(seed=cast("int", np.int64(3))).masks((4, 4))[1]) == "3"
+    whole: Any = np.array([4, 6])
+    assert Options(fit="whole", grid=whole) == Options(fit="whole", grid=(4, 6))
+
+
+def test_a_crop_may_be_a_list_as_json_has_it(reconstructor: Reconstructor) -> None:
+    listed: Any = [20, 9, 64]
+    assert reconstructor.prepare(PICTURE, Options(seed=1, crop=listed)).placement.box == (20, 9, 84, 73)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +303,8 @@ def test_whole_numbers_of_numpy_become_plain_ones() -> None:
         ("seed", 1.5),
         ("samples", "4"),
         ("hidden_count", 3.0),
+        ("crop", (0, 0, 20.0)),
+        ("grid", 5),
     ],
 )
 def test_what_is_no_whole_number_is_refused_as_the_callers_mistake(field: str, value: Any) -> None:

@@ -150,6 +150,19 @@ def test_options_that_contradict_are_refused_by_field(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("wrong", ["cat.jpg", Path("cat.jpg"), np.zeros((16, 16, 3), np.uint8)])
+def test_what_is_no_file_is_refused_with_how_to_read_one(reconstructor: Reconstructor, wrong: Any) -> None:
+    for call in (
+        lambda: reconstructor(wrong),
+        lambda: reconstructor.embed(wrong),
+        lambda: reconstructor(PICTURE).full_size(wrong),
+        lambda: reconstructor(PICTURE, Options(strategy="drawing", drawing=wrong)),
+    ):
+        with pytest.raises(ImageError, match="must be the bytes of a picture file") as caught:
+            call()
+        assert "read_bytes" in caught.value.hint
+
+
 @pytest.mark.parametrize("name", ["back", ""])
 def test_an_unknown_panel_is_refused(reconstructor: Reconstructor, name: str) -> None:
     with pytest.raises(MaskError, match="panels"):
