@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -71,7 +71,7 @@ class Options:
     hidden_count: int | None = None
     seed: int | None = None
     indices: Iterable[int] | None = None
-    drawing: bytes | None = None
+    drawing: bytes | None = field(default=None, repr=False)
     interpolation: bool = False
     ssim: bool = True
     view: str | None = None

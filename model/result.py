@@ -38,8 +38,8 @@ class Job:
         placement: Which part of the original the pixels are.
     """
 
-    pixels: Pixels
-    masks: tuple[Mask, ...]
+    pixels: Pixels = field(repr=False)
+    masks: tuple[Mask, ...] = field(repr=False)
     options: Options
     seed: int | None
     prepare_ms: float
@@ -76,9 +76,9 @@ class Prediction:
         precision: In which numbers.
     """
 
-    pixels: Floats
+    pixels: Floats = field(repr=False)
     run_ms: float
-    spread: Floats | None = None
+    spread: Floats | None = field(default=None, repr=False)
     engine: str = "torch"
     precision: str = "float32"
 
@@ -106,7 +106,7 @@ class Reconstruction:
     target: str
     patch_size: int
     metrics: dict[str, Any]
-    compared: Floats
+    compared: Floats = field(repr=False)
     finish_ms: float = field(default=0.0)
 
     @cached_property

@@ -150,6 +150,14 @@ def test_options_that_contradict_are_refused_by_field(
     assert caught.value.hint
 
 
+def test_a_result_shown_at_a_prompt_tells_its_facts_and_no_pixels(reconstructor: Reconstructor) -> None:
+    shown = repr(reconstructor(PICTURE, Options(seed=7, cover="ensemble", samples=3)))
+    assert "seed=7" in shown
+    assert "psnr_db" in shown
+    assert "array(" not in shown
+    assert len(repr(Options(strategy="drawing", drawing=PICTURE))) < 400
+
+
 @pytest.mark.parametrize("wrong", ["cat.jpg", Path("cat.jpg"), np.zeros((16, 16, 3), np.uint8)])
 def test_what_is_no_file_is_refused_with_how_to_read_one(reconstructor: Reconstructor, wrong: Any) -> None:
     for call in (
