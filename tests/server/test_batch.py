@@ -221,6 +221,20 @@ def test_a_heavy_entry_takes_all_places_and_single_requests_are_let_in(
     assert position == 1, "it waited for the call that ran"
 
 
+def test_an_entry_that_could_not_end_in_time_is_refused_and_not_computed(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heavy = png()
+    monkeypatch.setattr("server.service.count_passes", lambda job, _: 128 if job == heavy else 1)
+    app, service = build_app(engine, deadline_s=30.0)
+    service._line.learn(engine.identity, 1.0)
+    with running(app) as client:
+        refused, done = items_of(as_json(client, images=[heavy, png((9, 9, 9))]))
+    assert refused["problem"]["type"].endswith("too-much-work")
+    assert done["result"]["seed"] == 1
+    assert heavy not in [job for batch in engine.batches for job in batch]
+
+
 def test_batches_are_refused_when_enough_of_them_are_in_work(engine: FakeEngine) -> None:
     engine.gate.clear()
     app, service = build_app(engine)

@@ -1,8 +1,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import pickle
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from starlette.testclient import TestClient
 from model import CheckpointError, Reconstructor, load
 from model.checkpoints import registry
 from server.app import create_app
+from server.batcher import STAND_BACK
+from server.main import build
 from server.models import Models, Source, find_sources
 from server.problems import ModelUnavailableError, OverloadedError
 from server.reports import Reports
@@ -36,15 +40,19 @@ class Folder:
     Attributes:
         gate: Reading waits until it is set.
         read: Names, in the order they were read.
+        priority: Of the thread that read last.
     """
 
     path: Path
     gate: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
     read: list[str] = field(default_factory=list)
+    priority: int | None = None
 
     def load(self, path: Path) -> Reconstructor:
         self.read.append(path.stem)
+        if sys.platform == "linux":
+            self.priority = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.entered.set()
         assert self.gate.wait(120)
         if path.stem == "broken":
@@ -129,6 +137,20 @@ async def ask(client: httpx.AsyncClient, name: str) -> httpx.Response:
     from tests.server.conftest import png
 
     return await client.post("/reconstruct", files={"image": png()}, data={"model": name})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_who_loads_stands_back_behind_who_answers(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = max(STAND_BACK, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    with running(folder.app("small", "large")) as client:
+        post(client, model="large")
+    assert folder.priority == back
+    monkeypatch.setattr("server.main.prepare_environment", lambda *_: None)
+    _, service = build(Settings(page=False, models=(str(folder.path / "small"),)), folder.path, folder.load)
+    service.stop()
+    assert (folder.read[-1], folder.priority) == ("small", back), (
+        "an engine's threads are as the one that begins them"
+    )
 
 
 def test_who_waits_too_long_for_a_model_is_told_to_come_back(folder: Folder) -> None:

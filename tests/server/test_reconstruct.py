@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 import time
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
@@ -292,6 +293,29 @@ def test_the_least_work_is_tried_however_slow_the_model_was(reconstructor: Recon
     with running(app) as client:
         service._line.learn(reconstructor.identity, 60.0)
         assert embedding(client, photo())["embedding"], "else nobody would ever learn that it is quick again"
+
+
+def test_features_count_as_the_two_pictures_that_they_take(reconstructor: Reconstructor) -> None:
+    app, service = build_app(reconstructor)
+    quick, begun, gate = reconstructor.work, threading.Event(), threading.Event()
+
+    def held(jobs: Sequence[Any]) -> Iterator[list[Any]]:
+        begun.set()
+        assert gate.wait(60)
+        yield from quick(jobs)
+
+    with running(app) as client, ThreadPoolExecutor(1) as pool:
+        reconstructor.work = held  # type: ignore[method-assign]
+        service._line.learn(reconstructor.identity, 1.0)
+        try:
+            asked = pool.submit(embedding, client, photo())
+            assert begun.wait(60)
+            estimate_ms = client.get("/v1/queue").json()["estimate_ms"]
+        finally:
+            gate.set()
+            del reconstructor.work
+        assert asked.result()["embedding"]
+    assert estimate_ms == 2000
 
 
 def embedding(client: TestClient, image: bytes, **fields: str) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 import asyncio
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -18,6 +20,7 @@ from structlog.testing import capture_logs
 
 from model import PANELS, STRATEGIES, CheckpointError, Options
 from server.app import create_app
+from server.batcher import STAND_BACK
 from server.samples import read_samples
 from server.settings import Settings
 from tests.server.conftest import FakeEngine, FakeJob, build_app, into, png, post, problem_of, running
@@ -558,6 +561,43 @@ def test_what_was_computed_does_not_wait_behind_what_is_decoded(
             assert (await behind).status_code == 200
 
     asyncio.run(scene())
+
+
+def test_a_picture_waits_for_its_share_of_the_threads_that_decode(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(image: bytes, options: Options) -> FakeJob:
+        time.sleep(0.4)
+        return FakeJob(image)
+
+    monkeypatch.setattr(engine, "prepare", prepare)
+    app, service = build_app(engine, decode_threads=16)
+    with running(app) as client:
+        post(client)
+        with service._line.admit("another network"):
+            assert 0.4 / 16 <= service.turn("").wait_s < 0.4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_who_decodes_or_encodes_stands_back_behind_who_answers(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, int] = {}
+
+    def watched(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: Any) -> Any:
+            seen[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return work(*given)
+
+        return noted
+
+    monkeypatch.setattr(engine, "prepare", watched("decodes", engine.prepare))
+    monkeypatch.setattr(engine, "finish", watched("encodes", engine.finish))
+    app, _ = build_app(engine)
+    with running(app) as client:
+        assert post(client).status_code == 200
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert seen == dict.fromkeys(("decodes", "encodes"), max(STAND_BACK, mine))
 
 
 def test_a_request_past_its_deadline_is_given_up(engine: FakeEngine) -> None:
