@@ -40,12 +40,9 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the true share lies at 95 %, in percent (Wilson): what these photos alone leave open."""
-        from scipy.stats import binomtest  # slow to import
-
-        right, photos = int(np.trace(self.counts)), int(self.counts.sum())
-        bounds = binomtest(right, photos).proportion_ci(method="wilson")
-        return 100 * float(bounds.low), 100 * float(bounds.high)
+        """Where the true share lies at 95 %, in percent: what these photos alone leave open."""
+        low, high = wilson(int(np.trace(self.counts)), int(self.counts.sum()))
+        return 100 * low, 100 * high
 
     @property
     def cells(self) -> tuple[float, float, float]:
@@ -76,3 +73,11 @@ class Accuracy:
             "confusion": self.counts.tolist(),
             "each_photo": self.right.astype(int).tolist(),
         }
+
+
+def wilson(right: int, photos: int) -> tuple[float, float]:
+    """The 95 % interval of a share, within 0..1: of some width also where it is none or all of the photos."""
+    from scipy.stats import binomtest  # slow to import
+
+    bounds = binomtest(right, photos).proportion_ci(method="wilson")
+    return float(bounds.low), float(bounds.high)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from model import views
 from model.errors import DataError, ImageError, MaskError
 from model.evaluate import bounds, pages, plots, state
+from model.evaluate.accuracy import wilson
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
 from model.export import normalised
 from model.images import encode
@@ -255,7 +256,7 @@ def _summary(setting: Setting, table: NDArray[np.float64], losses: NDArray[np.fl
         "ratio": setting.share,
         "scores": scores,
         "psnr_db_above_interpolation": _resampled_interval(gain, chosen),
-        **{name: _resampled_interval(flags.astype(float), chosen) for name, flags in shares.items()},
+        **{name: _share(flags) for name, flags in shares.items()},
         **({"norm_pixel_loss": _resampled_interval(losses, chosen)} if len(losses) else {}),
         "each_photo": _each_photo(model),
     }
@@ -295,10 +296,21 @@ def _resampled_interval(values: NDArray[np.float64], chosen: NDArray[np.int64]) 
     return _interval(values.mean(), values[chosen].mean(axis=1), len(values))
 
 
+def _share(flags: NDArray[np.bool_]) -> dict[str, float | None]:
+    """Of photos; drawn again, none or all of them would have an interval of no width."""
+    return _told(
+        flags.mean(), *(wilson(int(flags.sum()), len(flags)) if len(flags) > 1 else (np.nan, np.nan))
+    )
+
+
 def _interval(mean: float, draws: NDArray[np.float64], photos: int) -> dict[str, float | None]:
-    """``mean``, ``low`` and ``high``; None for what so many photos, or these, cannot tell."""
     known = draws[np.isfinite(draws)]  # one draw may be of nothing but blank photos
     low, high = np.percentile(known, [2.5, 97.5]) if photos > 1 and len(known) else (np.nan, np.nan)
+    return _told(mean, low, high)
+
+
+def _told(mean: float, low: float, high: float) -> dict[str, float | None]:
+    """``mean``, ``low`` and ``high``; None for what so many photos, or these, cannot tell."""
     values = {"mean": mean, "low": low, "high": high}
     return {name: round(float(value), 4) if math.isfinite(value) else None for name, value in values.items()}
 
@@ -330,7 +342,8 @@ def _blocks(
 ) -> Iterator[pages.Block]:
     yield (
         f"{facts['photos']} photos, centre crops, photo n masked with seed n; means over hidden pixels, "
-        f"95 % intervals by drawing the photos again. View: {facts['view']}. {facts['view_note']} The row true_means "
+        "95 % intervals by drawing the photos again (of shares of the photos Wilson's). "
+        f"View: {facts['view']}. {facts['view_note']} The row true_means "
         "is not a model: it reads the mean colour of every hidden patch from the answer, which any picture "
         "un-normalised with the truth has too. Unexplained: the share of the hidden patches' variance, each patch "
         "standardised, that is left when the painted patches are standardised and scaled too."

@@ -20,6 +20,7 @@ from model.checkpoints import store
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig
 from model.errors import DataError, MaskError, RecipeError
 from model.evaluate import pages, plots, reconstruction, state
+from model.evaluate.accuracy import wilson
 from model.evaluate.fills import (
     FILLS,
     METRICS,
@@ -186,11 +187,24 @@ def test_a_summary_says_what_its_table_holds() -> None:
         (nmse[:, 0], said["scores"]["model"]["nmse"]),
         (nmse[:, SOURCES.index("telea")], said["scores"]["telea"]["nmse"]),
         (psnr[:, 0] - psnr[:, line], said["psnr_db_above_interpolation"]),
+    ):
+        low, high = np.percentile(resampled(values)[0], [2.5, 97.5])
+        assert told == pytest.approx({"mean": values.mean(), "low": low, "high": high}, abs=1e-4)
+    for flags, told in (
         (psnr[:, 0] - psnr[:, line] >= 1, said["share_psnr_1db_above_interpolation"]),
         (ssim[:, 0] > ssim[:, line], said["share_ssim_above_interpolation"]),
     ):
-        low, high = np.percentile(resampled(values.astype(float))[0], [2.5, 97.5])
-        assert told == pytest.approx({"mean": values.mean(), "low": low, "high": high}, abs=1e-4)
+        low, high = wilson(int(flags.sum()), 40)
+        assert told == pytest.approx({"mean": flags.mean(), "low": low, "high": high}, abs=1e-4)
+
+
+def test_none_or_all_of_a_few_photos_are_not_told_with_certainty() -> None:
+    table = np.ones((20, len(SOURCES), len(METRICS)))
+    table[:, 0, METRICS.index("psnr_db")] = 3
+    said = reconstruction._summary(Setting("random", "0.75"), table, np.array([]))
+    every, none = (said[f"share_{of}_above_interpolation"] for of in ("psnr_1db", "ssim"))
+    assert every == {"mean": 1.0, "low": 0.8389, "high": 1.0}  # Wilson, by hand: 20 / (20 + 1.96 ** 2)
+    assert none == {"mean": 0.0, "low": 0.0, "high": 0.1611}
 
 
 def test_the_curves_show_the_gain_over_interpolation_and_the_means() -> None:
