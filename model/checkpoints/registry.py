@@ -228,6 +228,8 @@ def add(entry: Entry, *, replace: bool = False) -> Entry:
         raise refuse(f"{entry.sha256:.80} is no sha256", "Give all of its 64 hex digits.", "hash")
     if entry.file:
         _check_address(entry)
+    if entry.hub and not ("/" in entry.hub and _NAME.fullmatch(entry.hub)):
+        raise refuse(f"hub:{entry.hub:.80} is no repository of the Hub", "Give hub:OWNER/NAME.", "address")
     values = asdict(entry)
     if entry.path:
         path = Path(entry.path).absolute()

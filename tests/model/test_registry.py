@@ -540,6 +540,8 @@ def test_weights_in_parts_are_used_from_that_cache_once_all_parts_are_there(
         (Entry(name="x", file="http://example.org/w.pth"), "address"),
         (Entry(name="x", file="file:///etc/passwd"), "address"),
         (Entry(name="x", file="https://example.org/"), "address"),
+        (Entry(name="x", hub="vit-mae-base"), "address"),
+        (Entry(name="x", hub="https://example.org/me/mae"), "address"),
         (Entry(name="x", file="http://example.org/w.pth", sha256="a"), "hash"),
         (Entry(name="x", path="/nowhere/w.pth"), "missing"),
     ],
