@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import resource
 import sys
 from dataclasses import dataclass, field
@@ -20,8 +19,6 @@ from model.pretrain.data import Photos
 from model.pretrain.pictures import Pictures
 from model.pretrain.recipe import Recipe
 from model.pretrain.samples import Sampler
-
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class Watch:
     def _name_broken(self, broken: frozenset[int]) -> None:
         """Say once which photos cannot be decoded."""
         for number in sorted(broken - self._named):
-            _LOGGER.warning("%s; another photo stands in", self._photos.fault(number))
+            tqdm.write(f"{self._photos.fault(number)}; another photo stands in.", file=sys.stderr)
         self._named |= broken
 
     def _draw(self, step: int, steps: int, network: MAE) -> None:
