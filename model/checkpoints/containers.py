@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
 #: What ``torch.load`` raises on a file that is cut, damaged or something else.
 DAMAGED = (
     pickle.UnpicklingError, struct.error, OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError,
-    TypeError,
+    TypeError, AssertionError,
 )  # fmt: skip
 #: What a file begins with that only stands for another.
 _POINTER = b"version https://git-lfs.github.com/"

@@ -900,6 +900,16 @@ def test_an_old_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
             store.read(tmp_path / "a.pth")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's word on a turned bit
+def test_an_old_pickle_damaged_anywhere_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for place in range(len(whole)):
+        (tmp_path / "a.pth").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError):  # read or not, these are no weights of ours
+            store.read(tmp_path / "a.pth")
+
+
 def test_a_pickle_that_holds_itself_is_refused(tmp_path: Path) -> None:
     endless: dict[str, Any] = {}
     endless["model"] = endless
