@@ -215,7 +215,7 @@ def evaluate(
         save_every: Steps between two states; the same call goes on from the last one.
 
     Raises:
-        DataError: The two parts have other classes, or a photo is in both.
+        DataError: The two parts have other classes, a photo is in both or cannot be used, or the loss is not finite.
         RecipeError: The side is not in whole patches.
 
     Returns:
@@ -249,6 +249,10 @@ def evaluate(
         tqdm.write(f"{what}: {of.told}.", file=sys.stderr)
     name = _name(encoder, settings)
     keep = state.Keeper(out / f"{name}.state", facts)
+    if not keep.path.is_file():
+        # After the last step it would all be lost: the state is that of a run with these photos.
+        for number in tqdm(range(len(test)), desc="check", unit="photo"):
+            test.scene(number, side)
     model = build(encoder, len(train.classes), settings).to(device)
     curve = _train(model, train, side, settings, device, keep, save_every)
     judged = _detected if settings.task == "detect" else _segmented

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.__main__ import main
 from model.checkpoints import store
 from model.config import SIZES
 from model.errors import CheckpointError, DataError, RecipeError
@@ -355,6 +356,22 @@ def test_a_training_that_comes_apart_is_stopped(encoder_file: Path, tmp_path: Pa
     with pytest.raises(DataError, match=r"The loss is nan in step \d") as caught:
         transfer.evaluate(load_encoder(encoder_file), scenes, others, tmp_path / "out", settings, CPU)
     assert caught.value.field == "lr"
+
+
+def test_a_broken_test_photo_is_found_before_the_first_step(
+    encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [_set(tmp_path / part, 2, seed) for seed, part in enumerate(("train", "test"))]
+    whole = (folders[1] / "1.png").read_bytes()
+    (folders[1] / "1.png").write_bytes(whole[:300])
+    asked = ["evaluate", "transfer", str(encoder_file), "--data", str(folders[0]), "--test", str(folders[1])]
+    asked += ["--task", "segment", "--steps", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert f"{folders[1] / '1.png'} cannot be decoded" in said
+    assert "step" not in said
+    (folders[1] / "1.png").write_bytes(whole)
+    assert main(asked) == 0
 
 
 @pytest.mark.slow
