@@ -12,7 +12,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +150,8 @@ def replacing(path: Path) -> Iterator[Path]:
             f"{path} cannot be written ({why})", "Make room, or name another place.", "write"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or not in a folder
+            part.unlink()
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from model.checkpoints import store
+from model.checkpoints.files import write_json
 from model.checkpoints.report import inspect
 from model.errors import CheckpointError, DataError, RecipeError
 from model.network import MAE
@@ -83,6 +84,12 @@ def test_a_log_that_cannot_be_written_is_said(folder: Path, tmp_path: Path) -> N
     (tmp_path / "run/metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be written \(No space left"):
         pretrain(toy(), [folder], tmp_path / "run", resumed=True, device="cpu")
+
+
+def test_a_file_in_the_place_of_a_folder_is_said_of_whatever_is_written_there(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(CheckpointError, match=r"taken/plan\.json cannot be written \(File exists\)"):
+        write_json(tmp_path / "taken" / "plan.json", {})
 
 
 def test_a_file_in_the_place_of_the_runs_folder_is_said(folder: Path, tmp_path: Path) -> None:
