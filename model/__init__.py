@@ -1,5 +1,6 @@
 """Masked autoencoders: hide patches of a picture, let the model paint them back.
 
+    from pathlib import Path
     from model import Options, load
     result = load()(Path("photo.jpg").read_bytes(), Options(ratio="0.75", seed=7))
     Path("triptych.png").write_bytes(result.sheet())

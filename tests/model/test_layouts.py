@@ -853,7 +853,11 @@ def _classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ),
         (lambda s: {"enc_to_dec.weight": torch.ones(1)}, "family", "vit-pytorch"),
         (lambda s: {"layer4.0.conv1.weight": torch.ones(1)}, "family", "ResNet"),
-        (lambda s: {**s, "blocks.0.ls1.gamma": torch.ones(48)}, "family", "DINOv2"),
+        (
+            lambda s: {**s, "blocks.0.ls1.gamma": torch.ones(48)},
+            "family",
+            "a vision transformer with layer scale",
+        ),
         (lambda s: {"encoder_to_decoder.weight": torch.ones(1)}, "family", "no class token"),
         (lambda s: {"wings": torch.ones(1)}, "layout", "no known MAE layout"),
         (lambda s: {"steps": 3}, "layout", "without named tensors"),
