@@ -89,6 +89,13 @@ def repaint(checkpoint: Checkpoint, array: Array, options: Options | None = None
     network, config = checkpoint.network, checkpoint.network.config
     refuse_what_is_no_picture(checkpoint.name, config)
     _check_options(options)
+    if np.ma.is_masked(array):
+        raise ImageError(
+            "The array has masked values, and the model knows no missing ones.",
+            code="array-finite",
+            hint="Put a number in their place: array.filled(NUMBER).",
+        )
+    array = np.asarray(array)
     grid = _check(array, config)
     original = _in_units(array.reshape(*array.shape[:2], -1), config)
     masks, seed = options.masks(grid)

@@ -110,6 +110,7 @@ def test_an_array_and_a_picture_of_one_photo_have_the_same_figures(tmp_path: Pat
         (np.full((64, 64, 5), np.nan, dtype=np.float32), "array-finite", "not finite", "nan_to_num"),
         (_with(np.finfo(np.float32).min).astype(np.float32), "array-finite", "beyond 1e.09", "numpy.where"),
         (_with(1e39), "array-finite", "beyond 1e.09", "numpy.where"),
+        (np.ma.masked_equal(_with(-9999.0), -9999.0), "array-finite", "masked values", "filled"),
     ],
 )
 def test_an_array_that_does_not_fit_is_refused(array: Any, code: str, says: str, hint: str) -> None:
@@ -117,6 +118,12 @@ def test_an_array_that_does_not_fit_is_refused(array: Any, code: str, says: str,
         arrays.repaint(_model(), array)
     assert caught.value.code == code
     assert hint.replace("\\", "") in caught.value.hint
+
+
+def test_whatever_numpy_makes_an_array_of_is_taken_as_that_array() -> None:
+    tensor: Any = torch.from_numpy(_array())
+    given, same = (arrays.repaint(_model(), of, Options(seed=3)).values for of in (_array(), tensor))
+    assert np.array_equal(given, same)
 
 
 def test_what_is_about_pictures_is_refused_for_arrays() -> None:
