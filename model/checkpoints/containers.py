@@ -217,6 +217,8 @@ def _unpickled(path: Path) -> object:
     except (pickle.UnpicklingError, AttributeError, TypeError) as error:
         raise _pickled_object(path, str(error)) from error
     except DAMAGED as error:
+        if "TorchScript archive" in str(error):
+            raise _code(path, "a TorchScript archive") from error
         raise refuse(
             f"{path.name} is not a readable weight file ({first_line(error)})",
             "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
@@ -308,14 +310,17 @@ def _pickled_object(path: Path, error: str) -> CheckpointError:
     """Name the class that a pickle wants to build, which would mean running code from the file."""
     marker = "Unsupported global: GLOBAL "
     if marker in error:
-        name = error.split(marker, 1)[1].split()[0]
-        return refuse(
-            f"{path.name} is a pickle of a Python object ({name}), which opens only by running code; nothing was run",
-            "In the program that wrote it, save model.state_dict() alone, and give that file.",
-            "pickle",
-        )
+        return _code(path, f"a pickle of a Python object ({error.split(marker, 1)[1].split()[0]})")
     return refuse(
         f"{path.name} is neither a safetensors file nor a pickle of tensors; nothing in it was run",
         "Copy or fetch it again; .pth, .pt, .bin and .safetensors are read.",
         "unreadable",
+    )
+
+
+def _code(path: Path, what: str) -> CheckpointError:
+    return refuse(
+        f"{path.name} is {what}, which opens only by running code; nothing was run",
+        "In the program that wrote it, save model.state_dict() alone, and give that file.",
+        "pickle",
     )

@@ -895,6 +895,17 @@ def test_a_pickled_object_is_refused_and_never_run(
     assert not Trap.ran
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # torch's own, of what it calls obsolete
+def test_a_network_saved_as_code_is_not_called_damaged(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match="a TorchScript archive, which opens only by running code"
+    ) as caught:
+        store.read(tmp_path / "a.pt")
+    assert caught.value.code == "checkpoint-pickle"
+    assert "state_dict" in caught.value.hint
+
+
 def test_an_old_pickle_cut_anywhere_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "whole.pth").read_bytes()
