@@ -162,8 +162,9 @@ def _bind(settings: Settings) -> socket.socket:
 
 
 def _address(listener: socket.socket, settings: Settings) -> str:
+    """Where it listens: without the prefix, under which only a proxy answers."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{listener.getsockname()[1]}{settings.root_path}"
+    return f"http://{host}:{listener.getsockname()[1]}"
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -95,6 +95,7 @@ def test_clients_behind_a_proxy_are_told_apart_and_the_log_keeps_their_photos_se
     image = io.BytesIO()
     Image.new("RGB", (64, 64)).save(image, "JPEG", exif=exif)
     settings = {"HOST": host, "CLIENT_RATE": "1/day", "LOG_LEVEL": "debug", "MODELS": proved_weights}
+    settings["ROOT_PATH"] = "/unmask"  # which the proxy takes away: no part of where the service listens
     with start(tmp_path, **{f"UNMASK_{name}": value for name, value in settings.items()}) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip().rpartition(":")[2]
