@@ -100,14 +100,12 @@ class Reconstructor:
             **self.loaded.describe(),
         }
 
-    def prepare(self, image: bytes, options: Options) -> Job:
-        """Decode and crop the picture, make the mask.
+    def view_of(self, options: Options) -> str:
+        """How a prediction becomes a picture under these options.
 
         Raises:
-            ImageError: The picture cannot be used.
-            MaskError: The options give no mask, or ask for a view this model does not have.
+            MaskError: They ask for a view this model does not have.
         """
-        began = time.perf_counter()
         view = self.views[0] if options.view is None else options.view
         if view not in self.views:
             raise MaskError(
@@ -116,6 +114,17 @@ class Reconstructor:
                 hint="Leave out view, or give one of these.",
                 field="view",
             )
+        return view
+
+    def prepare(self, image: bytes, options: Options) -> Job:
+        """Decode and crop the picture, make the mask.
+
+        Raises:
+            ImageError: The picture cannot be used.
+            MaskError: The options give no mask, or ask for a view this model does not have.
+        """
+        began = time.perf_counter()
+        view = self.view_of(options)
         options.check()
         images.check_bytes(image)
         # By content: a live page sends the same photo again with every move of the mask.

@@ -1,35 +1,45 @@
-"""The verb that makes pictures: ``python -m model reconstruct``. Nothing heavy is imported before it runs."""
+"""The verbs that take photos: ``python -m model reconstruct`` and ``embed``. Nothing heavy is imported before them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.errors import ImageError, MaskError
+from model.errors import ImageError, MaskError, UnmaskError
+from model.photos import each, find, read, refuse_broken
 
 if TYPE_CHECKING:
     from model.labels import Settings
     from model.masking import Mask
     from model.options import Options
-    from model.result import Reconstruction
+    from model.result import Job, Prediction, Reconstruction
+
+#: What ``embed`` may keep of a photo, by the name that the service has for it.
+_POOLS = {"cls": "cls", "mean": "mean", "patches": "patch"}
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``reconstruct`` to the command line."""
-    verb = verbs.add_parser("reconstruct", help="hide patches of a photo and repaint them")
+    """Add ``reconstruct`` and ``embed`` to the command line."""
+    verb = verbs.add_parser("reconstruct", help="hide patches of photos and repaint them")
     verb.set_defaults(verb=reconstruct)
     verb.add_argument(
-        "photo",
+        "photos",
         type=Path,
-        help="a picture (/dev/stdin: piped in); or an array [H, W, C] of any channels as .npy",
+        nargs="+",
+        metavar="PHOTO",
+        help="a picture (/dev/stdin: piped in), several, or a folder of them; or an array [H, W, C] of any "
+        "channels as .npy",
     )
     verb.add_argument(
-        "--out", type=Path, help="PNG (or .npy) to write (default: PHOTO-unmasked.png), - to pipe a PNG on"
+        "--out",
+        type=Path,
+        help="PNG (or .npy) to write (default: PHOTO-unmasked.png), - to pipe a PNG on; of several pictures the "
+        "folder to write to",
     )
     verb.add_argument("--strategy", help="random (default), block, grid, indices or drawing")
     verb.add_argument("--ratio", help="share hidden, above 0 and below 1 (default 0.75)")
@@ -67,7 +77,24 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="lay one panel (default pasted) over the photo at its own size",
     )
     verb.add_argument("--interpolation", action="store_true", help="also score linear interpolation")
-    verb.add_argument("--json", action="store_true", help="print the service's JSON answer instead of a PNG")
+    verb.add_argument(
+        "--json",
+        action="store_true",
+        help="print the service's JSON answer instead of a PNG; of several pictures one line each",
+    )
+    _add_model(verb)
+
+    verb = verbs.add_parser("embed", help="what the encoder makes of whole photos, as arrays")
+    verb.set_defaults(verb=embed)
+    verb.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="pictures, or folders of them")
+    verb.add_argument("--out", type=Path, required=True, help=".npz to write: features, names, model, ...")
+    verb.add_argument(
+        "--pool", default="cls", help="cls (default) or mean: one vector a photo; patches: one for each patch"
+    )
+    _add_model(verb)
+
+
+def _add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--weights",
         type=Path,
@@ -77,8 +104,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def reconstruct(given: argparse.Namespace) -> str | None:
-    """Make the picture; returns what to print, unless the picture itself is printed."""
-    if given.photo.suffix == ".npy":
+    """Make the picture, or those of several; returns what to print, unless it was printed on the way."""
+    # A folder counts as several, however many it holds.
+    several = len(given.photos) > 1 or given.photos[0].is_dir()
+    if given.photos[0].suffix == ".npy" and not several:
         return _array(given)
     from model.checkpoints.files import replacing
     from model.reconstruct import load
@@ -90,8 +119,11 @@ def reconstruct(given: argparse.Namespace) -> str | None:
     check_panels(panels, options.cover)
     if given.json:
         _refuse_beside(given, ("out", "full_size"), "is about the picture that --json does not write")
+    if several:
+        _reconstruct_all(given, options, panels, like)
+        return None
     out = _place(given, ".png")
-    photo = _read(given.photo)
+    photo = read(given.photos[0])
     result = load(given.weights, given.device)(photo, options)
     if given.json:
         return json.dumps(result.to_dict(panels))
@@ -106,20 +138,123 @@ def reconstruct(given: argparse.Namespace) -> str | None:
     return f"{out}: {told}"
 
 
+def _reconstruct_all(
+    given: argparse.Namespace, options: Options, panels: tuple[str, ...], like: Settings | None
+) -> None:
+    """A picture, or with ``--json`` a line, for each of several; printed as they are done."""
+    from tqdm import tqdm
+
+    from model.checkpoints.files import make_folder, replacing
+    from model.reconstruct import load
+
+    options.check()
+    photos = find(given.photos)
+    outs = {} if given.json else _places(given, photos)
+    model = load(given.weights, given.device)
+    model.view_of(options)  # what all would be refused for is refused at once
+    if options.fit == "square":
+        options.masks(model.grid)
+    if not given.json:
+        make_folder(given.out)
+
+    def finish(name: str, job: Job, prediction: Prediction) -> str:
+        result = model.finish(job, prediction)
+        if given.json:
+            return json.dumps({"photo": name, "result": result.to_dict(panels)})
+        picture = _full_size(result, read(photos[name]), panels) if given.full_size else result.sheet(panels)
+        with replacing(outs[name]) as part:
+            part.write_bytes(picture)
+        return f"{outs[name]}: {_told(result)}{_other_model(result, like)}"
+
+    done = 0
+    for name, made in each(photos, lambda data: model.prepare(data, options), model.run, finish):
+        if not isinstance(made, UnmaskError):
+            done += 1
+            tqdm.write(made)
+        elif given.json:
+            problem = {"code": made.code, "detail": f"{made} {made.hint}"}
+            tqdm.write(json.dumps({"photo": name, "problem": problem}))
+    refuse_broken(done, len(photos))
+
+
+def embed(given: argparse.Namespace) -> str:
+    """Write what the encoder makes of the photos; returns what to print."""
+    import numpy as np
+
+    from model.checkpoints.files import make_folder, replacing
+    from model.options import unknown_choice
+    from model.reconstruct import load
+
+    if given.pool not in _POOLS:
+        raise unknown_choice("pool", given.pool, tuple(_POOLS))
+    out = _place(given, ".npz")
+    assert out is not None  # only pictures are printed
+    photos = find(given.photos)
+    model, kind = load(given.weights, given.device), _POOLS[given.pool]
+    make_folder(out.parent)
+    ended = each(
+        photos,
+        lambda data: model.prepare_embedding(data, kind),
+        model.embed_all,
+        lambda name, look, features: features,
+    )
+    rows = {name: made for name, made in ended if not isinstance(made, UnmaskError)}
+    if rows:
+        facts = {"model": model.name, "model_digest": model.digest, "pool": given.pool}
+        with replacing(out) as part, part.open("wb") as file:
+            np.savez(file, features=np.stack(list(rows.values())), names=list(rows), **facts)
+    refuse_broken(len(rows), len(photos))
+    shape = " x ".join(map(str, next(iter(rows.values())).shape))
+    return f"{out}: {len(rows)} photo{'s' * (len(rows) != 1)}, {shape} numbers each ({given.pool} of {model.name})."
+
+
+def _places(given: argparse.Namespace, photos: Mapping[str, Path]) -> dict[str, Path]:
+    """The file to write for each of several pictures.
+
+    Raises:
+        MaskError: There is no folder for them, or it is one of those that are read.
+    """
+    out, wrong = given.out or Path("-"), None
+    # Names without their suffixes, unless two would then be one.
+    whole = len({Path(name).with_suffix("") for name in photos}) < len(photos)
+    places = {name: out / (f"{name}.png" if whole else Path(name).with_suffix(".png")) for name in photos}
+    inputs = {path.resolve() for path in (*_inputs(given), *photos.values())}
+    if str(out) == "-" or out.suffix.lower() == ".png" or (out.exists() and not out.is_dir()):
+        wrong = f"is {given.out or 'missing'}; the results of {len(photos)} pictures need a folder"
+    elif taken := [
+        path for path in (out, *out.resolve().parents, *places.values()) if path.resolve() in inputs
+    ]:
+        wrong = f"is {out}, but {taken[0]} is read"
+    if wrong:
+        raise MaskError(
+            f"out {wrong}.",
+            code="out",
+            hint="Give a folder that holds no photos with --out, or --json to print them.",
+            field="out",
+        )
+    return places
+
+
+def _inputs(given: argparse.Namespace) -> list[Path]:
+    """The paths on the command line that are read."""
+    return [*given.photos, *filter(None, map(vars(given).get, ("like", "drawing", "weights")))]
+
+
 def _place(given: argparse.Namespace, suffix: str) -> Path | None:
     """The file to write, refused before the work where it cannot be; None for the standard output.
 
     Raises:
         MaskError: It is a folder, is one of the files to read, or its name promises another format.
     """
-    out: Path = given.out or given.photo.parent / f"{given.photo.stem}-unmasked{suffix}"
+    photo: Path = given.photos[0]
+    out: Path = given.out or photo.parent / f"{photo.stem}-unmasked{suffix}"
     if suffix == ".png" and str(out) == "-":
         return None
-    read = [path for path in (given.photo, given.like, given.drawing, given.weights) if path]
+    inputs = _inputs(given)
     wrong = None
     if out.is_dir():
         wrong = "is a folder"
-    elif any(out.exists() and path.exists() and out.samefile(path) for path in read):
+    elif any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
         wrong = "is one of the files to read"
     elif out.suffix.lower() != suffix:
         wrong = f"does not end in {suffix}, which is what is written"
@@ -142,14 +277,14 @@ def _array(given: argparse.Namespace) -> str:
     _refuse_beside(
         given,
         ("like", "panels", "full_size", "json"),
-        f"is about pictures, but {given.photo.name} is an array",
+        f"is about pictures, but {given.photos[0].name} is an array",
     )
     out = _place(given, ".npy")
     assert out is not None  # only pictures are printed
     device = find_device(given.device)
     checkpoint = store.read(given.weights or registry.shipped())
     checkpoint.network.to(device)
-    result = arrays.repaint(checkpoint, arrays.read(given.photo), _options(given, None))
+    result = arrays.repaint(checkpoint, arrays.read(given.photos[0]), _options(given, None))
     with replacing(out) as part, part.open("wb") as file:
         np.save(file, result.values)
     seed = "" if result.seed is None else f", seed {result.seed}"
@@ -176,7 +311,7 @@ def _options(given: argparse.Namespace, like: Settings | None) -> Options:
     if given.indices is not None:
         changes["indices"] = _indices(given.indices)
     if given.drawing:
-        changes["drawing"] = _read(given.drawing)
+        changes["drawing"] = read(given.drawing)
     base = Options() if like is None else Options.from_settings(like)
     if base.indices is not None and changes.keys() & {"strategy", "drawing"}:
         base = replace(base, indices=None)  # another way to hide takes the mask's place
@@ -241,7 +376,7 @@ def _other_model(result: Reconstruction, like: Settings | None) -> str:
 def _settings(path: Path) -> Settings:
     from model import labels
 
-    settings = labels.read(_read(path))
+    settings = labels.read(read(path))
     if settings is None:
         raise ImageError(
             f"{path} carries no settings.",
@@ -262,12 +397,3 @@ def _indices(text: str) -> tuple[int, ...]:
             hint="Write them like 0,1,14,15.",
             field="indices",
         ) from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(
-            f"{path} cannot be read ({error.strerror}).", code="image-missing", hint="Check the path."
-        ) from error

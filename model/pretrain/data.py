@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, TypeVar
-
-import torch
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from model.checkpoints import files
 from model.errors import DataError, ImageError, first_line
 from model.images import SUFFIXES, Picture
 from model.pretrain.remote import fetch, is_address
+
+if TYPE_CHECKING:  # loaded on first use: photos are found without it
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -153,6 +152,9 @@ class Photos:
         Raises:
             DataError: It cannot be decoded (code ``data-broken``); the message names the file.
         """
+        import torch
+        from torchvision.io import ImageReadMode, decode_image
+
         entry, data = self.entries[number], self.read(number)
         try:
             if data.startswith(b"\xff\xd8"):

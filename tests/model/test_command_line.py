@@ -108,6 +108,179 @@ def test_a_picture_may_go_to_the_standard_output(
     assert not Path("-").exists()
 
 
+def test_a_folder_of_pictures_gives_what_each_gives_alone(
+    folder: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "made"
+    flags = ["--weights", str(debug_file), "--device", "cpu", "--seed", "3"]
+    assert main(["reconstruct", str(folder), *flags, "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert [line.split(":")[0] for line in printed.out.splitlines()] == [
+        *(str(out / f"{number:03d}.png") for number in range(0, 12, 2)),
+        *(str(out / "deep" / f"{number:03d}.png") for number in range(1, 12, 2)),
+    ]
+    assert printed.out.count("seed 3") == 12
+    assert "left out: 1 .txt" in printed.err
+    alone = load(debug_file, "cpu")
+    for picture in folder.rglob("*.jpg"):
+        made = (out / picture.relative_to(folder)).with_suffix(".png").read_bytes()
+        assert made == alone(picture.read_bytes(), Options(seed=3)).sheet()
+
+
+def test_photos_of_a_folder_are_found_without_loading_torch(root: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from model.photos import find\n"
+        "assert 'cat.jpg' in find([Path('model/samples')]); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_a_seed_that_is_not_given_is_drawn_for_each_picture_and_told(
+    folder: Path, debug_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reconstruct", str(folder), "--weights", str(debug_file), "--device", "cpu", "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["photo"] for answer in answers][5:7] == ["010.jpg", "deep/001.jpg"]
+    assert len({answer["result"]["seed"] for answer in answers}) == 12
+
+
+def test_a_broken_picture_is_named_and_left_out_and_the_others_are_made(
+    damaged_folder: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reconstruct = ["reconstruct", str(damaged_folder), str(tmp_path / "nowhere.jpg")]
+    reconstruct += ["--weights", str(debug_file), "--device", "cpu"]
+    assert main([*reconstruct, "--full-size", "--out", str(tmp_path / "made")]) == 2
+    printed = capsys.readouterr()
+    assert len(list((tmp_path / "made" / "photos").iterdir())) == len(printed.out.splitlines()) == 10
+    assert (
+        f"{damaged_folder / '003.jpg'} is left out: image is not a picture of a known format." in printed.err
+    )
+    assert f"{damaged_folder / '007.jpg'} is left out: image is empty." in printed.err
+    assert "nowhere.jpg cannot be read" in printed.err
+    assert "python -m model: 3 of 13 pictures could not be used" in printed.err
+
+    assert main([*reconstruct, "--json"]) == 2
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    refused = {answer["photo"]: answer["problem"]["code"] for answer in answers if "problem" in answer}
+    assert refused == {
+        "photos/003.jpg": "image-format", "photos/007.jpg": "image-format", "nowhere.jpg": "image-missing",
+    }  # fmt: skip
+
+
+def test_pictures_of_one_name_keep_their_folders_and_those_of_one_stem_their_suffixes(
+    debug_file: Path, tmp_path: Path
+) -> None:
+    for name in ("a/cat.jpg", "b/cat.jpg", "b/cat.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(photo(), name[-3:].upper().replace("JPG", "JPEG")))
+    for names, made in (
+        (["a/cat.jpg", "b/cat.jpg"], ["a/cat.png", "b/cat.png"]),
+        (["b/cat.jpg", "b/cat.png", "b/../b/cat.jpg"], ["cat.jpg.png", "cat.png.png"]),
+        (["a"], ["cat.png"]),
+    ):
+        out = tmp_path / f"made of {len(names)}"
+        paths = [str(tmp_path / name) for name in names]
+        flags = ["--weights", str(debug_file), "--device", "cpu", "--out", str(out)]
+        assert main(["reconstruct", *paths, *flags]) == 0
+        assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == made
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ([], "out is missing; the results of 12 pictures need a folder."),
+        (["--out", "-"], "out is -; the results of 12 pictures need a folder."),
+        (["--out", "new.png"], "out is new.png; the results of 12 pictures need a folder."),
+        (
+            ["--out", "photos/readme.txt"],
+            "out is photos/readme.txt; the results of 12 pictures need a folder.",
+        ),
+        (["--out", "photos"], "out is photos, but photos is read."),
+        (["--out", "photos/made"], "photos is read."),
+    ],
+)
+def test_the_results_of_several_pictures_need_a_folder_of_their_own(
+    folder: Path, debug_file: Path, out: list[str], words: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(folder.parent)
+    before = sorted(folder.parent.rglob("*"))
+    assert main(["reconstruct", "photos", "--weights", str(debug_file), "--device", "cpu", *out]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "--json" in said
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_no_result_of_several_pictures_takes_the_place_of_one(
+    picture: Path, debug_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = picture.with_name("other.jpg")
+    other.write_bytes(encoded(photo(seed=1), "JPEG"))
+    before = picture.read_bytes()
+    arguments = ["reconstruct", str(picture), str(other), "--out", str(picture.parent)]
+    assert main([*arguments, "--weights", str(debug_file), "--device", "cpu"]) == 2
+    assert f"but {picture} is read" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "flags", [["--view", "oracle"], ["--ratio", "7"], ["--indices", "99", "--strategy", "indices"]]
+)
+def test_what_all_pictures_would_be_refused_for_is_said_once(
+    folder: Path, debug_file: Path, tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "made"
+    arguments = ["reconstruct", str(folder), "--weights", str(debug_file), "--device", "cpu", *flags]
+    assert main([*arguments, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("python -m model: ") == 1
+    assert "left out: image" not in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("pool", "kind", "shape"),
+    [("cls", "cls", (32,)), ("mean", "mean", (32,)), ("patches", "patch", (16, 32))],
+)
+def test_embed_writes_the_librarys_features(
+    damaged_folder: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    pool: str, kind: str, shape: tuple[int, ...],
+) -> None:  # fmt: skip
+    out = tmp_path / "features.npz"
+    flags = ["--weights", str(debug_file), "--device", "cpu", "--pool", pool, "--out", str(out)]
+    assert main(["embed", str(damaged_folder), *flags]) == 2  # two are broken
+    assert "2 of 12 pictures could not be used" in capsys.readouterr().err
+    model = load(debug_file, "cpu")
+    with np.load(out) as made:
+        assert set(made) == {"features", "names", "model", "model_digest", "pool"}
+        assert made["features"].shape == (10, *shape)
+        assert (str(made["model"]), str(made["model_digest"]), str(made["pool"])) == (
+            "debug",
+            model.digest,
+            pool,
+        )
+        assert "003.jpg" not in made["names"]
+        for name, features in zip(made["names"], made["features"], strict=True):
+            np.testing.assert_array_equal(features, model.embed((damaged_folder / name).read_bytes(), kind))
+
+
+def test_embed_says_what_it_cannot_do(
+    picture: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for photos, flags, words in (
+        (picture, ["--pool", "max"], "pool is 'max'; it must be one of cls, mean, patches"),
+        (picture, ["--out", "features.csv"], "features.csv does not end in .npz"),
+        (tmp_path / "empty", [], "No picture found under"),
+        (debug_file, [], "1 of 1 pictures could not be used"),
+    ):
+        out = ["--weights", str(debug_file), "--device", "cpu", "--out", str(tmp_path / "f.npz")]
+        assert main(["embed", str(photos), *out, *flags]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "f.npz").exists()
+
+
 @pytest.mark.parametrize("name", ["photo", "folder", "new.jpg", "new.webp"])
 def test_no_output_takes_the_place_of_an_input_or_has_a_wrong_name(
     name: str, picture: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
