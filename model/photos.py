@@ -114,6 +114,6 @@ def refuse_broken(done: int, photos: int) -> None:
         raise ImageError(
             f"{photos - done} of {photos} pictures could not be used; they are named above.",
             code="image-broken",
-            hint="Replace or leave out these; the others are done.",
+            hint="Replace or leave out these" + ("; the others are done." if done else "."),
             field="photos",
         )

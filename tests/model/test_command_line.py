@@ -273,7 +273,11 @@ def test_embed_says_what_it_cannot_do(
         (picture, ["--pool", "max"], "pool is 'max'; it must be one of cls, mean, patches"),
         (picture, ["--out", "features.csv"], "features.csv does not end in .npz"),
         (tmp_path / "empty", [], "No picture found under"),
-        (debug_file, [], "1 of 1 pictures could not be used"),
+        (
+            debug_file,
+            [],
+            "1 of 1 pictures could not be used; they are named above. Replace or leave out these.\n",
+        ),
     ):
         out = ["--weights", str(debug_file), "--device", "cpu", "--out", str(tmp_path / "f.npz")]
         assert main(["embed", str(photos), *out, *flags]) == 2
