@@ -1,8 +1,8 @@
 """Masked autoencoders: hide patches of a picture, let the model paint them back.
 
     from pathlib import Path
-    from model import Options, load
-    result = load()(Path("photo.jpg").read_bytes(), Options(ratio="0.75", seed=7))
+    from model import load
+    result = load()("photo.jpg", ratio=0.75, seed=7)
     Path("triptych.png").write_bytes(result.sheet())
 
 Public names are resolved on first use, so that ``import model`` and ``python -m model --help`` stay free of the
@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from model.checkpoints.store import load_network
     from model.config import SIZES, MAEConfig
     from model.errors import CheckpointError, DataError, ImageError, MaskError, RecipeError, UnmaskError
+    from model.evaluate.features import Encoder, load_encoder
     from model.masking import STRATEGIES, Mask
     from model.network import MAE
     from model.options import Options
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "model.checkpoints.store": ("load_network",),
     "model.config": ("SIZES", "MAEConfig"),
     "model.errors": ("CheckpointError", "DataError", "ImageError", "MaskError", "RecipeError", "UnmaskError"),
+    "model.evaluate.features": ("Encoder", "load_encoder"),
     "model.masking": ("STRATEGIES", "Mask"),
     "model.network": ("MAE",),
     "model.options": ("Options",),
@@ -47,6 +51,7 @@ __all__ = [
     "STRATEGIES",
     "CheckpointError",
     "DataError",
+    "Encoder",
     "ImageError",
     "Job",
     "MAEConfig",
@@ -60,6 +65,8 @@ __all__ = [
     "Score",
     "UnmaskError",
     "load",
+    "load_encoder",
+    "load_network",
 ]
 
 

@@ -13,6 +13,7 @@ import struct
 import warnings
 import zlib
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from model.errors import ImageError
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
+#: A picture as a caller of the library has it: a file's bytes, its path, a Pillow picture, or pixels.
+Photo = bytes | str | Path | Image.Image | Pixels | NDArray[np.bool_]
 
 #: Formats opened at all, by Pillow's name; the file's bytes decide, never its name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -57,6 +60,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Formats that keep what Pillow's modes hold; a picture of any other mode is converted first.
+_FILED = dict.fromkeys(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "PNG") | dict.fromkeys(
+    ("I", "F", "CMYK"), "TIFF"
+)
 _RUN_LENGTHS = (1, 2)  # compressions of a BMP
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -133,6 +140,61 @@ class Picture:
             return np.asarray(_to_srgb(image, profile))
         except _BROKEN as error:
             raise _unreadable(error, self._field) from error
+
+
+def file_of(photo: Photo, *, field: str = "image") -> bytes:
+    """A picture as a file's bytes; what is no file yet is written as one, its pixels unchanged.
+
+    Args:
+        photo: A file's bytes, its path, a Pillow picture (which is turned upright, and keeps its colour profile), or
+            pixels ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``, of ``uint8`` or booleans.
+        field: To name in errors.
+
+    Raises:
+        ImageError: It is none of these, or cannot be read.
+    """
+    if isinstance(photo, bytes | bytearray | memoryview):
+        return bytes(photo)
+    if isinstance(photo, str | Path):
+        try:
+            return Path(photo).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(
+                f"{field}: {str(photo)!r:.200} cannot be read ({reason}).",
+                code="image-missing",
+                hint="Check the path.",
+                field=field,
+            ) from error
+    if isinstance(photo, np.ndarray):
+        channels = photo.shape[2] if photo.ndim == 3 else 1
+        known = photo.dtype in (np.uint8, np.bool_) and photo.ndim in (2, 3) and channels in (1, 3, 4)
+        if not known or photo.size == 0:
+            raise ImageError(
+                f"{field} is an array of {photo.dtype} {list(photo.shape)}; arrays are uint8, [H, W], [H, W, 3] or "
+                "[H, W, 4].",
+                code="image-array",
+                hint="Channels come last, and values of 0 to 1 are scaled first: (255 * array).astype('uint8').",
+                field=field,
+            )
+        photo = Image.fromarray(photo[..., 0] if photo.ndim == 3 and channels == 1 else photo)
+    if not isinstance(photo, Image.Image):
+        raise ImageError(
+            f"{field} is a {type(photo).__name__}; a picture is given as bytes, path, Pillow picture or uint8 array.",
+            code="image-type",
+            hint="Give one picture, as one of these.",
+            field=field,
+        )
+    buffer = io.BytesIO()
+    try:
+        upright = _upright(photo, photo.getexif().get(_ORIENTATION, 1))
+        if upright.mode not in _FILED:
+            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        kind = _FILED[upright.mode]
+        upright.save(buffer, kind, icc_profile=photo.info.get("icc_profile"), compress_level=1)
+    except _BROKEN as error:
+        raise _unreadable(error, field) from error
+    return buffer.getvalue()
 
 
 def load_square(data: bytes, side: int, *, field: str = "image") -> Pixels:
@@ -241,24 +303,8 @@ def notes(data: bytes) -> dict[str, str]:
     return known | {"xmp": packet.decode(errors="replace") if isinstance(packet, bytes) else str(packet)}
 
 
-def check_bytes(data: bytes, field: str = "image") -> None:
-    """Refuse a path, an array or an opened picture in place of a file's bytes.
-
-    Raises:
-        ImageError: It is one.
-    """
-    if not isinstance(data, bytes | bytearray):
-        raise ImageError(
-            f"{field} is of type {type(data).__name__}; it must be the bytes of a picture file.",
-            code="image-format",
-            hint="Read the file: Path(NAME).read_bytes().",
-            field=field,
-        )
-
-
 def _open(data: bytes, field: str, *, shaped: bool = True) -> Image.Image:
     """Read the header only, and refuse by it; ``shaped``: also what no square can be cut from."""
-    check_bytes(data, field)
     if not data:
         raise ImageError(f"{field} is empty.", code="image-format", hint="Send a picture.", field=field)
     if is_cluttered(data):

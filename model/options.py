@@ -11,6 +11,7 @@ from typing import Any
 
 from model import cover, images, labels, placement
 from model.errors import MaskError
+from model.images import Photo
 from model.masking import (
     DEFAULT_RATIO,
     MAX_SEED,
@@ -50,7 +51,8 @@ class Options:
         hidden_count: Patches to hide, instead of ``ratio``.
         seed: Decides a sampled mask; drawn where it is left out, and told in the result.
         indices: Hidden patches, row-major from 0, for strategy ``indices``; a list or an array of whole numbers.
-        drawing: A picture file, white = hide, for strategy ``drawing``; it is laid over what the model sees.
+        drawing: A picture, white = hide, for strategy ``drawing``; it is laid over what the model sees. Bytes of a
+            file, a path, a Pillow picture, or ``[H, W]`` of ``uint8`` or booleans.
         interpolation: Also score linear interpolation, which takes a tenth of a second a mask.
         ssim: Also score structural similarity; without it a live page gets its answer 10 ms sooner.
         view: How the prediction becomes a picture, one of the model's ``views``; None for its first.
@@ -71,7 +73,7 @@ class Options:
     hidden_count: int | None = None
     seed: int | None = None
     indices: Iterable[int] | None = None
-    drawing: bytes | None = field(default=None, repr=False)
+    drawing: Photo | None = field(default=None, repr=False)
     interpolation: bool = False
     ssim: bool = True
     view: str | None = None
@@ -83,11 +85,14 @@ class Options:
     positions: str = "both"
 
     def __post_init__(self) -> None:
-        """Make numpy's numbers, arrays and lists plain numbers and tuples, which settings can hold.
+        """Make numpy's numbers, arrays and lists plain numbers and tuples, and a drawing a file: settings hold these.
 
         Raises:
             MaskError: A number is not whole.
+            ImageError: The drawing is no picture.
         """
+        if self.drawing is not None:
+            object.__setattr__(self, "drawing", images.file_of(self.drawing, field="drawing"))
         for name, code in (_WHOLE | _ROWS).items():
             given = getattr(self, name)
             written = name in ("crop", "grid") and isinstance(given, str)  # as text they are read later
@@ -167,7 +172,8 @@ class Options:
     def _given_mask(self, grid: Grid) -> Mask:
         if self.strategy == "indices":
             return mask_from_indices(tuple(self.indices or ()), grid)
-        return mask_from_drawing(images.load_grey(b"" if self.drawing is None else self.drawing), grid)
+        drawing = b"" if self.drawing is None else images.file_of(self.drawing, field="drawing")
+        return mask_from_drawing(images.load_grey(drawing), grid)
 
     def _count(self, patches: int) -> int | None:
         """Patches to hide at a time; None where ``complete`` may choose."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from model.checkpoints.registry import shipped
 from model.config import PICTURE_TARGETS, MAEConfig
 from model.cover import Merged
 from model.errors import CheckpointError, MaskError
+from model.images import Photo
 from model.loading import Facts, Loaded, open_weights
 from model.masking import Mask
 from model.options import Options, unknown_choice
@@ -116,8 +117,12 @@ class Reconstructor:
             )
         return view
 
-    def prepare(self, image: bytes, options: Options) -> Job:
+    def prepare(self, image: Photo, options: Options) -> Job:
         """Decode and crop the picture, make the mask.
+
+        Args:
+            image: A picture file's bytes, its path, a Pillow picture, or ``[H, W, 3] uint8``.
+            options: What to hide, where to look.
 
         Raises:
             ImageError: The picture cannot be used.
@@ -126,10 +131,10 @@ class Reconstructor:
         began = time.perf_counter()
         view = self.view_of(options)
         options.check()
-        images.check_bytes(image)
         # By content: a live page sends the same photo again with every move of the mask.
-        key = (hashlib.sha256(image).digest(), options.fit, options.crop, options.grid)
-        placement, grid, pixels = self._cuts.get(key, lambda: self._cut(image, options))
+        file = images.file_of(image)
+        key = (hashlib.sha256(file).digest(), options.fit, options.crop, options.grid)
+        placement, grid, pixels = self._cuts.get(key, lambda: self._cut(file, options))
         masks, seed = options.masks(grid)
         elapsed = 1000 * (time.perf_counter() - began)
         return Job(pixels, masks, options, seed, elapsed, view, placement)
@@ -265,11 +270,11 @@ class Reconstructor:
         """The photo, ``[H, W, C]`` in 0..1."""
         return job.pixels[..., : self._channels].astype(np.float32) / np.float32(255)
 
-    def prepare_embedding(self, image: bytes, kind: str = "cls") -> Look:
+    def prepare_embedding(self, image: Photo, kind: str = "cls") -> Look:
         """Decode and cut the centre square of a picture that is to be embedded.
 
         Args:
-            image: A picture file.
+            image: As for ``prepare``.
             kind: One of ``EMBEDDINGS``.
 
         Raises:
@@ -278,7 +283,7 @@ class Reconstructor:
         """
         if kind not in EMBEDDINGS:
             raise unknown_choice("kind", kind, EMBEDDINGS)
-        pixels = images.load_square(image, self.image_size)
+        pixels = images.load_square(images.file_of(image), self.image_size)
         return Look(images.grey(pixels) if self._channels == 1 else pixels, kind)
 
     def embed_all(self, looks: list[Look]) -> list[Floats]:
@@ -295,7 +300,7 @@ class Reconstructor:
             results.append(pooled[look.kind])
         return results
 
-    def embed(self, image: bytes, kind: str = "cls") -> Floats:
+    def embed(self, image: Photo, kind: str = "cls") -> Floats:
         """``prepare_embedding`` and ``embed_all`` for one picture."""
         return self.embed_all([self.prepare_embedding(image, kind)])[0]
 
@@ -310,9 +315,15 @@ class Reconstructor:
         embeddings = iter(self.embed_all([job for job in jobs if isinstance(job, Look)]))
         yield [next(predictions) if isinstance(job, Job) else next(embeddings) for job in jobs]
 
-    def __call__(self, image: bytes, options: Options | None = None) -> Reconstruction:
-        """``prepare``, ``run`` and ``finish`` for one picture."""
-        job = self.prepare(image, options or Options())
+    def __call__(self, image: Photo, options: Options | None = None, **changes: Any) -> Reconstruction:
+        """``prepare``, ``run`` and ``finish`` for one picture.
+
+        Args:
+            image: A picture file's bytes, its path, a Pillow picture, or ``[H, W, 3] uint8``.
+            options: What to hide, where to look.
+            **changes: Single fields of ``Options``, in place of those of ``options``: ``ratio=0.9``.
+        """
+        job = self.prepare(image, replace(options or Options(), **changes))
         return self.finish(job, self.run([job])[0])
 
 

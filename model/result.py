@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model import images, labels, placement, views
 from model.errors import ImageError, MaskError
+from model.images import Photo
 from model.masking import Mask
 from model.options import Options
 from model.placement import Placement
@@ -140,14 +141,14 @@ class Reconstruction:
             return views.to_pixels(views.paste(self.compared, self.prediction.pixels, self._hidden))
         return views.to_pixels(self.prediction.pixels)
 
-    def full_size(self, image: bytes, name: str = "pasted") -> Pixels:
+    def full_size(self, image: Photo, name: str = "pasted") -> Pixels:
         """A panel laid over the upright original at its size and place: ``[H, W, 3] uint8``.
 
         ``pasted`` and ``masked`` change hidden patches alone: whatever was visible, or not looked at, keeps every
         pixel of the original. Of the other panels the whole box is laid over it, enlarged.
 
         Args:
-            image: The file that was reconstructed.
+            image: The picture that was reconstructed, as it was given.
             name: A panel.
 
         Raises:
@@ -156,7 +157,7 @@ class Reconstruction:
         """
         panel = self.panel(name)  # refuses an unknown one before anything is decoded
         place = self.job.placement
-        with images.Picture(image) as picture:
+        with images.Picture(images.file_of(image)) as picture:
             if picture.size != (place.original_width, place.original_height):
                 raise ImageError(
                     f"image is {picture.size[0]} x {picture.size[1]} pixels, but the reconstructed one was "

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from model.checkpoints import layouts, registry, store
-from model.checkpoints.files import RawFile, parts, refuse, replacing, write_json
-from model.checkpoints.registry import Entry
+from model.checkpoints.files import parts, refuse, replacing, write_json
 from model.checkpoints.shapes import Given
+from model.checkpoints.store import EncoderFile
 from model.config import MAEConfig
 from model.network import sees_images
 from model.positions import sincos_positions
@@ -31,7 +31,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
         source: File, folder or name of the registry to read.
         out: File to write; for ``huggingface`` a folder.
         to: ``unmask``; ``authors`` (their ``.pth``); ``huggingface`` (the folder that every transformers
-            reads); ``timm`` (the encoder alone, for ``timm.create_model(..., checkpoint_path=OUT)``).
+            reads); ``timm`` (the encoder alone, for what ``timm_call`` says).
         given: What the source may leave out.
 
     Returns:
@@ -42,7 +42,8 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     """
     check_out(source, out, to)
     if to == "timm":
-        return _write_timm(out, *store.open_known(source, given))
+        advice = "Convert the pre-trained file that it was made from."
+        return _write_timm(out, store.read_encoder(source, given, advice))
     checkpoint = store.read(source, given)
     config = checkpoint.network.config
     if to == "unmask":
@@ -107,19 +108,25 @@ def _check_common(name: str, config: MAEConfig, to: str) -> None:
     )
 
 
-def _write_timm(out: Path, raw: RawFile, given: Given, entry: Entry | None) -> Path:
+def timm_call(config: MAEConfig, file: Path) -> str:
+    """What opens a file of timm's names in timm, as a line of Python: no name of timm's has every shape."""
+    return (
+        f"timm.create_model('vit_base_patch16_224', img_size={config.image_size}, patch_size={config.patch_size}, "
+        f"in_chans={config.channels}, embed_dim={config.width}, depth={config.depth}, num_heads={config.heads}, "
+        f"mlp_ratio={config.mlp_ratio:g}, num_classes=0, checkpoint_path={str(file)!r})"
+    )
+
+
+def _write_timm(out: Path, file: EncoderFile) -> Path:
     """The encoder of anything that has one: a file of timm's names, positions included; a pickle holds them alone."""
-    layout = layouts.recognise(raw)
-    house = layout.to_house(raw.tensors)
-    config = store.encoder_config(raw, house, given, "Convert the pre-trained file that it was made from.")
-    encoder = {key: value.float().contiguous() for key, value in house.items() if sees_images(key)}
+    config = file.config
+    encoder = {key: value.float().contiguous() for key, value in file.tensors.items() if sees_images(key)}
     if "pos_embed" not in encoder:
         encoder["pos_embed"] = sincos_positions(*config.grid, config.width)
     if out.suffix != ".safetensors":  # timm chooses its reader by the name
         _save_pickle(out, encoder)
         return out
-    name, card = store.told(raw, layout, entry)
-    facts = {"config": config.to_dict(), "name": name, "card": card}
+    facts = {"config": config.to_dict(), "name": file.name, "card": file.card}
     header = {"format": "pt", "unmask": json.dumps(facts)}
     with replacing(out) as part:
         save_file(encoder, part, metadata=header)

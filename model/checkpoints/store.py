@@ -58,6 +58,25 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class EncoderFile:
+    """What any file that holds an encoder says of it.
+
+    Attributes:
+        config: Its shape; of the decoder too, where there is one.
+        tensors: All of the file's, by the house's names.
+        name: What the file calls itself.
+        digest: SHA-256 of the file, hex.
+        card: What else it says.
+    """
+
+    config: MAEConfig
+    tensors: dict[str, Tensor]
+    name: str
+    digest: str
+    card: dict[str, Any]
+
+
 def write(path: Path, network: MAE, *, name: str, card: dict[str, Any], half: bool = False) -> None:
     """Write our format, atomically: a reader sees the old file or the whole new one.
 
@@ -122,6 +141,42 @@ def read(path: Path, given: Given | None = None) -> Checkpoint:
     _warn(path, grave)
     name, card = told(raw, layout, entry)
     return Checkpoint(network.eval(), name, raw.digest, card, layout=layout.name, notes=notes)
+
+
+def load_network(path: Path | str | None = None, given: Given | None = None) -> MAE:
+    """The network of a weight file, to look into, to train on, or to export: a ``torch.nn.Module``.
+
+    Args:
+        path: A file or folder of any known layout, or a name of the registry; None for the shipped ``mini``.
+        given: What the file may leave out: heads, target.
+
+    Raises:
+        CheckpointError: As for ``read``.
+    """
+    return read(Path(path) if path else registry.shipped(), given).network
+
+
+def read_encoder(
+    path: Path,
+    given: Given | None = None,
+    advice: str = "Give the pre-trained file that it was made from.",
+) -> EncoderFile:
+    """Read the encoder of any known layout, with or without a decoder beside it; all tensors are checked.
+
+    Args:
+        path: A file, a folder, or a name of the registry.
+        given: What the file may leave out.
+        advice: What to do instead where it is a classifier.
+
+    Raises:
+        CheckpointError: It cannot be read, is a classifier without the encoder's last norm, or does not fit.
+    """
+    raw, given, entry = open_known(path, given)
+    layout = layouts.recognise(raw)
+    tensors = layout.to_house(raw.tensors)
+    config = encoder_config(raw, tensors, given, advice)
+    name, card = told(raw, layout, entry)
+    return EncoderFile(config, tensors, name, raw.digest, card)
 
 
 def told(raw: RawFile, layout: Layout, entry: Entry | None) -> tuple[str, dict[str, Any]]:

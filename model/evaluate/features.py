@@ -20,8 +20,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 from tqdm import tqdm
 
-from model.checkpoints import layouts, store
+from model.checkpoints import store
 from model.checkpoints.files import replacing
+from model.checkpoints.registry import shipped
 from model.checkpoints.shapes import Given
 from model.errors import CheckpointError
 from model.evaluate import state
@@ -70,22 +71,19 @@ class Encoder(nn.Module):
         }
 
 
-def load_encoder(path: Path, given: Given | None = None) -> Encoder:
+def load_encoder(path: Path | str | None = None, given: Given | None = None) -> Encoder:
     """The encoder of any file that holds one, with or without a decoder beside it; a grey one sees colours.
 
     Args:
-        path: A file or folder of any known layout, or a name of the registry.
+        path: A file or folder of any known layout, or a name of the registry; None for the shipped ``mini``.
         given: What it may leave out.
 
     Raises:
         CheckpointError: It cannot be read, is not on this machine, is a classifier without the encoder's last norm,
             or looks at channels that photos do not have.
     """
-    raw, given, entry = store.open_known(path, given)
-    layout = layouts.recognise(raw)
-    house = layout.to_house(raw.tensors)
-    config = store.encoder_config(raw, house, given, "Give the pre-trained file that it was made from.")
-    name, _ = store.told(raw, layout, entry)
+    file = store.read_encoder(Path(path) if path else shipped(), given)
+    config, house = file.config, file.tensors
     if config.channels == 1:
         # Brightness is a sum of the colours, so that the patch projection can take it of them itself.
         projection = "patch_embed.proj.weight"
@@ -93,7 +91,7 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
         config = replace(config, channels=3, pixel_mean=config.image_mean * 3, pixel_std=config.image_std * 3)
     if config.channels != 3:
         raise CheckpointError(
-            f"{name} looks at {config.channels} channels, but photos have 3 colours.",
+            f"{file.name} looks at {config.channels} channels, but photos have 3 colours.",
             code="channels",
             hint="Use an encoder of colours or of grey.",
         )
@@ -102,7 +100,7 @@ def load_encoder(path: Path, given: Given | None = None) -> Encoder:
     for key, value in house.items():
         if sees_images(key) and key in own:
             own[key].copy_(value)
-    return Encoder(network.eval(), name, raw.digest)
+    return Encoder(network.eval(), file.name, file.digest)
 
 
 def whole(photo: Tensor, side: int) -> Tensor:

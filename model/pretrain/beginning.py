@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoints import layouts, store
+from model.checkpoints import store
 from model.config import MAEConfig
 from model.errors import CheckpointError
 from model.network import MAE
@@ -75,14 +75,10 @@ def read(path: Path, recipe: Recipe) -> Beginning:
 
 
 def _encoder(path: Path, recipe: Recipe) -> Beginning:
-    raw, given, entry = store.open_known(path)
-    layout = layouts.recognise(raw)
-    house = layout.to_house(raw.tensors)
-    config = store.encoder_config(raw, house, given, "Give the pre-trained file that it was made from.")
+    file = store.read_encoder(path)
     decoders = {name for name in _NAMES if name.startswith("decoder")}
-    _refuse_other(path, config, recipe, _NAMES - {"mask_tokens"} - decoders)
-    name, card = store.told(raw, layout, entry)
-    return Beginning(house, None, _origin(name, raw.digest, card), _colours(config))
+    _refuse_other(path, file.config, recipe, _NAMES - {"mask_tokens"} - decoders)
+    return Beginning(file.tensors, None, _origin(file.name, file.digest, file.card), _colours(file.config))
 
 
 def _colours(config: MAEConfig) -> dict[str, list[float]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from model.clutter import Directory, is_cluttered
 from model.errors import ImageError
-from model.images import MAX_PIXELS, Picture, encode, load_grey, load_square
+from model.images import MAX_PIXELS, Photo, Picture, encode, file_of, load_grey, load_square
 from tests.pictures import encoded, photo
 
 
@@ -49,6 +51,79 @@ def test_every_allowed_format_opens(kind: str) -> None:
     pixels = photo(64, 64)
     loaded = load_square(encoded(pixels, kind), 64)
     assert np.abs(loaded.astype(int) - pixels).mean() < 16
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(lambda path: path.read_bytes(), id="bytes"),
+        pytest.param(lambda path: memoryview(path.read_bytes()), id="memoryview"),
+        pytest.param(lambda path: path, id="path"),
+        pytest.param(str, id="text"),
+        pytest.param(Image.open, id="Pillow"),
+        pytest.param(lambda path: Image.open(path).convert("RGBA"), id="Pillow, opaque"),
+        pytest.param(lambda path: np.asarray(Image.open(path)), id="array"),
+    ],
+)
+def test_however_a_caller_has_the_picture_its_pixels_are_the_same(
+    tmp_path: Path, given: Callable[[Path], Photo]
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(photo(64, 64)))
+    assert np.array_equal(load_square(file_of(given(path)), 64), photo(64, 64))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"]
+)
+def test_a_pillow_picture_of_any_mode_is_read_as_its_own_conversion_would_be(mode: str) -> None:
+    pixels = photo(64, 64)
+    if mode in ("I", "F", "I;16"):
+        dark, light = {"I": (0, 65535), "I;16": (0, 65535), "F": (0.0, 1.0)}[mode]
+        grey = np.linspace(dark, light, 64 * 64).reshape(64, 64)
+        image = Image.fromarray(grey.astype({"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode]))
+        wanted = np.repeat(np.linspace(0, 255, 64 * 64).reshape(64, 64, 1), 3, axis=2)
+    else:
+        plain = Image.fromarray(pixels).convert("P" if mode == "PA" else mode)
+        image = plain.convert("PA") if mode == "PA" else plain
+        wanted = np.asarray(plain.convert("RGB")).astype(float)
+    assert image.mode == mode
+    assert np.abs(load_square(file_of(image), 64) - wanted).mean() < 4
+
+
+def test_a_pillow_photo_is_turned_upright_as_its_file_is() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = encoded(photo(64, 64), "JPEG", exif=exif)
+    assert np.array_equal(load_square(file_of(Image.open(io.BytesIO(file))), 64), load_square(file, 64))
+
+
+def test_grey_arrays_and_booleans_are_pictures_too() -> None:
+    grey = photo(64, 64)[..., 0]
+    for array in (grey, grey[..., None]):
+        assert np.array_equal(load_grey(file_of(array)), grey)
+    assert np.array_equal(load_grey(file_of(grey > 128)), 255 * (grey > 128))
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        ("absent.jpg", "image-missing", "'absent.jpg' cannot be read (No such file or directory)"),
+        ("nul\0", "image-missing", "cannot be read"),
+        (np.zeros((8, 8, 3)), "image-array", "float64 [8, 8, 3]"),
+        (np.zeros((3, 8, 8), np.uint8), "image-array", "uint8 [3, 8, 8]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "image-array", "uint8 [2, 8, 8, 3]"),
+        (np.zeros((0, 8, 3), np.uint8), "image-array", "uint8 [0, 8, 3]"),
+        ([b"one", b"two"], "image-type", "a list"),
+        (None, "image-type", "a NoneType"),
+        (Image.open(io.BytesIO(encoded(photo())[:-900])), "image-unreadable", "damaged"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_name(given: Photo, code: str, words: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        file_of(given, field="photo")
+    assert (caught.value.code, caught.value.field) == (code, "photo")
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

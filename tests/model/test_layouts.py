@@ -605,6 +605,30 @@ def test_an_encoder_is_converted_from_an_encoder(tmp_path: Path, ours: Path, net
     assert one["norm.weight"].equal(network.norm.weight)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_convert_says_the_line_that_opens_the_encoder_in_timm_whatever_its_shape(
+    tmp_path: Path, ours: Path, network: MAE, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    out = tmp_path / f"encoder{suffix}"
+    assert main(["convert", str(ours), str(out), "--to", "timm"]) == 0
+    line = capsys.readouterr().out.partition("Open it: ")[2]
+    vit = eval(line, {"timm": importlib.import_module("timm")}).eval()
+    images = torch.rand(2, 3, network.config.image_size, network.config.image_size)
+    with torch.no_grad():
+        theirs, mine = vit.forward_features(network.normalise(images)), load_encoder(str(ours))(images)
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_shipped_network_and_encoder_open_without_a_path() -> None:
+    from model import load_encoder, load_network
+
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        tokens = load_network().encode(load_network("mini").normalise(images))
+        torch.testing.assert_close(load_encoder()(images), tokens)
+    assert tokens.shape == (1, 197, 192)
+
+
 @pytest.mark.parametrize("to", ["timm", "unmask", "huggingface"])
 def test_what_is_converted_is_not_written_over(to: Any, tmp_path: Path, ours: Path, network: MAE) -> None:
     folder = convert(ours, tmp_path / "folder", to="huggingface")
