@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from model.options import Options
     from model.result import Job, Prediction, Reconstruction
 
-#: What ``embed`` may keep of a photo, by the name that the service has for it.
-_POOLS = {"cls": "cls", "mean": "mean", "patches": "patch"}
-
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``reconstruct`` and ``embed`` to the command line."""
@@ -89,7 +86,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="pictures, or folders of them")
     verb.add_argument("--out", type=Path, required=True, help=".npz to write: features, names, model, ...")
     verb.add_argument(
-        "--pool", default="cls", help="cls (default) or mean: one vector a photo; patches: one for each patch"
+        "--kind", default="cls", help="cls (default) or mean: one vector a photo; patch: one for each patch"
     )
     _add_model(verb)
 
@@ -183,29 +180,29 @@ def embed(given: argparse.Namespace) -> str:
 
     from model.checkpoints.files import make_folder, replacing
     from model.options import unknown_choice
-    from model.reconstruct import load
+    from model.reconstruct import EMBEDDINGS, load
 
-    if given.pool not in _POOLS:
-        raise unknown_choice("pool", given.pool, tuple(_POOLS))
+    if given.kind not in EMBEDDINGS:
+        raise unknown_choice("kind", given.kind, EMBEDDINGS)
     out = _place(given, ".npz")
     assert out is not None  # only pictures are printed
     photos = find(given.photos)
-    model, kind = load(given.weights, given.device), _POOLS[given.pool]
+    model = load(given.weights, given.device)
     make_folder(out.parent)
     ended = each(
         photos,
-        lambda data: model.prepare_embedding(data, kind),
+        lambda data: model.prepare_embedding(data, given.kind),
         model.embed_all,
         lambda name, look, features: features,
     )
     rows = {name: made for name, made in ended if not isinstance(made, UnmaskError)}
     if rows:
-        facts = {"model": model.name, "model_digest": model.digest, "pool": given.pool}
+        facts = {"model": model.name, "model_digest": model.digest, "kind": given.kind}
         with replacing(out) as part, part.open("wb") as file:
             np.savez(file, features=np.stack(list(rows.values())), names=list(rows), **facts)
     refuse_broken(len(rows), len(photos))
     shape = " x ".join(map(str, next(iter(rows.values())).shape))
-    return f"{out}: {len(rows)} photo{'s' * (len(rows) != 1)}, {shape} numbers each ({given.pool} of {model.name})."
+    return f"{out}: {len(rows)} photo{'s' * (len(rows) != 1)}, {shape} numbers each ({given.kind} of {model.name})."
 
 
 def _places(given: argparse.Namespace, photos: Mapping[str, Path]) -> dict[str, Path]:

@@ -240,25 +240,25 @@ def test_what_all_pictures_would_be_refused_for_is_said_once(
 
 
 @pytest.mark.parametrize(
-    ("pool", "kind", "shape"),
-    [("cls", "cls", (32,)), ("mean", "mean", (32,)), ("patches", "patch", (16, 32))],
+    ("kind", "shape"),
+    [("cls", (32,)), ("mean", (32,)), ("patch", (16, 32))],
 )
 def test_embed_writes_the_librarys_features(
     damaged_folder: Path, debug_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    pool: str, kind: str, shape: tuple[int, ...],
+    kind: str, shape: tuple[int, ...],
 ) -> None:  # fmt: skip
     out = tmp_path / "features.npz"
-    flags = ["--weights", str(debug_file), "--device", "cpu", "--pool", pool, "--out", str(out)]
+    flags = ["--weights", str(debug_file), "--device", "cpu", "--kind", kind, "--out", str(out)]
     assert main(["embed", str(damaged_folder), *flags]) == 2  # two are broken
     assert "2 of 12 pictures could not be used" in capsys.readouterr().err
     model = load(debug_file, "cpu")
     with np.load(out) as made:
-        assert set(made) == {"features", "names", "model", "model_digest", "pool"}
+        assert set(made) == {"features", "names", "model", "model_digest", "kind"}
         assert made["features"].shape == (10, *shape)
-        assert (str(made["model"]), str(made["model_digest"]), str(made["pool"])) == (
+        assert (str(made["model"]), str(made["model_digest"]), str(made["kind"])) == (
             "debug",
             model.digest,
-            pool,
+            kind,
         )
         assert "003.jpg" not in made["names"]
         for name, features in zip(made["names"], made["features"], strict=True):
@@ -270,7 +270,7 @@ def test_embed_says_what_it_cannot_do(
 ) -> None:
     (tmp_path / "empty").mkdir()
     for photos, flags, words in (
-        (picture, ["--pool", "max"], "pool is 'max'; it must be one of cls, mean, patches"),
+        (picture, ["--kind", "max"], "kind is 'max'; it must be one of cls, mean, patch"),
         (picture, ["--out", "features.csv"], "features.csv does not end in .npz"),
         (tmp_path / "empty", [], "No picture found under"),
         (
