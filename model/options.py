@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from model import cover, images, labels, placement
 from model.errors import MaskError
@@ -172,7 +172,7 @@ class Options:
     def _given_mask(self, grid: Grid) -> Mask:
         if self.strategy == "indices":
             return mask_from_indices(tuple(self.indices or ()), grid)
-        drawing = b"" if self.drawing is None else images.file_of(self.drawing, field="drawing")
+        drawing = cast(bytes, self.drawing or b"")  # a file since ``__post_init__``
         return mask_from_drawing(images.load_grey(drawing), grid)
 
     def _count(self, patches: int) -> int | None:

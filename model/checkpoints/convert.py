@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from model.checkpoints import layouts, registry, store
 from model.checkpoints.files import parts, refuse, replacing, write_json
 from model.checkpoints.shapes import Given
-from model.checkpoints.store import EncoderFile
 from model.config import MAEConfig
 from model.network import sees_images
 from model.positions import sincos_positions
@@ -42,8 +41,8 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     """
     check_out(source, out, to)
     if to == "timm":
-        advice = "Convert the pre-trained file that it was made from."
-        return _write_timm(out, store.read_encoder(source, given, advice))
+        write_timm(source, out, given)
+        return out
     checkpoint = store.read(source, given)
     config = checkpoint.network.config
     if to == "unmask":
@@ -117,20 +116,25 @@ def timm_call(config: MAEConfig, file: Path) -> str:
     )
 
 
-def _write_timm(out: Path, file: EncoderFile) -> Path:
-    """The encoder of anything that has one: a file of timm's names, positions included; a pickle holds them alone."""
+def write_timm(source: Path, out: Path, given: Given | None = None) -> MAEConfig:
+    """The encoder of anything that has one: a file of timm's names, positions included; a pickle holds them alone.
+
+    Returns:
+        Its shape, for ``timm_call``.
+    """
+    file = store.read_encoder(source, given, "Convert the pre-trained file that it was made from.")
     config = file.config
     encoder = {key: value.float().contiguous() for key, value in file.tensors.items() if sees_images(key)}
     if "pos_embed" not in encoder:
         encoder["pos_embed"] = sincos_positions(*config.grid, config.width)
     if out.suffix != ".safetensors":  # timm chooses its reader by the name
         _save_pickle(out, encoder)
-        return out
+        return config
     facts = {"config": config.to_dict(), "name": file.name, "card": file.card}
     header = {"format": "pt", "unmask": json.dumps(facts)}
     with replacing(out) as part:
         save_file(encoder, part, metadata=header)
-    return out
+    return config
 
 
 def _save_pickle(out: Path, content: dict[str, Any]) -> None:

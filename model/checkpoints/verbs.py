@@ -79,19 +79,19 @@ def _inspect(given: argparse.Namespace) -> str:
 
 
 def _convert(given: argparse.Namespace) -> str:
-    from model.checkpoints import store
-    from model.checkpoints.convert import check_out, convert, timm_call
+    from model.checkpoints.convert import check_out, convert, timm_call, write_timm
 
     if given.to == "onnx":
+        from model.checkpoints import store
         from model.export import write_onnx
 
         check_out(given.source, given.out, "onnx")
         return f"Written: {write_onnx(store.read(given.source, _given(given)), given.out)}"
-    written = convert(given.source, given.out, to=given.to, given=_given(given))
-    opens = ""
     if given.to == "timm":
-        opens = f"\nOpen it: {timm_call(store.read_encoder(given.source, _given(given)).config, written)}"
-    return f"Written: {written}{opens}"
+        check_out(given.source, given.out, "timm")
+        config = write_timm(given.source, given.out, _given(given))
+        return f"Written: {given.out}\nOpen it: {timm_call(config, given.out)}"
+    return f"Written: {convert(given.source, given.out, to=given.to, given=_given(given))}"
 
 
 def _prove(given: argparse.Namespace) -> str:

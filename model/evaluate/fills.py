@@ -84,7 +84,8 @@ def norm_pixel_agreement(original: Floats, candidate: Floats, hidden: Bools, pat
     1 - r * r (r below 0 counts as 0) is the share of the true patches' variance, as the paper's normalised target has
     it, that the candidate leaves unexplained when its patches are standardised too and scaled by one best factor: 1
     for grey, 0 for the truth; so all models compare. It is not the paper's loss, which takes a prediction as it is.
-    A flat colour has a little less than 1, because that target standardises the three colours of a patch together.
+    A flat colour has less than 1 (of photos some 0.85), because that target standardises the three colours of a patch
+    together.
     """
     true, other = (_standardised(image, patch_size) for image in (original, candidate))
     corners = hidden[::patch_size, ::patch_size].reshape(-1)
