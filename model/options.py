@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, cast
 
-from model import cover, images, labels, placement
+from model import cover, images, placement, provenance
 from model.errors import MaskError
 from model.images import Photo
 from model.masking import (
@@ -101,7 +101,7 @@ class Options:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Options:
-        """The options that a labelled picture was made with (``labels.read``, ``Reconstruction.settings``).
+        """The options that a labelled picture was made with (``provenance.read``, ``Reconstruction.settings``).
 
         On the same photo with the same model they make the same picture. A drawn mask comes back as its indices.
 
@@ -111,7 +111,7 @@ class Options:
         values = {name: settings[name] for name in REPLAYED if settings.get(name) is not None}
         if settings.get("strategy") in _GIVEN:
             grid = placement.read_grid(str(settings.get("mask_grid")), any_size=True)
-            indices = labels.unpack(str(settings.get("mask")), grid)
+            indices = provenance.unpack(str(settings.get("mask")), grid)
             if indices is None:
                 raise MaskError(
                     f"The settings hold no mask of {grid[0]} x {grid[1]} patches.",

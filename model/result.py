@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import images, labels, placement, views
+from model import images, placement, provenance, views
 from model.errors import ImageError, MaskError
 from model.images import Photo
 from model.masking import Mask
@@ -177,22 +177,24 @@ class Reconstruction:
 
     def png(self, name: str) -> bytes:
         """One panel as a PNG file, labelled."""
-        return labels.write(self.panel(name), self.settings((name,)))
+        return provenance.write(self.panel(name), self.settings((name,)))
 
     def sheet(self, names: tuple[str, ...] = TRIPTYCH) -> bytes:
         """Several panels side by side as one PNG file, labelled."""
-        return labels.write(views.side_by_side([self.panel(name) for name in names]), self.settings(names))
+        return provenance.write(
+            views.side_by_side([self.panel(name) for name in names]), self.settings(names)
+        )
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows for a result that ends a cell."""
         return self.sheet()
 
-    def settings(self, panels: tuple[str, ...]) -> labels.Settings:
-        """What paints these panels again (``Options.from_settings``), for ``labels.write``."""
+    def settings(self, panels: tuple[str, ...]) -> provenance.Settings:
+        """What paints these panels again (``Options.from_settings``), for ``provenance.write``."""
         options, job = self.job.options, self.job
-        mask, mask_grid = labels.pack(job.mask)
+        mask, mask_grid = provenance.pack(job.mask)
         return {
-            labels.MARK: labels.FORM,
+            provenance.MARK: provenance.FORM,
             "model": self.model,
             "model_digest": self.digest,
             "target": self.target,

@@ -14,9 +14,9 @@ from model.errors import ImageError, MaskError, UnmaskError
 from model.photos import each, find, read, refuse_broken
 
 if TYPE_CHECKING:
-    from model.labels import Settings
     from model.masking import Mask
     from model.options import Options
+    from model.provenance import Settings
     from model.result import Job, Prediction, Reconstruction
 
 
@@ -340,9 +340,9 @@ def _panels(given: argparse.Namespace, like: Settings | None) -> tuple[str, ...]
 
 
 def _full_size(result: Reconstruction, photo: bytes, panels: tuple[str, ...]) -> bytes:
-    from model import labels
+    from model import provenance
 
-    return labels.write(result.full_size(photo, panels[0]), result.settings(panels))
+    return provenance.write(result.full_size(photo, panels[0]), result.settings(panels))
 
 
 def _told(result: Reconstruction) -> str:
@@ -371,9 +371,9 @@ def _other_model(result: Reconstruction, like: Settings | None) -> str:
 
 
 def _settings(path: Path) -> Settings:
-    from model import labels
+    from model import provenance
 
-    settings = labels.read(read(path))
+    settings = provenance.read(read(path))
     if settings is None:
         raise ImageError(
             f"{path} carries no settings.",

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Response
 
-from model import Reconstruction, __version__, labels
+from model import Reconstruction, __version__, provenance
 from model.views import side_by_side
 from server.problems import BadRequestError
 
@@ -74,7 +74,7 @@ class Form:
 def _encode(result: Reconstruction, names: tuple[str, ...], media_type: str) -> bytes:
     """Panels side by side as a labelled file of a type other than PNG."""
     pixels = side_by_side([result.panel(name) for name in names])
-    return labels.write(pixels, result.settings(names), **ENCODINGS[media_type])
+    return provenance.write(pixels, result.settings(names), **ENCODINGS[media_type])
 
 
 def describe(result: Reconstruction, panels: tuple[str, ...], pictures: str = PNG) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from model import EVERY_PANEL, UnmaskError, labels
+from model import EVERY_PANEL, UnmaskError, provenance
 from server import problems
 from server.answers import FORMS, JSON, NDJSON, negotiate
 from server.inputs import FORM, PICTURE, check, parse_object, unknown_kind
@@ -51,9 +51,15 @@ KEYS = {
 
 # The same, as it comes back from the service.
 LABELLED = base64.b64encode(
-    labels.write(
+    provenance.write(
         np.full((8, 8, 3), 127, np.uint8),
-        {labels.MARK: labels.FORM, "strategy": "random", "ratio": "0.75", "seed": 7, "panels": ["masked"]},
+        {
+            provenance.MARK: provenance.FORM,
+            "strategy": "random",
+            "ratio": "0.75",
+            "seed": 7,
+            "panels": ["masked"],
+        },
     )
 ).decode()
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Query, Request, Response
 
-from model import Options, Reconstructor, labels
+from model import Options, Reconstructor, provenance
 from model.result import check_panels
 from server import openapi
 from server.answers import JSON, dump
@@ -97,7 +97,7 @@ def _add_settings(router: APIRouter, service: Service, max_bytes: int) -> None:
 
 
 def _replay(image: bytes) -> bytes:
-    found = labels.read(image)
+    found = provenance.read(image)
     if found is None:
         raise _no_settings()
     options = Options.from_settings(found)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from model import PANELS, Reconstructor, labels
+from model import PANELS, Reconstructor, provenance
 from tests.server.conftest import build_app, into, photo, post, problem_of, running
 
 PATCHES = 16  # of the debug size
@@ -100,7 +100,7 @@ def test_pictures_in_json_come_as_webp_with_the_same_pixels_and_labels(client: T
         head, _, content = answer["images"]["pasted"].partition(",")
         assert head == f"data:image/{kind};base64"
         data = b64decode(content)
-        told[kind] = labels.read(data)
+        told[kind] = provenance.read(data)
         pixels[kind] = np.asarray(Image.open(io.BytesIO(data)))
     assert np.array_equal(pixels["png"], pixels["webp"])
     assert told["png"] == told["webp"] is not None
@@ -367,8 +367,8 @@ def test_a_wide_sheet_of_a_whole_picture_still_tells(client: TestClient) -> None
 
 
 def test_a_picture_of_a_model_that_is_not_served_names_it(client: TestClient) -> None:
-    settings = {labels.MARK: labels.FORM, "strategy": "random", "seed": 5, "model": "elsewhere"}
-    made = labels.write(np.zeros((8, 8, 3), np.uint8), settings)
+    settings = {provenance.MARK: provenance.FORM, "strategy": "random", "seed": 5, "model": "elsewhere"}
+    made = provenance.write(np.zeros((8, 8, 3), np.uint8), settings)
     fields = client.post("/v1/settings", files={"image": made}).json()["fields"]
     assert fields["model"] == "elsewhere"
     assert "no model 'elsewhere'" in problem_of(post(client, **{**fields, "seed": "5"}), 422)["detail"]
@@ -411,6 +411,6 @@ def test_a_picture_without_settings_has_none_to_tell(client: TestClient) -> None
 def test_forged_settings_are_refused_as_a_request_with_them_would_be(
     settings: dict[str, Any], field: str, client: TestClient
 ) -> None:
-    forged = labels.write(np.zeros((8, 8, 3), np.uint8), {labels.MARK: labels.FORM} | settings)
+    forged = provenance.write(np.zeros((8, 8, 3), np.uint8), {provenance.MARK: provenance.FORM} | settings)
     refused = problem_of(client.post("/v1/settings", files={"image": forged}), 422)
     assert [error["field"] for error in refused["errors"]] == [field]

@@ -1,5 +1,5 @@
 // What a picture that is put together here says of itself: that a model painted in it. The words are the service's
-// (model/labels.py), given as props.label; settings are not among them, for no one request makes such a picture.
+// (model/provenance.py), given as props.label; settings are not among them, for no one request makes such a picture.
 
 /** Little-endian bytes of a number. */
 const bytesOf = (value, count) => Array.from({ length: count }, (_, i) => (value >>> (8 * i)) & 255);

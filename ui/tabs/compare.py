@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from model import labels
+from model import provenance
 from model.masking import MAX_SEED
 from model.result import TRIPTYCH
 from ui.grid import build_widget
@@ -37,6 +37,6 @@ def build(_: dict[str, object], words: dict[str, Words]) -> gr.HTML:
         words: All words, by language.
     """
     # Sheets and walks are put together in the browser.
-    label = labels.packet(TRIPTYCH)
+    label = provenance.packet(TRIPTYCH)
     own = choose(words, *SECTIONS)
     return build_widget("compare", SCRIPTS, words=own, label=label, limits={"seed": MAX_SEED})

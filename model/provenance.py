@@ -63,7 +63,7 @@ def _term(panels: tuple[str, ...]) -> str:
 
 
 def write(pixels: images.Pixels, settings: Mapping[str, Any], *, format: str = "PNG", **saving: Any) -> bytes:
-    """A labelled picture file.
+    """A picture file that says so.
 
     Args:
         pixels: ``[H, W, 3] uint8``.

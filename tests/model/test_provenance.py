@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from model import Options, Reconstructor, UnmaskError, labels
+from model import Options, Reconstructor, UnmaskError, provenance
 from model.errors import MaskError
 from model.masking import Mask
 from model.result import Reconstruction
@@ -50,7 +50,7 @@ def test_a_picture_without_paint_claims_none_and_still_carries_its_settings(
     result: Reconstruction, panel: str
 ) -> None:
     assert "DigitalSourceType" not in _xmp(result.png(panel))
-    assert labels.read(result.png(panel))
+    assert provenance.read(result.png(panel))
 
 
 def test_a_sheet_with_a_painted_panel_is_a_composite(result: Reconstruction) -> None:
@@ -61,7 +61,7 @@ def test_a_sheet_with_a_painted_panel_is_a_composite(result: Reconstruction) -> 
 def test_the_packet_is_xml_that_others_can_read(result: Reconstruction) -> None:
     from xml.etree import ElementTree
 
-    packet = _xmp(labels.write(PIXELS, result.settings(("pasted",)), format="JPEG"))
+    packet = _xmp(provenance.write(PIXELS, result.settings(("pasted",)), format="JPEG"))
     tree = ElementTree.fromstring(packet[packet.index("<x:xmpmeta") : packet.index("<?xpacket end")])
     (description,) = tree.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
     value = description.attrib["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"]
@@ -72,7 +72,7 @@ def test_the_packet_is_xml_that_others_can_read(result: Reconstruction) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "AVIF"])
 def test_settings_come_back_from_every_format(result: Reconstruction, kind: str) -> None:
     given = result.settings(("pasted",))
-    read = labels.read(labels.write(PIXELS, given, format=kind))
+    read = provenance.read(provenance.write(PIXELS, given, format=kind))
     assert read == {key: value for key, value in given.items() if value is not None}
     assert read["model"] == "debug"
     assert len(read["model_digest"]) == 64
@@ -99,14 +99,16 @@ def test_a_picture_read_back_is_made_again_to_the_byte(
     reconstructor: Reconstructor, options: Options
 ) -> None:
     first = reconstructor(PICTURE, options).png("pasted")
-    read = labels.read(first)
+    read = provenance.read(first)
     assert read
     again = reconstructor(PICTURE, Options.from_settings(read))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(first))), again.panel("pasted"))
 
 
 def test_the_oracle_is_named_in_the_file(reconstructor: Reconstructor) -> None:
-    text = _xmp(labels.write(PIXELS, {labels.MARK: labels.FORM, "view_note": "Uses the answer: ..."}))
+    text = _xmp(
+        provenance.write(PIXELS, {provenance.MARK: provenance.FORM, "view_note": "Uses the answer: ..."})
+    )
     assert "Uses the answer" in text
 
 
@@ -114,9 +116,9 @@ def test_the_oracle_is_named_in_the_file(reconstructor: Reconstructor) -> None:
 def test_masks_survive_packing(rows: int, columns: int, seed: int) -> None:
     hidden = np.random.default_rng(seed).random(rows * columns) < 0.5
     mask = Mask((rows, columns), hidden)
-    bits, grid = labels.pack(mask)
+    bits, grid = provenance.pack(mask)
     assert grid == f"{rows}x{columns}"
-    assert labels.unpack(bits, mask.grid) == tuple(mask.indices)
+    assert provenance.unpack(bits, mask.grid) == tuple(mask.indices)
 
 
 # --- strangers --------------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def _with(text: str, keyword: str = "parameters") -> bytes:
     ids=range(15),
 )  # fmt: skip
 def test_text_that_is_no_settings_is_none(text: str) -> None:
-    assert labels.read(_with(text)) is None
+    assert provenance.read(_with(text)) is None
 
 
 def test_only_known_names_of_the_right_type_come_out() -> None:
@@ -147,19 +149,19 @@ def test_only_known_names_of_the_right_type_come_out() -> None:
         "unmask": 1, "seed": 3, "target": 3, "ratio": 0.5, "panels": ["pasted", 3], "mask": "f" * 5000,
         "strategy": True, "model": None, "evil": "x", "samples": 2**60, "hidden_count": 10**400, "cover": "complete",
     }  # fmt: skip
-    assert labels.read(_with(json.dumps(given))) == {"unmask": 1, "seed": 3, "cover": "complete"}
+    assert provenance.read(_with(json.dumps(given))) == {"unmask": 1, "seed": 3, "cover": "complete"}
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", encoded(PIXELS), encoded(PIXELS, "GIF")])
 def test_a_file_without_settings_is_none(data: bytes) -> None:
-    assert labels.read(data) is None
+    assert provenance.read(data) is None
 
 
 def test_a_bomb_of_text_is_none() -> None:
     png = encoded(PIXELS)
     chunk = b"parameters\0\0" + zlib.compress(b'{"unmask": 1}' + b" " * 50_000_000, 9)
     bomb = len(chunk).to_bytes(4, "big") + b"zTXt" + chunk + zlib.crc32(b"zTXt" + chunk).to_bytes(4, "big")
-    assert labels.read(png[:33] + bomb + png[33:]) is None
+    assert provenance.read(png[:33] + bomb + png[33:]) is None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_a_bomb_of_text_is_none() -> None:
 )
 def test_settings_that_do_not_hold_together_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(MaskError) as caught:
-        Options.from_settings({labels.MARK: labels.FORM, **given})
+        Options.from_settings({provenance.MARK: provenance.FORM, **given})
     assert caught.value.hint
 
 
@@ -181,13 +183,13 @@ _VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | 
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(given=st.dictionaries(st.sampled_from([*labels.FIELDS, "other"]), _VALUES))
+@given(given=st.dictionaries(st.sampled_from([*provenance.FIELDS, "other"]), _VALUES))
 def test_any_settings_of_a_stranger_are_used_or_refused(
     reconstructor: Reconstructor, given: dict[str, Any]
 ) -> None:
-    read = labels.read(_with(json.dumps({**given, labels.MARK: labels.FORM})))
+    read = provenance.read(_with(json.dumps({**given, provenance.MARK: provenance.FORM})))
     assert read is not None
-    assert read.keys() <= labels.FIELDS.keys()
+    assert read.keys() <= provenance.FIELDS.keys()
     json.dumps(read, allow_nan=False)
     try:
         reconstructor.prepare(PICTURE, Options.from_settings(read))
