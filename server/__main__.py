@@ -134,7 +134,8 @@ def _read_settings() -> Settings:
         names = [f"{PREFIX}{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()]
         _fail("\n".join(names))
     try:
-        find_sources(settings.models)  # told before torch is imported
+        if settings.models:
+            find_sources(settings.models)  # told before torch is imported
     except ValueError as error:
         _fail(f"{error} Set {PREFIX}MODELS to what is there, or leave it out.")
     if settings.run is None:

@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +61,15 @@ Load = Callable[[Path], Reconstructor]
 
 
 def find_sources(entries: Sequence[str]) -> list[Source]:
-    """What the setting names: paths, NAME=PATH, or names of shipped or pulled models; none means all shipped ones.
+    """What the setting names: paths, NAME=PATH, or names of shipped or pulled models.
+
+    None means all shipped ones, and behind them those that were pulled or added and can paint.
 
     Raises:
         ValueError: An entry leads nowhere, or two have one name.
     """
     if not entries:
-        return shipped()
+        return [*(ours := shipped()), *_fetched({source.name for source in ours})]
     sources = [_source(entry) for entry in entries]
     names = [source.name for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -81,6 +83,32 @@ def shipped() -> list[Source]:
     return sorted(found, key=lambda source: source.name != registry.DEFAULT)
 
 
+def _fetched(taken: set[str]) -> Iterator[Source]:
+    """What was pulled or added; the log tells what of it is not served, for the rest can do without."""
+    for entry in registry.entries().values():
+        try:
+            if registry.state(entry) not in ("pulled", "added"):
+                continue
+            source = _able(entry)
+            if source.name in taken:
+                raise ValueError(f"Another model is called {source.name}.")
+        except (ValueError, UnmaskError, OSError) as error:
+            logger.info("weights not served", weights=entry.name, reason=str(error))
+        else:
+            taken.add(source.name)
+            yield source
+
+
+def _able(entry: registry.Entry) -> Source:
+    """Weights that can paint, as far as that is seen before they are read."""
+    found = registry.find(entry)
+    if found is None:
+        raise ValueError("Its file is gone.")
+    if not files.names_decoder(found.path):
+        raise ValueError("It has no decoder.")
+    return _named(entry.name.rpartition("/")[2], found.path)
+
+
 def _source(entry: str) -> Source:
     name, equals, text = entry.partition("=")
     text = text if equals else entry
@@ -92,6 +120,10 @@ def _source(entry: str) -> Source:
         name = path.stem if path.is_file() else path.name
     if not path.exists():
         path = _pulled(text)
+    return _named(name, path)
+
+
+def _named(name: str, path: Path) -> Source:
     if not NAME.fullmatch(name):
         raise ValueError(
             f"'{name}' cannot be a model's name; write NAME={path} with letters, digits, . _ or -."

@@ -86,8 +86,9 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description=(
-            "Models to serve, comma separated: PATH, NAME=PATH or the name of a shipped one. The first is the "
-            "default and loaded at start, the others when first asked for. Empty: all shipped ones."
+            "Models to serve, comma separated: PATH, NAME=PATH or a name of `python -m model weights list`. The first "
+            "is the default and loaded at start, the others when first asked for. Empty: all shipped ones, and what "
+            "was pulled or added here and has a decoder."
         ),
     )
     model_bytes: int = Field(

@@ -164,7 +164,12 @@ def locate(name_or_path: str | Path) -> Found:
         there = path.exists()
     if there:
         for entry in known.values():  # a path may be that of a name: then what was recorded holds too
-            found = find(entry)
+            try:
+                found = find(entry)
+            except CheckpointError:  # a broken record is the affair of what it is about
+                if path.resolve().is_relative_to((weights_folder() / entry.name).resolve()):
+                    raise
+                continue
             if found and path.resolve() == found.path.resolve():
                 # But a file of the user's own, named by its path, is whatever it is now.
                 return Found(path, entry, "" if entry.path else found.digest)

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
+import structlog
 from fastapi import FastAPI
+from safetensors.numpy import save_file
 from starlette.testclient import TestClient
 
 from model import CheckpointError, Reconstructor, load
@@ -317,6 +320,38 @@ def test_names_of_public_weights_lead_to_their_files(tmp_path: Path, monkeypatch
     (file := tmp_path / "w.safetensors").write_bytes(b"x")
     registry.add(registry.Entry(name="owner/mine", path=str(file)))
     assert find_sources(["owner/mine", "b=owner/mine"]) == [Source("mine", file), Source("b", file)]
+
+
+def test_what_was_pulled_or_added_and_has_a_decoder_is_served_behind_the_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug_weights: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shipped = find_sources([])
+    mine, twin, gone, cut = (tmp_path / f"{name}.safetensors" for name in ("mine", "twin", "gone", "cut"))
+    for path in (mine, twin, gone, cut):
+        shutil.copy(debug_weights, path)
+    encoder = tmp_path / "encoder.safetensors"
+    save_file({"cls_token": np.zeros(3)}, encoder, {"unmask": "decoder_width"})
+    (pickle := tmp_path / "pickle.pth").write_bytes(b"\x80 decoder_embed.weight")
+    (classifier := tmp_path / "classifier.pth").write_bytes(b"\x80 head.weight")
+    for path in (mine, gone, cut, encoder, pickle, classifier):
+        registry.add(registry.Entry(name=path.stem, path=str(path)))
+    for name, path in (("owner/twin", twin), ("other/twin", mine), ("owner/mini", mine)):
+        registry.add(registry.Entry(name=name, path=str(path)))
+    (broken := registry.weights_folder() / "mae-visualize-base").mkdir()
+    (broken / registry.RECORD).write_text("{")
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-1])
+    with structlog.testing.capture_logs() as lines:
+        found = find_sources([])
+    assert found == [*shipped, Source("mine", mine), Source("pickle", pickle), Source("twin", twin)]
+    assert [line["weights"] for line in lines] == [
+        "mae-visualize-base", "gone", "cut", "encoder", "classifier", "other/twin", "owner/mini",
+    ]  # fmt: skip
+    assert Models(found, lambda path: load(path, "cpu"), max_bytes=2**30).names[0] == shipped[0].name
+    assert load(twin, "cpu").loaded.facts.name == "debug", "a broken record is no other file's affair"
+    with pytest.raises(CheckpointError, match=registry.RECORD):
+        load(broken, "cpu")
 
 
 @pytest.mark.parametrize(
