@@ -155,8 +155,8 @@ class Reconstructor:
         *_, predictions = self.work(jobs)
         return cast(list[Prediction], predictions)
 
-    def _calls(self, jobs: list[Job]) -> Generator[list[Prediction | Floats], None, list[Prediction]]:
-        """``run``, one call of the network at a time: yields nothing yet after each."""
+    def _calls(self, jobs: list[Job]) -> Generator[None, None, list[Prediction]]:
+        """``run``, which pauses after each call of the network."""
         merged = [Merged() for _ in jobs]
         elapsed = [0.0] * len(jobs)
         for members in self._groups(jobs):
@@ -167,7 +167,7 @@ class Reconstructor:
                 elapsed[position] += took
             for (position, mask), patches in zip(members, pred, strict=True):
                 merged[position].add(self._shown(patches, jobs[position], mask), mask)
-            yield []
+            yield
         return [
             self._prediction(job, one, took) for job, one, took in zip(jobs, merged, elapsed, strict=True)
         ]
@@ -304,12 +304,12 @@ class Reconstructor:
         """``prepare_embedding`` and ``embed_all`` for one picture."""
         return self.embed_all([self.prepare_embedding(image, kind)])[0]
 
-    def work(self, jobs: Sequence[Job | Look]) -> Iterator[list[Prediction | Floats]]:
+    def work(self, jobs: Sequence[Job | Look]) -> Iterator[list[Prediction | Floats] | None]:
         """``run`` and ``embed_all`` for a mixed queue: what a service's one worker calls.
 
         Yields:
-            Nothing yet after each call of the network, so that others may have theirs; in the end what was made of
-            all jobs, in their order.
+            None after each call of the network, so that others may have theirs; in the end what was made of all jobs,
+            in their order.
         """
         predictions = iter((yield from self._calls([job for job in jobs if isinstance(job, Job)])))
         embeddings = iter(self.embed_all([job for job in jobs if isinstance(job, Look)]))

@@ -29,9 +29,9 @@ STOP_S = 2.0  # in which what runs may end when the service stops; nobody waits 
 J = TypeVar("J")  # job
 P = TypeVar("P")  # prediction
 
-# Gives one prediction per job, in order, after an empty sequence for each call of the network. Only ever called by the
-# worker thread.
-Run = Callable[[list[J]], Iterator[Sequence[P]]]
+# Gives None after each call of the network, then one prediction per job, in order. Only ever called by the worker
+# thread.
+Run = Callable[[list[J]], Iterator[Sequence[P] | None]]
 
 
 def stand_back() -> None:
@@ -55,7 +55,7 @@ class _Entry(Generic[J, P]):
     future: "Future[P]" = field(default_factory=Future)
     surface: str = field(default_factory=surface.get)
     queued: float = field(default_factory=time.monotonic)
-    begun: "Iterator[Sequence[P]] | None" = None  # of a long job, between its calls
+    begun: "Iterator[Sequence[P] | None] | None" = None  # of a long job, between its calls
     ran_s: float = 0.0  # in those before
 
     def is_wanted(self) -> bool:
@@ -162,7 +162,7 @@ class Batcher(Generic[J, P]):
         try:
             predictions = self._advance(batch)
             first.ran_s += time.monotonic() - began
-            if not predictions:
+            if predictions is None:
                 self._requeue(first)
                 return
             if len(predictions) != len(batch):
@@ -181,12 +181,12 @@ class Batcher(Generic[J, P]):
                 if entry.is_wanted():
                     entry.future.set_result(prediction)
 
-    def _advance(self, batch: list[_Entry[J, P]]) -> Sequence[P]:
-        """The predictions; of a long job none until its last call."""
+    def _advance(self, batch: list[_Entry[J, P]]) -> Sequence[P] | None:
+        """The predictions; of a long job None until its last call."""
         first = batch[0]
         first.begun = first.begun or first.run([entry.job for entry in batch])
         for predictions in first.begun:
-            if predictions or self._is_long(first):
+            if predictions is not None or self._is_long(first):
                 return predictions
         raise RuntimeError(f"no predictions for {len(batch)} jobs")
 

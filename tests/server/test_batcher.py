@@ -26,7 +26,7 @@ class Recorder:
         self.batches: list[list[str]] = []
         self.slow_s = 0.0
 
-    def __call__(self, jobs: list[str]) -> Iterator[list[str]]:
+    def __call__(self, jobs: list[str]) -> Iterator[list[str] | None]:
         self.batches.append(jobs)
         self.entered.set()
         assert self.gate.wait(120)
@@ -113,11 +113,14 @@ def test_a_bad_job_fails_alone() -> None:
         assert batcher.alive
 
 
-def test_predictions_that_do_not_fit_the_jobs_are_an_error() -> None:
+@pytest.mark.parametrize(
+    ("made", "told"), [([], "0 predictions for 1 jobs"), (None, "no predictions for 1 jobs")]
+)
+def test_predictions_that_do_not_fit_the_jobs_are_an_error(made: list[str] | None, told: str) -> None:
     batcher: Batcher[str, str] = Batcher(a_line(), max_batch=1, metrics=Metrics())
     batcher.start()
-    with pytest.raises(RuntimeError, match="no predictions for 1 jobs"):
-        asyncio.run(batcher.submit("a", lambda _: iter([[]]), "n"))
+    with pytest.raises(RuntimeError, match=told):
+        asyncio.run(batcher.submit("a", lambda _: iter([made]), "n"))
     batcher.stop()
 
 
@@ -227,12 +230,12 @@ def test_a_batch_is_of_one_network_and_counts_passes() -> None:
 class Patient(Recorder):
     """One that needs as many calls for a job as its name has letters; notes each."""
 
-    def __call__(self, jobs: list[str]) -> Iterator[list[str]]:
+    def __call__(self, jobs: list[str]) -> Iterator[list[str] | None]:
         for name in jobs[0] if len(jobs) == 1 else ():
             self.batches.append([name])
             self.entered.set()
             assert self.gate.wait(120)
-            yield []
+            yield None
         yield from super().__call__(jobs)
 
 

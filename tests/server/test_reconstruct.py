@@ -239,7 +239,7 @@ def test_work_that_would_hold_up_everybody_is_refused(reconstructor: Reconstruct
     app, _ = build_app(reconstructor, deadline_s=20.0)
     quick = reconstructor.work
 
-    def slow(jobs: Sequence[Any]) -> Iterator[list[Any]]:
+    def slow(jobs: Sequence[Any]) -> Iterator[list[Any] | None]:
         time.sleep(1.0)
         yield from quick(jobs)
 
@@ -258,13 +258,13 @@ def test_a_large_job_refuses_nobody_and_ends(reconstructor: Reconstructor) -> No
     quick = reconstructor.work
     answered = 0
 
-    def slow(jobs: Sequence[Any]) -> Iterator[list[Any]]:
+    def slow(jobs: Sequence[Any]) -> Iterator[list[Any] | None]:
         if len(jobs[0].masks) > 1:
             for _ in range(3000):  # calls of a large job, until others had their turns between them
                 if answered > 3:
                     break
                 time.sleep(0.01)
-                yield []
+                yield None
         yield from quick(jobs)
 
     with running(app) as client, ThreadPoolExecutor(1) as pool:
@@ -299,7 +299,7 @@ def test_features_count_as_the_two_pictures_that_they_take(reconstructor: Recons
     app, service = build_app(reconstructor)
     quick, begun, gate = reconstructor.work, threading.Event(), threading.Event()
 
-    def held(jobs: Sequence[Any]) -> Iterator[list[Any]]:
+    def held(jobs: Sequence[Any]) -> Iterator[list[Any] | None]:
         begun.set()
         assert gate.wait(60)
         yield from quick(jobs)
