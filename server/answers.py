@@ -4,10 +4,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from model import Reconstruction, __version__, provenance
 from model.views import side_by_side
@@ -20,10 +22,22 @@ FORMS = (JSON, PNG, WEBP, JPEG)
 
 # How a picture is written, by its type. WebP is exact in its fastest mode; JPEG keeps the colours' resolution.
 ENCODINGS: dict[str, dict[str, Any]] = {
+    PNG: {},
     WEBP: {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
     JPEG: {"format": "JPEG", "quality": 95, "subsampling": 0},
 }
 SHEET = "sheet"
+
+
+class Answer(Response):
+    """An answer, and what is held for it until it was sent, or not taken in time."""
+
+    held: AbstractContextManager[object] = nullcontext()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with self.held:
+            await super().__call__(scope, receive, send)
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,8 @@ class Form:
         panels: Pictures in JSON, or side by side on the sheet.
         panel: The one picture of an image answer: a panel's name, or the sheet.
         pictures: How the pictures in JSON are written: PNG or WEBP.
+        photo: The file that was sent, where the panel of an image answer is to be laid over it at its own size.
+        max_bytes: Of such an answer.
         request_id: Of the request.
         etag: Where the answer can be had again.
     """
@@ -43,10 +59,12 @@ class Form:
     panels: tuple[str, ...]
     panel: str
     pictures: str = PNG
+    photo: bytes | None = None
+    max_bytes: int = 0
     request_id: str | None = None
     etag: Callable[[], str] | None = None
 
-    def render(self, result: Reconstruction) -> Response:
+    def render(self, result: Reconstruction) -> Answer:
         """The answer for a result. Encodes pictures: not for the event loop."""
         as_json = self.media_type == JSON
         facts = describe(result, self.panels if as_json else (), self.pictures)
@@ -62,13 +80,29 @@ class Form:
         if self.etag:
             headers["ETag"] = self.etag()
         content = dump(facts | {"request_id": self.request_id}) if as_json else self._picture(result)
-        return Response(content, media_type=self.media_type, headers=headers)
+        return Answer(content, media_type=self.media_type, headers=headers)
 
     def _picture(self, result: Reconstruction) -> bytes:
+        if self.photo is not None:
+            return self._full_size(result, self.photo)
         names = self.panels if self.panel == SHEET else (self.panel,)
         if self.media_type == PNG:
             return result.sheet(names) if self.panel == SHEET else result.png(self.panel)
         return _encode(result, names, self.media_type)
+
+    def _full_size(self, result: Reconstruction, photo: bytes) -> bytes:
+        pixels = result.full_size(photo, self.panel)
+        content = provenance.write(pixels, result.settings((self.panel,)), **ENCODINGS[self.media_type])
+        if len(content) > self.max_bytes:
+            raise BadRequestError(
+                f"At full size this picture takes {len(content)} bytes as {self.media_type}; an answer may have "
+                f"{self.max_bytes}.",
+                status=413,
+                code="answer-too-large",
+                hint=f"Send 'Accept: {JPEG}', which takes the fewest, or a smaller photo.",
+                field="full_size",
+            )
+        return content
 
 
 def _encode(result: Reconstruction, names: tuple[str, ...], media_type: str) -> bytes:

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from model import Reconstruction, Reconstructor, UnmaskError
 from server import openapi, problems
-from server.answers import JSON, NDJSON, describe, dump, negotiate, not_acceptable
+from server.answers import JSON, NDJSON, Answer, describe, dump, negotiate, not_acceptable
 from server.inputs import Shape, read
 from server.limits import charge, unless_gone
 from server.problems import BadRequestError, InvalidFieldsError
@@ -60,7 +60,7 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
         room for as many bytes as a request may have; entries beyond it are refused and not computed, lines are not.
         """
         media_type = negotiate(request.headers.getlist("accept"), (JSON, NDJSON))
-        service.check_batch()
+        service.check_large()
         fields, files = await read(request, shape)
         images = files["images"]
         _check_count(fields, len(images), limit)
@@ -68,7 +68,7 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
             fields.options(variant)  # what all entries would be refused for is refused at once
         charge(request, fields.count * len(images))
         with ExitStack() as place:  # taken late: whose body is slow takes it from nobody
-            place.enter_context(service.admit_batch())
+            place.enter_context(service.admit_large())
             model = await unless_gone(request, service.model(fields.model))
             heads = _heads(fields, len(images))
             lines = _run(service, model, images, fields, heads)
@@ -81,20 +81,9 @@ def add_batch(router: APIRouter, service: Service, settings: Settings) -> None:
             if media_type == NDJSON:
                 return _Stream(lines, place.pop_all(), headers)
             content = await unless_gone(request, _collect(lines, heads, model, settings.batch_bytes))
-            return _Whole(content, place.pop_all(), headers)
-
-
-class _Whole(Response):
-    """All entries at once; their place is given back when they were sent, or not taken in time."""
-
-    def __init__(self, content: bytes, place: ExitStack, headers: dict[str, str]) -> None:
-        super().__init__(content, headers=headers, media_type=JSON)
-        self._place = place
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
-        with self._place:
-            await super().__call__(scope, receive, send)
+            answer = Answer(content, media_type=JSON, headers=headers)
+            answer.held = place.pop_all()
+            return answer
 
 
 class _Stream(StreamingResponse):

@@ -180,6 +180,10 @@ RECONSTRUCT = body(
             "Every patch predicted from others",
             {"image": TINY, "cover": "complete", "panels": ["error"]},
         ),
+        "full_size": (
+            "The photo at its own size, repainted: with 'Accept: image/png'",
+            {"image": TINY, "full_size": True, "seed": 7},
+        ),
     },
 )
 BATCH = body(

@@ -1,6 +1,7 @@
 """The API: validate, call `Service`, encode. Thin on purpose."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Request, Response
@@ -10,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from model import EVERY_PANEL, STRATEGIES, __version__
 from model.views import VIEWS
 from server import openapi, problems, responses
-from server.answers import FORMS, JSON, SHEET, Form, etag, negotiate
+from server.answers import FORMS, JSON, SHEET, Answer, Form, etag, negotiate
 from server.batch import add_batch
 from server.catalogue import add_models, add_queue, add_samples
 from server.inputs import ACCEPTED, Files, Shape, read
@@ -24,6 +25,8 @@ from server.service import Service
 from server.settings import Settings
 from server.training import Record, find_records
 
+FULL_SIZE = "pasted"  # the panel that is laid over the photo where none is named
+
 
 def build_router(service: Service, settings: Settings, samples: Mapping[str, Sample]) -> APIRouter:
     """All routes of the API.
@@ -34,7 +37,7 @@ def build_router(service: Service, settings: Settings, samples: Mapping[str, Sam
         samples: Photos to offer, by name.
     """
     router = APIRouter()
-    _add_reconstruct(router, service, settings.max_bytes)
+    _add_reconstruct(router, service, settings)
     add_batch(router, service, settings)
     add_reading(router, service, settings)
     records = find_records(service.models.sources, settings.run)
@@ -45,15 +48,16 @@ def build_router(service: Service, settings: Settings, samples: Mapping[str, Sam
     return router
 
 
-def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> None:
-    shape = Shape(ReconstructFields, picture="image", files=("drawing",), max_bytes=max_bytes)
+def _add_reconstruct(router: APIRouter, service: Service, settings: Settings) -> None:
+    shape = Shape(ReconstructFields, picture="image", files=("drawing",), max_bytes=settings.max_bytes)
 
     async def reconstruct(request: Request) -> Response:
         """Hide patches of a photo and let the model paint them.
 
         The photo comes as a form, as the body itself (`image/*`, options in the query) or as JSON in base64.
         `Accept` picks JSON with the pictures inside, or one picture as PNG, WebP or JPEG: the panels side by
-        side, or the one that `panel` names. The seed in the answer repeats it.
+        side, or the one that `panel` names, with `full_size` over the photo at its own size. The seed in the answer
+        repeats it.
         """
         media_type = negotiate(request.headers.getlist("accept"), FORMS)
         fields, files = await read(request, shape)
@@ -61,19 +65,28 @@ def _add_reconstruct(router: APIRouter, service: Service, max_bytes: int) -> Non
         drawing = files["drawing"][0] if "drawing" in files else None
         options = fields.options(drawing)
 
-        async def work() -> Response:
+        async def work() -> Answer:
             model = await service.model(fields.model)
             form = Form(
                 media_type,
                 panels=fields.panels,
-                panel=fields.panel or SHEET,
+                panel=fields.panel or (FULL_SIZE if fields.full_size else SHEET),
                 pictures=f"image/{fields.picture_format or 'png'}",
+                photo=files["image"][0] if fields.full_size else None,
+                max_bytes=settings.batch_bytes,
                 request_id=correlation_id.get(),
                 etag=_etag(fields, files, media_type, model.identity) if _repeats(fields) else None,
             )
-            return await service.reconstruct(model, files["image"][0], options, form.render)
+            return await service.reconstruct(
+                model, files["image"][0], options, form.render, large=fields.full_size
+            )
 
-        return await unless_gone(request, work())
+        with ExitStack() as place:
+            if fields.full_size:
+                place.enter_context(service.admit_large())
+            answer = await unless_gone(request, work())
+            answer.held = place.pop_all()
+        return answer
 
     for path in ("/reconstruct", "/v1/reconstruct"):
         router.add_api_route(
@@ -101,18 +114,48 @@ def _etag(fields: ReconstructFields, files: Files, media_type: str, digest: str)
 
 def _check_forms(fields: ReconstructFields, media_type: str) -> None:
     """Refuse options that the answer would have to ignore."""
-    message = None
-    if fields.panel and media_type == JSON:
-        field, message = "panel", "'panel' picks a picture, but the answer is JSON."
-        hint = "Send 'Accept: image/png' with it."
-    elif fields.panel not in (None, SHEET) and "panels" in fields.model_fields_set:
-        field, message = "panel", "'panel' names one picture, but 'panels' several."
-        hint = "Leave one of them out."
-    elif fields.picture_format and media_type != JSON:
-        field, message = "picture_format", f"'picture_format' is for JSON, but the answer is {media_type}."
-        hint = "Leave it out, or send 'Accept: application/json'."
-    if message:
-        raise InvalidFieldsError.one(field, message, hint)
+    as_json, listed = media_type == JSON, "panels" in fields.model_fields_set
+    refusals = (
+        (
+            fields.panel and as_json,
+            (
+                "panel",
+                "'panel' picks a picture, but the answer is JSON.",
+                "Send 'Accept: image/png' with it.",
+            ),
+        ),
+        (
+            fields.panel not in (None, SHEET) and listed,
+            ("panel", "'panel' names one picture, but 'panels' several.", "Leave one of them out."),
+        ),
+        (
+            fields.full_size and as_json,
+            (
+                "full_size",
+                "'full_size' is for one picture, but the answer is JSON.",
+                "Send 'Accept: image/jpeg' with it, or image/png or image/webp.",
+            ),
+        ),
+        (
+            fields.full_size and (fields.panel == SHEET or listed),
+            (
+                "full_size",
+                "'full_size' lays one panel over the photo, not several side by side.",
+                f"Name one with 'panel', or none for '{FULL_SIZE}'.",
+            ),
+        ),
+        (
+            fields.picture_format and not as_json,
+            (
+                "picture_format",
+                f"'picture_format' is for JSON, but the answer is {media_type}.",
+                "Leave it out, or send 'Accept: application/json'.",
+            ),
+        ),
+    )
+    for applies, refusal in refusals:
+        if applies:
+            raise InvalidFieldsError.one(*refusal)
 
 
 def _add_facts(

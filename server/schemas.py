@@ -203,7 +203,11 @@ class ReconstructFields(CommonFields):
         default=None,
         description="With an image answer: the one picture wanted; 'sheet' puts the panels side by side.",
     )
-
+    full_size: Flag = Field(
+        default=False,
+        description="With an image answer: lay the panel over the photo at its own size, instead of what the model "
+        "sees of it; 'pasted' where no panel is named. False when omitted.",
+    )
     picture_format: Literal["png", "webp"] | None = Field(
         default=None,
         description="How pictures in JSON are written. Both keep every pixel, webp in fewer bytes. PNG when omitted.",

@@ -71,9 +71,9 @@ GPU_BATCH = 32
 # Most that are also interpolated: a tenth of a second each. Four masks of the largest grid, or 32 of the usual one.
 INTERPOLATED_PASSES = 36
 
-# Requests for many reconstructions at once: each holds a body of many pictures in memory for its whole time.
-BATCHES = 4
-BATCH_RETRY_S = 10
+# Requests for many reconstructions, or for one as large as its photo: each holds megabytes for its whole time.
+LARGE = 4
+LARGE_RETRY_S = 10
 LOADING_RETRY_S = 5
 # Seconds between two looks for room in a full queue.
 PATIENCE_S = 0.05
@@ -100,6 +100,8 @@ class Service:
             )
             for name in ("decode", "encode")
         )
+        # What is as large as its photo takes seconds and half a gigabyte: one at a time, and nobody waits behind it.
+        self._large_encoder = ThreadPoolExecutor(1, thread_name_prefix="unmask-large", initializer=stand_back)
         self.metrics = Metrics()
         self.max_batch = most_passes(settings, models.default.device)
         self._line = Line(
@@ -110,7 +112,7 @@ class Service:
             if connect
             else Batcher(self._line, max_batch=self.max_batch, metrics=self.metrics)
         )
-        self._batches = 0  # touched by the event loop only
+        self._large = 0  # in progress; touched by the event loop only
         # One network call's worth for all of them together: single requests never wait behind more than that.
         self._batch_places = asyncio.Semaphore(self.max_batch)
         self._batch_turn = asyncio.Lock()
@@ -131,6 +133,7 @@ class Service:
         self.models.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._large_encoder.shutdown(wait=False, cancel_futures=True)
 
     @property
     def ready(self) -> bool:
@@ -194,7 +197,13 @@ class Service:
         self._line.check_room()
 
     async def reconstruct(
-        self, model: Reconstructor, image: bytes, options: Options, render: Callable[[Reconstruction], T]
+        self,
+        model: Reconstructor,
+        image: bytes,
+        options: Options,
+        render: Callable[[Reconstruction], T],
+        *,
+        large: bool = False,
     ) -> T:
         """Hide patches of a picture, predict them, and give the result a form.
 
@@ -204,6 +213,7 @@ class Service:
             options: What to hide.
             render: Turns the reconstruction into what the caller sends; runs in the pool, for encoding
                 costs time.
+            large: What it makes is as large as the picture: one is made at a time.
 
         Raises:
             UnmaskError: The picture or the options are refused, the queue is full, or the deadline has
@@ -214,6 +224,7 @@ class Service:
             lambda: _prepare(model, image, options),
             _ending(model, render),
             passes=lambda job: count_passes(job, model),
+            encoder=self._large_encoder if large else self._encoders,
         )
 
     async def embed(
@@ -235,6 +246,7 @@ class Service:
             lambda: model.prepare_embedding(image, kind),
             lambda _, done: render(cast(Features, done)),
             passes=lambda _: EMBED_PASSES,
+            encoder=self._encoders,
             least=EMBED_PASSES,
         )
 
@@ -245,6 +257,7 @@ class Service:
         finish: Callable[[W, Done], T],
         *,
         passes: Callable[[W], int],
+        encoder: ThreadPoolExecutor,
         least: int = 1,
     ) -> T:
         """Decode, wait for the network, encode.
@@ -252,8 +265,9 @@ class Service:
         Args:
             model: Does it.
             prepare: Makes the work out of the request; runs in the pool.
-            finish: Makes the answer out of work and result; runs in the pool.
+            finish: Makes the answer out of work and result; runs in `encoder`.
             passes: Forward passes of the work.
+            encoder: The pool for that.
             least: Forward passes of the smallest such request. It is tried however slow the model has been: nobody
                 could ask for less, and only what runs tells that it is quick again.
         """
@@ -266,7 +280,7 @@ class Service:
                 if place.passes > max(least, self.max_batch):
                     self._line.be_patient(place)  # takes turns with batches: one client's lock nobody out
                 async with self._hold_places(place.passes) if place.patient else nullcontext():
-                    return await self._compute(model, work, place, finish)
+                    return await self._compute(model, work, place, finish, encoder)
 
     def _check_work(self, model: Reconstructor, passes: int, least: int = 1) -> None:
         """Refuse what could not end in time, before it waits for its turn."""
@@ -275,10 +289,15 @@ class Service:
             raise TooMuchWorkError(expected_s, self._deadline_s)
 
     async def _compute(
-        self, model: Reconstructor, work: W, place: Place, finish: Callable[[W, Done], T]
+        self,
+        model: Reconstructor,
+        work: W,
+        place: Place,
+        finish: Callable[[W, Done], T],
+        encoder: ThreadPoolExecutor,
     ) -> T:
         done = await self._worker.submit(work, model.work, model.identity, place.passes)
-        return await self._in_pool(self._encoders, self.metrics.encode, lambda: finish(work, done))
+        return await self._in_pool(encoder, self.metrics.encode, lambda: finish(work, done))
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:
@@ -303,8 +322,8 @@ class Service:
             async with self._deadline():
                 return await self._in_pool(self._decoders, self.metrics.decode, read)
 
-    def check_batch(self) -> None:
-        """Refuse a request for many reconstructions early, before its body is read.
+    def check_large(self) -> None:
+        """Refuse a request for many reconstructions, or for a picture at full size; early, where it can be told.
 
         Raises:
             OverloadedError: When too many such requests are in progress.
@@ -312,22 +331,22 @@ class Service:
         """
         if self._draining:
             raise ShuttingDownError
-        if self._batches >= BATCHES:
-            raise OverloadedError(BATCH_RETRY_S)
+        if self._large >= LARGE:
+            raise OverloadedError(LARGE_RETRY_S)
 
     @contextmanager
-    def admit_batch(self) -> Iterator[None]:
-        """Hold a place for such a request while it is in progress.
+    def admit_large(self) -> Iterator[None]:
+        """Hold a place for such a request until its answer was sent.
 
         Raises:
-            UnmaskError: As `check_batch`.
+            UnmaskError: As `check_large`.
         """
-        self.check_batch()
-        self._batches += 1
+        self.check_large()
+        self._large += 1
         try:
             yield
         finally:
-            self._batches -= 1
+            self._large -= 1
 
     async def reconstruct_patiently(
         self, model: Reconstructor, image: bytes, options: Options, render: Callable[[Reconstruction], T]
@@ -351,7 +370,9 @@ class Service:
                         place.decoding, place.passes = False, passes
                         self._check_work(model, passes)  # by the pace of those before it
                         async with self._deadline():
-                            return await self._compute(model, job, place, _ending(model, render))
+                            return await self._compute(
+                                model, job, place, _ending(model, render), self._encoders
+                            )
                 except OverloadedError:
                     if clock() > until:
                         raise

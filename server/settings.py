@@ -151,7 +151,8 @@ class Settings(BaseSettings):
     batch_bytes: int = Field(
         default=32 * MIB,
         ge=1024,
-        description="Bytes of a batch request with all its pictures, and of an answer in JSON; up to four at a time.",
+        description="Bytes of a batch request with all its pictures, of its answer in JSON, and of a picture at full "
+        "size; up to four such requests at a time.",
     )
     held_bytes: int = Field(
         default=256 * MIB,

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from model.clutter import Directory, is_cluttered
 from model.errors import ImageError
-from model.images import MAX_PIXELS, Photo, Picture, encode, file_of, load_grey, load_square
+from model.images import MAX_PIXELS, MAX_SIDE, Photo, Picture, encode, file_of, load_grey, load_square
 from tests.pictures import encoded, photo
 
 
@@ -33,6 +33,11 @@ def _load(
 def test_a_picture_of_the_right_size_comes_back_bit_by_bit() -> None:
     pixels = photo(64, 64)
     assert np.array_equal(load_square(encoded(pixels), 64), pixels)
+
+
+def test_the_widest_photo_there_may_be_can_be_written_in_every_format() -> None:
+    for kind in ("PNG", "WEBP", "JPEG"):
+        assert encode(np.zeros((8, MAX_SIDE, 3), np.uint8), kind)
 
 
 def test_what_we_encode_we_read_back() -> None:
@@ -259,9 +264,9 @@ def _png_header(width: int, height: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("size", [(20_000, 20_000), (9_459, 9_459), (16_385, 900), (65_000, 64_000)])
+@pytest.mark.parametrize("size", [(20_000, 20_000), (9_459, 9_459), (16_384, 900), (65_000, 64_000)])
 def test_too_many_pixels_are_refused_by_the_header_alone(size: tuple[int, int]) -> None:
-    assert size[0] * size[1] > MAX_PIXELS or max(size) > 16_384
+    assert size[0] * size[1] > MAX_PIXELS or max(size) > MAX_SIDE
     with pytest.raises(ImageError) as caught:
         load_square(_png_header(*size), 64)
     assert caught.value.code == "image-pixels"
@@ -452,7 +457,7 @@ def test_a_picture_of_run_lengths_is_refused_where_unpacking_it_would_take_secon
 
     assert load_square(coded(100, 90), 32).shape == (32, 32, 3)
     with pytest.raises(ImageError, match="run lengths") as caught:
-        load_square(coded(16_384, 1_000), 32)
+        load_square(coded(16_383, 1_000), 32)
     assert caught.value.code == "image-pixels"
 
 

@@ -65,6 +65,9 @@ class FakeResult:
     def panel(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.zeros((8, 8, 3), np.uint8)
 
+    def full_size(self, image: bytes, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+
 
 class FakeJob(bytes):
     """A picture with one mask."""

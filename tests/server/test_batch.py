@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from model import Reconstructor, __version__
@@ -248,16 +249,34 @@ def test_batches_are_refused_when_enough_of_them_are_in_work(engine: FakeEngine)
                 )
 
             held = [asyncio.create_task(ask()) for _ in range(4)]
-            while service._batches < 4:
+            while service._large < 4:
                 await asyncio.sleep(0.01)
-            refused = await ask()
-            problem_of(refused, 503)
-            assert refused.headers["retry-after"]
+            full_size: dict[str, Any] = {"files": {"image": ("a", png())}, "headers": {"accept": "image/png"}}
+            for refused in (await ask(), await c.post("/reconstruct?full_size=true", **full_size)):
+                problem_of(refused, 503)
+                assert refused.headers["retry-after"]
             engine.gate.set()
             assert [answer.status_code for answer in await asyncio.gather(*held)] == [200] * 4
             assert (await ask()).status_code == 200
 
     asyncio.run(scene())
+
+
+def test_a_large_answer_keeps_its_place_until_it_was_sent(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, service = build_app(engine)
+    held, send = [], Response.__call__
+
+    async def noted(answer: Response, *parts: Any) -> None:
+        held.append(service._large)
+        await send(answer, *parts)
+
+    monkeypatch.setattr(Response, "__call__", noted)
+    with running(app) as client:
+        assert client.post(PATH, files={"images": ("a", png())}).status_code == 200
+        assert post(client, full_size="true", headers={"accept": "image/png"}).status_code == 200
+    assert (held, service._large) == ([1, 1], 0)
 
 
 def test_a_stopping_service_gives_up_what_has_not_begun(engine: FakeEngine) -> None:

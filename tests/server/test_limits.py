@@ -314,7 +314,7 @@ def test_batches_that_nobody_sends_or_reads_take_no_place_for_ever(
             raw = clients.enter_context(socket.create_connection((host, int(port))))
             raw.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.read())
         for _ in range(400):
-            if service._batches == 4:
+            if service._large == 4:
                 break
             time.sleep(0.05)
         assert ask(address).status_code == 503

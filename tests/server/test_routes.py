@@ -23,7 +23,17 @@ from server.app import create_app
 from server.batcher import STAND_BACK
 from server.samples import read_samples
 from server.settings import Settings
-from tests.server.conftest import FakeEngine, FakeJob, build_app, into, png, post, problem_of, running
+from tests.server.conftest import (
+    FakeEngine,
+    FakeJob,
+    FakeResult,
+    build_app,
+    into,
+    png,
+    post,
+    problem_of,
+    running,
+)
 
 OPERATIONS = ("reconstruct", "reconstruct/batch", "embed", "settings")
 
@@ -559,6 +569,35 @@ def test_what_was_computed_does_not_wait_behind_what_is_decoded(
             finally:
                 decoded.set()
             assert (await behind).status_code == 200
+
+    asyncio.run(scene())
+
+
+def test_pictures_at_full_size_are_made_one_at_a_time_and_nobody_else_waits(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, made, paint = [], threading.Event(), FakeResult.full_size
+
+    def full_size(result: FakeResult, image: bytes, name: str) -> Any:
+        begun.append(name)
+        assert made.wait(20)
+        return paint(result, image, name)
+
+    monkeypatch.setattr(FakeResult, "full_size", full_size)
+    app, _ = build_app(engine, decode_threads=4)
+    large: dict[str, Any] = {"files": {"image": ("a", png())}, "headers": {"accept": "image/webp"}}
+
+    async def scene() -> None:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(**into(app)) as c:
+            held = [asyncio.create_task(c.post("/reconstruct?full_size=true", **large)) for _ in range(2)]
+            while sum(map(len, engine.batches)) < 2:
+                await asyncio.sleep(0.01)
+            try:
+                assert (await asyncio.wait_for(c.post("/reconstruct", **large), 10)).status_code == 200
+                assert begun == ["pasted"]
+            finally:
+                made.set()
+            assert [answer.status_code for answer in await asyncio.gather(*held)] == [200] * 2
 
     asyncio.run(scene())
 
