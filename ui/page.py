@@ -1,4 +1,4 @@
-"""The frame of the page: title line, tabs in order. Mounted, with all its settings, by ``server/main.py``."""
+"""The frame of the page: title line, tabs in order, footer. Mounted, with all its settings, by ``server/main.py``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 import gradio as gr
 
+from model import __version__
 from ui.grid import build_widget
 from ui.strings import choose, load_languages, load_words
 from ui.tabs import compare, explore, learn, use
@@ -39,6 +40,8 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
                 # Explore fills the store that the others read, so it runs even where another tab is opened first.
                 with gr.Tab(words["en"]["tabs"][name], id=name, render_children=name == "explore"):
                     tab.build(description, words)
+        own = choose(words, "head", "tabs", "foot", "lesson", "sample", "strategy")
+        build_widget("footer", ("words", "footer"), words=own, version=__version__)
     return page
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import urllib.request
 from itertools import product
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from model import __version__
+from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
 from tests.e2e.test_pictures import HAND_OVER, quarters, wait_for_picture
@@ -138,15 +141,59 @@ def test_for_the_classroom_what_is_talked_about_is_on_one_screen(
 
 def test_for_the_classroom_only_the_tabs_stay_and_all_is_larger(new_page: OpenPage) -> None:
     explore = new_page()
-    explore.url += "?present=1"
     explore.open()
-    assert not explore.one(".um-head").is_visible()
+    usual = explore.one(".um-grid").bounding_box()
+    explore.one(".um-presenting").click()
+    assert "present=1" in explore.page.url
+    assert explore.one(".um-head > :visible").all_inner_texts() == ["Leave presentation"]
+    larger = explore.one(".um-grid").bounding_box()
+    assert usual is not None
+    assert larger is not None
+    assert larger["width"] > usual["width"]
     mask = explore.mask
     explore.click(9, 12)
     explore.settle()
     assert [i for i in range(196) if explore.mask[i] != mask[i]] == [9 * 14 + 12]
     assert explore.evaluate("document.documentElement.scrollWidth") <= 1440
     explore.screenshot("present")
+    open_tab(explore, 3)
+    explore.one("#unmask-use h1").wait_for()
+    explore.one(".um-presenting").click()
+    assert "present" not in explore.page.url
+    assert explore.one(".um-brand").is_visible()
+    open_tab(explore, 0)
+    explore.page.wait_for_function("document.querySelector('.um-grid').getBoundingClientRect().width === 448")
+
+
+def test_below_every_tab_stand_the_lesson_the_terms_and_the_version(
+    explore: ExplorePage, subtests: pytest.Subtests
+) -> None:
+    for place in (1, 2, 3, 0):
+        open_tab(explore, place)
+        with subtests.test(tab=place):
+            text = explore.one(".um-foot").inner_text()
+            assert f"Unmask {__version__}" in text
+            assert "Code: Apache-2.0" in text
+            assert "Weights of mini: CC-BY-NC-4.0" in text
+    links = explore.one(".um-foot > p a").evaluate_all("(all) => all.map((a) => [a.hostname, a.target])")
+    assert {target for _, target in links} == {"_blank"}, "the picture and the mask are kept"
+    assert ["arxiv.org", "_blank"] in links
+    assert explore.one(".um-foot-api").get_attribute("href") == f"{explore.url}docs"
+    for language, name in (("en", "lesson.md"), ("zh", "lesson.zh-CN.md")):
+        explore.one(".um-lesson-open").click()
+        steps = explore.one(".um-lesson li:visible").count()
+        given = explore.one(".um-lesson a").evaluate_all("(all) => all.map((a) => a.search + a.hash)")
+        explore.one(".um-lesson-close").click()
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        told = re.findall(r"\]\(http://127\.0\.0\.1:7860/(\?[^)]*present=1[^)]*)\)", text)
+        assert steps == 7
+        assert [fields_of(link) for link in given] == [fields_of(link) | {"lang": language} for link in told]
+        explore.one(".um-language").click()
+
+
+def fields_of(link: str) -> dict[str, str]:
+    parts = urlsplit(link)
+    return dict(parse_qsl(parts.query)) | {"part": parts.fragment}
 
 
 def test_back_goes_through_the_tabs_and_stays_on_the_page(explore: ExplorePage) -> None:

@@ -81,13 +81,9 @@ on(window, 'resize', fit);
 new IntersectionObserver(([place]) => $('.um-status').classList.toggle('um-away', !place.isIntersecting), { rootMargin: '0px 0px -56px' }).observe($('.um-status-place'));
 new MutationObserver(() => grid.redraw()).observe(document.body, { attributes: true, attributeFilter: ['class'] });
 Object.assign(window.unmask, { state, grid, client, shown: () => shown, mask: () => Array.from(grid.hidden).join('') });
-on('.um-leave', 'click', () => {
-  document.body.classList.remove('um-present');
-  putAddress({ present: '' });
+on(document, 'unmask:present', () => {
   element.querySelector('.um-explore').style.removeProperty('--side'); // the room beside each other is measured by it
   fit();
-  scrollTo(0, 0);
-  $('#um-grid').focus();
 });
 function nameGrid() { $('.um-grid').setAttribute('aria-label', words('grid.label', { r: rows, c: columns })); }
 /** Everything that is said, said in the language that is on. */

@@ -1,7 +1,20 @@
-// The line above the tabs: name, model, language, colours; and the labels of the tabs. Runs as the body of a function with `element` and `props`.
+// The line above the tabs: name, model, classroom, language, colours; and the labels of the tabs. Runs as the body of a function with `element` and `props`.
 const words = wordsOf(props.words);
 if (!store.state.models.length) store.set({ model: props.model, models: [props.model] });
-document.body.classList.toggle('um-present', new URLSearchParams(location.search).has('present'));
+
+// --- the classroom -------------------------------------------------------------------------------------------
+const presenting = element.querySelector('.um-presenting'), isPresenting = () => document.body.classList.contains('um-present');
+function present(on) {
+  document.body.classList.toggle('um-present', on);
+  presenting.textContent = words(on ? 'head.leave' : 'head.present');
+}
+presenting.addEventListener('click', () => {
+  present(!isPresenting());
+  putAddress({ present: isPresenting() ? '1' : '' });
+  document.dispatchEvent(new Event('unmask:present'));
+  scrollTo(0, 0);
+});
+present(new URLSearchParams(location.search).has('present'));
 
 // --- language ----------------------------------------------------------------------------------------------
 // Gradio's own labels stand in one language and its start writes the browser's into <html lang>: both follow ours.
@@ -59,7 +72,7 @@ function speak() {
   if (document.documentElement.lang !== code) document.documentElement.lang = code;
 }
 function paintWords() {
-  speak(); words.fill(element); labelTabs();
+  speak(); words.fill(element); labelTabs(); present(isPresenting());
   element.querySelector('.um-language').lang = language() === 'en' ? 'zh-CN' : 'en';
   paintModels(store.state);
   paintTheme(document.body.classList.contains('dark'));
@@ -90,7 +103,7 @@ function findTabs() {
     // An older entry's address tells of an older view; the page shows the one of now.
     if (store.state.result) history.replaceState(history.state, '', store.link());
     const lang = remembered('unmask-language') ? { lang: language() } : {};
-    putAddress({ ...lang, present: document.body.classList.contains('um-present') ? '1' : '' });
+    putAddress({ ...lang, present: isPresenting() ? '1' : '' });
   });
   document.addEventListener('unmask:open', (event) => openTab(event.detail));
   new MutationObserver(noteTab).observe(tabs, { subtree: true, attributeFilter: ['aria-selected'] });

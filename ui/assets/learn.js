@@ -47,11 +47,18 @@ async function follow(state) {
     const [rows, columns] = answer.grid;
     const scene = createScene({ original: images.original, result: images.reconstruction, hidden: answer.hidden, rows, columns });
     view = { answer, images, scene, model, picture: state.picture, errors: patchErrors(images.original, images.reconstruction, rows, columns), positions: undefined, views: null };
-    clearTimeout(slow); status(''); paint();
+    clearTimeout(slow); status(''); paint(); arrive();
     await answerQuestions(request, mine.signal);
   } catch {
     if (!mine.signal.aborted) { asked = {}; status('learn.failed', true); }
   } finally { clearTimeout(slow); }
+}
+let arrived = false;
+/** The address of a section leads to it, once: what stands above it is there now. */
+function arrive() {
+  const section = !arrived && document.getElementById(location.hash.slice(1));
+  arrived = true;
+  if (section && element.contains(section)) section.scrollIntoView();
 }
 /** The extra pictures; a question whose picture fails stays without it. */
 async function answerQuestions(request, signal) {
