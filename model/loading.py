@@ -4,7 +4,7 @@
     any other, or the first time here -> read with torch, the proof is made and kept, OpenVINO meets it
     a GPU, or no OpenVINO, or a failed proof -> torch
 
-A proof lies beside the weights (``small.proof.npz``, made by ``python -m model prove``) or under the user's cache,
+A proof lies beside the weights (``mini.proof.npz``, made by ``python -m model prove``) or under the user's cache,
 by the hash of the file.
 """
 
@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from model.checkpoints import files, registry
-from model.checkpoints.files import FORMAT
+from model.checkpoints.files import FORMAT, Own, read_own
 from model.config import MAEConfig
 from model.engines import ENGINES, PRECISIONS, Engine, OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError, first_line
@@ -245,13 +245,9 @@ def said_of(path: Path) -> dict[str, Any]:
         has it; else nothing.
     """
     found = registry.locate(path)
-    try:
-        with safe_open(found.path, framework="numpy") as file:
-            head = _head(file.metadata())
-    except (OSError, SafetensorError):
-        head = None  # whoever loads it says what is wrong
-    if head:
-        return {**head.card, "grid": list(head.config.grid), **head.config.to_dict()}
+    own = _own(found.path)
+    if own.config:
+        return {**(own.card or {}), "grid": list(own.config.grid), **own.config.to_dict()}
     return {"strategy": found.entry.trained_with} if found.entry and found.entry.trained_with else {}
 
 
@@ -289,41 +285,26 @@ def _ready(path: Path) -> tuple[Facts, Weights, Proof] | None:
     proof = next((known for place in kept if (known := Proof.read(place, digest))), None)
     if proof is None:
         return None
+    own = _own(path)
+    if own.name is None or own.config is None or own.card is None:
+        return None
     try:
         with safe_open(path, framework="numpy") as file:
-            head = _head(file.metadata())
-            if head is None:
-                return None
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, TypeError):  # TypeError: numbers that numpy does not have
         return None  # torch's reader says what is wrong
     parameters = sum(array.size for name, array in weights.items() if name not in _POSITIONS)
-    return Facts(head.name, digest, head.config, head.card, parameters), weights, proof
+    return Facts(own.name, digest, own.config, own.card, parameters), weights, proof
 
 
-class _Head(NamedTuple):
-    name: str
-    config: MAEConfig
-    card: dict[str, Any]
-
-
-def _head(header: dict[str, str] | None) -> _Head | None:
-    """What the head of a file of our own layout tells; None of any other, and of one that is broken."""
-    if not header or header.get("format") != FORMAT:
-        return None
+def _own(path: Path) -> Own:
+    """What the head of a file of our own layout tells; nothing of any other, and of one that is broken."""
     try:
-        config = MAEConfig.from_dict(json.loads(header["config"]))
-        return _Head(header["name"], config, dict(json.loads(header["card"])))
-    except (
-        CheckpointError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ):
-        return None
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+        return read_own(path.name, header) if header.get("format") == FORMAT else Own()
+    except (OSError, SafetensorError, CheckpointError):
+        return Own()  # whoever loads it says what is wrong
 
 
 def _kept_proof(checkpoint: Checkpoint) -> Proof:

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 
 from model.ablate.tables import Row, Table
-from model.checkpoints import shapes
 from model.checkpoints.containers import open_raw
 from model.checkpoints.files import make_folder, write_json
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
@@ -285,7 +284,9 @@ def _trained(recipe: Recipe, setting: Setting) -> Path:
 
 
 def _steps_made(weights: Path) -> int:
-    return int(shapes.stored_facts(open_raw(weights))["card"]["steps"])
+    card = open_raw(weights).own.card
+    assert card is not None  # the run wrote it
+    return int(card["steps"])
 
 
 def _of_training(folder: Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from model.checkpoints import files
 from model.checkpoints.files import RawFile, refuse
+from model.config import SIZES
 from model.errors import CheckpointError, first_line, listed
 
 if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
@@ -100,35 +102,32 @@ def open_raw(path: Path, key: str | None = None) -> RawFile:
 
 def _open_raw(path: Path, key: str | None) -> RawFile:
     parts = files.parts(path)
-    tensors: dict[str, Tensor] = {}
-    header: dict[str, str] = {}
-    arguments: dict[str, Any] = {}
-    nested = False
-    for part in parts:
-        if _is_safetensors(part):
-            if key:
-                raise refuse(
-                    f"{part.name} is a safetensors file, whose weights lie under no key",
-                    "Leave out --weights-key.",
-                    "layout",
-                )
-            more, header = _read_safetensors(part)
-        else:
-            more, arguments, nested = _read_pickle(part, key)
-        _refuse_without_numbers(part, more)
-        tensors |= more
+    read = [_open_part(part, key) for part in parts]
+    tensors = {name: value for part in read for name, value in part.tensors.items()}
     config, processor = files.configs_beside(path)
-    return RawFile(
+    return replace(
+        read[-1],
         path=path,
         tensors=files.without_prefixes(tensors),
         digest=files.joint_digest([files.sha256(part) for part in parts]),
         size_bytes=sum(part.stat().st_size for part in parts),
-        header=header,
         config=config,
         processor=processor,
-        arguments=arguments,
-        nested=nested,
     )
+
+
+def _open_part(path: Path, key: str | None) -> RawFile:
+    """One file: what stands in it alone, its hash not yet taken."""
+    is_pickle = not _is_safetensors(path)
+    if key and not is_pickle:
+        raise refuse(
+            f"{path.name} is a safetensors file, whose weights lie under no key",
+            "Leave out --weights-key.",
+            "layout",
+        )
+    raw = _read_pickle(path, key) if is_pickle else _read_safetensors(path)
+    _refuse_without_numbers(path, raw.tensors)
+    return raw
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -148,11 +147,11 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or head[8:9] == b"{"
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> RawFile:
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return RawFile(path, tensors, header=file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise refuse(
             f"{path.name} is not a readable safetensors file ({error})",
@@ -161,7 +160,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _read_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+def _read_pickle(path: Path, key: str | None) -> RawFile:
     from torch import Tensor
 
     content = _unpickled(path)
@@ -173,15 +172,17 @@ def _read_pickle(path: Path, key: str | None) -> tuple[dict[str, Tensor], dict[s
     tensors = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     if not tensors:
         raise _without_tensors(path, content)
-    arguments = content.get("args", {})
-    if isinstance(arguments, argparse.Namespace):
-        arguments = vars(arguments)
-    kept = {
-        "args": arguments if isinstance(arguments, dict) else {},
-        "unmask": content.get("unmask", {}),
-        "averages": averages,
-    }
-    return tensors, kept, nested
+    options = content.get("args", {})
+    if isinstance(options, argparse.Namespace):
+        options = vars(options)
+    return RawFile(
+        path,
+        tensors,
+        options=options if isinstance(options, dict) else {},
+        beside=content.get("unmask"),
+        averages=averages,
+        nested=nested,
+    )
 
 
 def _refuse_without_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -229,16 +230,16 @@ def _unpickled(path: Path) -> object:
 
 def _weights_in(
     path: Path, content: Mapping[str, Any], key: str | None
-) -> tuple[Mapping[str, Any], bool, list[str]]:
+) -> tuple[Mapping[str, Any], bool, tuple[str, ...]]:
     """The innermost dict of weights, whether it lay inside another, and averages that were passed over."""
-    weights, nested, averages = content, False, list[str]()
+    weights, nested, averages = content, False, tuple[str, ...]()
     for _ in range(_DEEPEST):
         inside = [at for at in (*_NESTED, *_AVERAGES) if isinstance(weights.get(at), Mapping)]
         if key and not nested:
             inside = [key] if isinstance(weights.get(key), Mapping) else []
         if not inside:
             break
-        averages += [at for at in inside[1:] if at in _AVERAGES]
+        averages += tuple(at for at in inside[1:] if at in _AVERAGES)
         weights, nested = weights[inside[0]], True
     if key and not nested:
         raise refuse(
@@ -267,7 +268,7 @@ def _without_tensors(path: Path, content: object) -> CheckpointError:
     return refuse(f"{path.name} holds a {type(content).__name__} without named tensors", hint, "layout")
 
 
-def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+def _read_state(path: Path, state: Mapping[str, Any]) -> RawFile:
     """A state of ``model.pretrain``: the running average where it keeps one, as the run itself would give."""
     recipe = state["recipe"] if isinstance(state["recipe"], dict) else {}
     weights = state.get("average") or state["network"]
@@ -277,22 +278,26 @@ def _read_state(path: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
             "Go on with --resume until the run writes its weights, or take a run that kept whole states.",
             "layout",
         )
-    normalised = {"pixel": False, "norm_pixel": True}  # states of before kept no config
     step, batch_size = state.get("step", 0), recipe.get("batch_size", 0)
     if not (isinstance(step, int) and isinstance(batch_size, int)):
         raise refuse(
             f"{path.name} counts steps in no whole numbers", "Take a state as the run wrote it.", "layout"
         )
+    options: dict[str, Any] = {}  # states of before kept no config, but a recipe that says as much
+    if recipe.get("target") in ("pixel", "norm_pixel"):
+        options["norm_pix_loss"] = recipe["target"] == "norm_pixel"
+    if size := SIZES.get(str(recipe.get("size", ""))):
+        options["input_size"] = size.image_size
     card = {"steps": step, "samples": step * batch_size, "recipe": recipe}
-    facts = {"name": str(recipe.get("name", path.stem)), "card": card, **state.get("unmask", {})}
-    kept = {
-        "args": {"norm_pix_loss": normalised[recipe["target"]]} if recipe.get("target") in normalised else {},
-        "unmask": facts,
-        "size": str(recipe.get("size", "")),
-        "state": "average" if state.get("average") else "network",
-        "lost": lost_positions(state),
-    }
-    return {**weights, **state.get("positions", {})}, kept, True
+    return RawFile(
+        path,
+        {**weights, **state.get("positions", {})},
+        options=options,
+        beside={"name": str(recipe.get("name", path.stem)), "card": card, **state.get("unmask", {})},
+        nested=True,
+        is_state=True,
+        lost=lost_positions(state),
+    )
 
 
 def lost_positions(state: Mapping[str, Any]) -> str:

@@ -14,11 +14,13 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from model.config import MAEConfig
 from model.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:  # loaded on first use: names of weights are told without it
@@ -54,30 +56,95 @@ def cache(kind: str) -> Path:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What this product wrote into a weight file, of whatever layout; None for what is not there.
+
+    Attributes:
+        name: What the weights call themselves.
+        config: Shape of the network.
+        card: What else is told of them: licence, data, steps.
+    """
+
+    name: str | None = None
+    config: MAEConfig | None = None
+    card: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class RawFile:
     """What a weight file holds, before anyone says what it means.
 
     Attributes:
         path: The file or folder as given.
         tensors: By the file's own names, wrappers' prefixes removed.
-        digest: SHA-256 hex over the file, or over the digests of a folder's parts in order.
+        digest: SHA-256 hex over the file, or over the digests of a folder's parts in order; empty of a head alone.
         size_bytes: Of all parts.
         header: Metadata of a safetensors file.
         config: ``config.json`` of a Hugging Face folder.
         processor: Its ``preprocessor_config.json``: how pictures are made ready.
-        arguments: Training arguments stored in the file, plain values only.
+        options: Training options stored in a pickle, by the names of the authors' script.
+        beside: What a pickle holds under ``unmask``: what this product wrote.
+        averages: Where in a pickle averages of the weights lie that were passed over.
         nested: The weights lay inside another object (``model``, ``state_dict``).
+        is_state: It is a state of a run of ``model.pretrain``.
+        lost: What to know of a state that lacks positions, a sentence; else empty.
     """
 
     path: Path
     tensors: dict[str, Tensor]
-    digest: str
-    size_bytes: int
+    digest: str = ""
+    size_bytes: int = 0
     header: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
-    arguments: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    beside: object = None
+    averages: tuple[str, ...] = ()
     nested: bool = False
+    is_state: bool = False
+    lost: str = ""
+
+    @cached_property
+    def own(self) -> Own:
+        """What this product wrote into it.
+
+        Raises:
+            CheckpointError: It is there and cannot be read.
+        """
+        return read_own(self.path.name, self.header, self.beside)
+
+
+def read_own(file_name: str, header: Mapping[str, str], beside: object = None) -> Own:
+    """What this product wrote into a weight file: in the header of its own format, or of another under ``unmask``.
+
+    Args:
+        file_name: For messages.
+        header: Metadata of a safetensors file; of a pickle none.
+        beside: What a pickle holds under ``unmask``.
+
+    Raises:
+        CheckpointError: It is there and cannot be read.
+    """
+    try:
+        if header.get("format") == FORMAT:
+            beside = {key: json.loads(header.get(key, "{}")) for key in ("config", "card")}
+            beside["name"] = header.get("name")
+        elif "unmask" in header:
+            beside = json.loads(header["unmask"])
+        if not isinstance(beside, dict):
+            return Own()
+        name, config, card = map(beside.get, ("name", "config", "card"))
+        return Own(
+            None if name is None else str(name),
+            None if config is None else MAEConfig.from_dict(config),
+            None if card is None else dict(card),
+        )
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise refuse(
+            f"{file_name} carries a header that cannot be read ({error})",
+            "The file was changed or written by another version; nothing was loaded.",
+            "unreadable",
+        ) from error
 
 
 def refuse(message: str, hint: str, code: str) -> CheckpointError:

@@ -145,9 +145,7 @@ _QKV = "blocks.0.attn.qkv.weight"
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout("unmask", "Unmask", lambda raw: raw.header.get("format") == FORMAT, proof="this code"),
-    Layout(
-        "run", "Unmask, a state of a training run", lambda raw: "state" in raw.arguments, proof="this code"
-    ),
+    Layout("run", "Unmask, a state of a training run", lambda raw: raw.is_state, proof="this code"),
     Layout(
         "huggingface",
         "Hugging Face ViTMAE",

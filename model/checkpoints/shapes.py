@@ -1,4 +1,4 @@
-"""What network a file's tensors make: its shape, its target, and what we wrote beside them.
+"""What network a file's tensors make: its shape and its target.
 
 A head count stands in no tensor's shape, and nothing in a public file says raw or normalised pixels: both come
 from a config, from what is known of the files, or from the caller; what is assumed beyond that is said in a note.
@@ -6,14 +6,13 @@ from a config, from what is known of the files, or from the caller; what is assu
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from model.checkpoints.files import CONFIGS, FORMAT, RawFile, refuse
+from model.checkpoints.files import CONFIGS, RawFile, refuse
 from model.checkpoints.layouts import Tensors, content, recognise
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES, MAEConfig, Target, imagenet
 from model.errors import CheckpointError
@@ -28,6 +27,15 @@ _DECODER_HEADS = {512: 16}  # the one decoder of the paper's code
 _ASSUMED_HEADS = {192: 3, 384: 6}
 #: Side in pixels of what the paper trained on, for a file without positions and settings.
 _ASSUMED_SIZE = 224
+#: Names of the picture's side among training options: the authors', timm's.
+_SIZE_OPTIONS = ("input_size", "img_size")
+#: What may differ between a file and a named size without changing its heads.
+_FREE = ("image_size", "target", "heads", "decoder_heads")
+#: The authors' released files, whose names alone say what they predict (nothing inside does).
+_RELEASED: tuple[tuple[str, Target], ...] = (
+    (r"mae_visualize_vit_(base|large|huge)(_ganloss)?\.\w+", "pixel"),
+    (r"mae_pretrain_vit_(base|large|huge)(_full)?\.\w+", "norm_pixel"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,48 +59,6 @@ class Given:
     weights_key: str | None = None
 
 
-#: The authors' released files, whose names alone say what they predict (nothing inside does).
-_RELEASED: tuple[tuple[str, Target], ...] = (
-    (r"mae_visualize_vit_(base|large|huge)(_ganloss)?\.\w+", "pixel"),
-    (r"mae_pretrain_vit_(base|large|huge)(_full)?\.\w+", "norm_pixel"),
-)
-
-
-def stored_facts(raw: RawFile) -> dict[str, Any]:
-    """What this product wrote into the file, whatever its layout: ``config``, ``name``, ``card``; or nothing.
-
-    Raises:
-        CheckpointError: It is there and cannot be read.
-    """
-    try:
-        if raw.header.get("format") == FORMAT:
-            facts = {key: json.loads(raw.header.get(key, "{}")) for key in ("config", "card")}
-            return {**facts, "name": raw.header.get("name", raw.path.stem)}
-        facts = (
-            json.loads(raw.header["unmask"]) if "unmask" in raw.header else raw.arguments.get("unmask", {})
-        )
-        return facts if isinstance(facts, dict) else {}
-    except ValueError as error:
-        raise _bad_header(raw, error) from error
-
-
-def stored_config(raw: RawFile) -> MAEConfig | None:
-    """The config among ``stored_facts``."""
-    values = stored_facts(raw).get("config")
-    try:
-        return MAEConfig.from_dict(values) if isinstance(values, dict) else None
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise _bad_header(raw, error) from error
-
-
-def _bad_header(raw: RawFile, error: Exception) -> CheckpointError:
-    return refuse(
-        f"{raw.path.name} carries a header that cannot be read ({error})",
-        "The file was changed or written by another version; nothing was loaded.",
-        "unreadable",
-    )
-
-
 def find_target(raw: RawFile, given: Given) -> tuple[Target | None, str]:
     """What the decoder predicts, and who says so; ``(None, "")`` where nobody does.
 
@@ -102,18 +68,16 @@ def find_target(raw: RawFile, given: Given) -> tuple[Target | None, str]:
     told, source = _told_target(raw)
     if given.target is None or given.target == told:
         return told, source
-    if stored_config(raw) is not None:
+    if raw.own.config is not None:
         raise _contradicted(raw, "target", told, given.target)
     return given.target, f"{given.source}, though {source} says {told}" if told else given.source
 
 
 def _told_target(raw: RawFile) -> tuple[Target | None, str]:
-    stored = stored_config(raw)
-    if stored is not None:
-        return stored.target, "the file's own config"
-    options = raw.arguments.get("args", {})
-    if isinstance(options.get("norm_pix_loss"), bool):
-        return _target(options["norm_pix_loss"]), "the training options stored in the file"
+    if raw.own.config is not None:
+        return raw.own.config.target, "the file's own config"
+    if isinstance(raw.options.get("norm_pix_loss"), bool):
+        return _target(raw.options["norm_pix_loss"]), "the training options stored in the file"
     if raw.config.get("model_type") == "vit_mae":
         told = raw.config.get("norm_pix_loss", False)
         if isinstance(told, bool):
@@ -206,10 +170,9 @@ def infer_config(
                 "Only one ratio for both is supported.",
                 "shape",
             )
-    stored = stored_config(raw)
-    if stored is not None:
-        _check_stored(raw, stored, values, given)
-        return stored, ()
+    if raw.own.config is not None:
+        _check_own(raw, raw.own.config, values, given)
+        return raw.own.config, ()
     for decoder in (True, False) if "decoder_width" in values else (False,):
         values["decoder_heads" if decoder else "heads"], note = _heads(raw, values, given, decoder=decoder)
         notes.append(note)
@@ -218,20 +181,20 @@ def infer_config(
     return config, tuple(filter(None, [*notes, note]))
 
 
-def _check_stored(raw: RawFile, stored: MAEConfig, values: dict[str, Any], given: Given) -> None:
+def _check_own(raw: RawFile, own: MAEConfig, values: dict[str, Any], given: Given) -> None:
     """Refuse tensors, or a caller, that contradict our own config."""
     # Shapes first: a header that promises another network than the file holds builds nothing.
     for key, value in values.items():
-        if getattr(stored, key) != value:
+        if getattr(own, key) != value:
             raise refuse(
-                f"{raw.path.name}: its config says {key} {getattr(stored, key)}, its tensors {value}",
+                f"{raw.path.name}: its config says {key} {getattr(own, key)}, its tensors {value}",
                 "The file was changed or written by another version; nothing was loaded.",
                 "tensors",
             )
     for key in ("heads", "decoder_heads"):
-        asked, own = getattr(given, key), getattr(stored, key)
-        if asked not in (None, own):
-            raise _contradicted(raw, key, own, asked)
+        asked, told = getattr(given, key), getattr(own, key)
+        if asked not in (None, told):
+            raise _contradicted(raw, key, told, asked)
 
 
 def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> tuple[int, str]:
@@ -248,12 +211,10 @@ def _image_size(raw: RawFile, house: Tensors, patch_size: int) -> tuple[int, str
         if side > _MOST_CELLS:
             raise _too_many_cells(raw, side * patch_size)
         return side * patch_size, ""
-    stored = stored_config(raw) or SIZES.get(raw.arguments.get("size", ""))
-    options = raw.arguments.get("args", {})
     told = (
-        stored.image_size if stored else None,
+        raw.own.config.image_size if raw.own.config else None,
         raw.config.get("image_size"),
-        *map(options.get, _SIZE_OPTIONS),
+        *map(raw.options.get, _SIZE_OPTIONS),
     )
     size: Any = next((size for size in told if size), None)
     size = size[0] if isinstance(size, list | tuple) and size else size
@@ -345,12 +306,6 @@ def _colours(raw: RawFile, channels: int) -> tuple[dict[str, Any], str]:
     if len(own) == len(usual) and np.allclose(own, usual, rtol=0, atol=1e-6):
         return {}, ""
     return found, ""
-
-
-#: Names of the picture's side among training options: the authors', timm's.
-_SIZE_OPTIONS = ("input_size", "img_size")
-#: What may differ between a file and a named size without changing its heads.
-_FREE = ("image_size", "target", "heads", "decoder_heads")
 
 
 def _depth(house: Tensors, stem: str, file_name: str) -> int:

@@ -181,14 +181,13 @@ def read_encoder(
 
 def told(raw: RawFile, layout: Layout, entry: Entry | None) -> tuple[str, dict[str, Any]]:
     """Name and card of a file: its own words, else what is known of its layout and of it."""
-    path, facts = raw.path, shapes.stored_facts(raw)
-    card = facts.get("card")
-    if not isinstance(card, dict):
+    path, card = raw.path, raw.own.card
+    if card is None:
         card = {"origin": layout.title, "licence": _licence(raw, entry)}
         if entry and entry.trained_with:
             card["strategy"] = entry.trained_with
     own_name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "")
-    return str(facts.get("name", entry.name if entry else own_name)), card
+    return raw.own.name or (entry.name if entry else own_name), card
 
 
 def open_known(path: Path, given: Given | None = None) -> tuple[RawFile, Given, Entry | None]:
@@ -273,24 +272,23 @@ def check_config(raw: RawFile, config: MAEConfig) -> tuple[str, ...]:
     if config.pixel_mean or config.pixel_std:
         mean, std = (", ".join(f"{value:g}" for value in of) for of in (config.image_mean, config.image_std))
         notes.append(f"Pixels are normalised by mean {mean} and deviation {std}, not by ImageNet's.")
-    if averages := raw.arguments.get("averages"):
+    if raw.averages:
         notes.append(
-            f"An average of the weights lies beside those taken, under {averages[0]!r}; it is taken with "
-            f"convert --weights-key {averages[0]}."
+            f"An average of the weights lies beside those taken, under {raw.averages[0]!r}; it is taken with "
+            f"convert --weights-key {raw.averages[0]}."
         )
     return tuple(notes)
 
 
 def alarms(raw: RawFile, house: dict[str, Tensor]) -> tuple[str, ...]:
     """What makes predictions of a sound file wrong or pointless: said wherever it is read, not to ``inspect`` alone."""
-    lost: str = raw.arguments.get("lost", "")
     flat = tuple(
         f"{key} is the same for every patch (transformers makes models from a config so, and never trains it): "
         f"{told}."
         for key, told in _POSITIONS_TELL.items()
         if key in house and _flat(house[key])
     )
-    return ((lost,) if lost else ()) + flat
+    return ((raw.lost,) if raw.lost else ()) + flat
 
 
 def _flat(positions: Tensor) -> bool:

@@ -228,15 +228,20 @@ def test_a_proof_is_not_made_beside_what_torch_has_to_read_anyway(debug_file: Pa
         ("config", "[1]"),
         ("config", "[]"),
         ("config", '{"patch_size": 0.0}'),
+        ("config", "[" * 100_000),
         ("card", "[1]"),
     ],
 )
-def test_a_head_that_cannot_be_read_says_nothing(debug_file: Path, field: str, text: str) -> None:
+def test_a_head_that_cannot_be_read_says_nothing_and_is_refused(
+    debug_file: Path, field: str, text: str
+) -> None:
     assert said_of(debug_file)["grid"] == list(store.read(debug_file).network.config.grid)
     with safe_open(debug_file, "numpy") as file:
         head = file.metadata() | {field: text}
     save_file(load_file(debug_file), debug_file, metadata=head)
     assert said_of(debug_file) == {}
+    with pytest.raises(CheckpointError):
+        store.read(debug_file)
 
 
 def test_a_precision_the_processor_lacks_is_refused(
