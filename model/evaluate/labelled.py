@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,14 +47,17 @@ class Labelled:
             DataError: There are no photos, no labels or one class alone to learn, a sidecar's label is not a whole
                 number or has two names, a class's name is not UTF-8, or one photo's class is not among ``classes``.
         """
-        photos = Photos.open(paths)
+        sidecars: dict[tuple[Path, str], tuple[int, str]] = {}
+
+        def heed(shard: Path, key: str, facts: dict[str, Any]) -> None:
+            if "label" in facts:
+                sidecars[shard, key] = _label(facts, key, shard)
+
+        photos = Photos.open(paths, heed=heed)
         named: list[tuple[Entry, tuple[int, str]]] = []
-        sidecars: dict[Path, dict[str, tuple[int, str]]] = {}
         for entry in photos.entries:
             if entry.path.suffix == ".tar":
-                if entry.path not in sidecars:
-                    sidecars[entry.path] = _sidecars(entry.path)
-                label = sidecars[entry.path].get(entry.name.rpartition(".")[0])
+                label = sidecars.get((entry.path, entry.name.rpartition(".")[0]))
             else:
                 label = (0, entry.subfolder) if entry.subfolder else None
             if label is not None:
@@ -157,25 +158,12 @@ def refuse_shared(train: Photos, test: Photos) -> None:
         )
 
 
-def _sidecars(shard: Path) -> dict[str, tuple[int, str]]:
-    """Label and class name of each key of a shard that has one."""
-    found: dict[str, tuple[int, str]] = {}
-    with tarfile.open(shard) as members:
-        for member in members:
-            stem, _, suffix = member.name.rpartition(".")
-            hidden = PurePosixPath(member.name).name.startswith(".")  # a Mac's ``._0.json``
-            if suffix == "json" and not hidden and (file := members.extractfile(member)):
-                facts = json.load(file)
-                if isinstance(facts, dict) and "label" in facts:
-                    found[stem] = _label(facts, member.name, shard)
-    return found
-
-
-def _label(facts: dict[str, Any], member: str, shard: Path) -> tuple[int, str]:
+def _label(facts: dict[str, Any], key: str, shard: Path) -> tuple[int, str]:
+    """Number and name of the class."""
     label = facts["label"]
     if type(label) is not int:
         raise DataError(
-            f"The label in {member} of {shard} is {label!r}; it must be a whole number.",
+            f"The label in {key}.json of {shard} is {label!r}; it must be a whole number.",
             code="data-labels",
             hint="Write the number as 'label' and its name as 'class'; without 'label' the photo is left out.",
             field="data",
@@ -183,19 +171,18 @@ def _label(facts: dict[str, Any], member: str, shard: Path) -> tuple[int, str]:
     return label, str(facts.get("class", label))
 
 
-def _refuse_two_names(sidecars: dict[Path, dict[str, tuple[int, str]]]) -> None:
+def _refuse_two_names(sidecars: dict[tuple[Path, str], tuple[int, str]]) -> None:
     """Refuse labels that would silently become two classes, where some sidecars have the name and others do not."""
     names: dict[int, tuple[str, str]] = {}
-    for shard, labels in sidecars.items():
-        for stem, (label, name) in labels.items():
-            other, where = names.setdefault(label, (name, f"{stem}.json of {shard}"))
-            if other != name:
-                raise DataError(
-                    f"Label {label} is class {other!r} in {where} and {name!r} in {stem}.json of {shard}.",
-                    code="data-labels",
-                    hint="Give each label one class, in all sidecars or in none.",
-                    field="data",
-                )
+    for (shard, key), (label, name) in sidecars.items():
+        other, where = names.setdefault(label, (name, f"{key}.json of {shard}"))
+        if other != name:
+            raise DataError(
+                f"Label {label} is class {other!r} in {where} and {name!r} in {key}.json of {shard}.",
+                code="data-labels",
+                hint="Give each label one class, in all sidecars or in none.",
+                field="data",
+            )
 
 
 def _refuse_no_utf8(classes: Iterable[str]) -> None:

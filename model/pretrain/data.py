@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # loaded on first use: photos are found without it
     from torch import Tensor
 
 T = TypeVar("T")
+#: Takes a shard, the key of a sidecar in it, and the facts that this holds.
+Heed = Callable[[Path, str, dict[str, Any]], None]
 
 #: Kinds of files that are named where they were left out.
 _MOST_KINDS = 10
@@ -69,13 +71,16 @@ class Photos:
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
-    def open(cls, paths: Sequence[Path | str], cache: Path | None = None) -> Photos:
+    def open(
+        cls, paths: Sequence[Path | str], cache: Path | None = None, *, heed: Heed | None = None
+    ) -> Photos:
         """Index folders (recursively) and ``.tar`` shards; pictures are not decoded.
 
         Args:
             paths: Paths, http(s) addresses of shards, or patterns of them such as ``shard-{00000..00006}.tar`` and
                 (paths only) ``shards/*.tar``.
             cache: Where shards from addresses are kept; None for the user's (``files.cache``).
+            heed: Is told what each sidecar of a shard says.
 
         Raises:
             DataError: A path does not exist, an address cannot be fetched, or no picture is found.
@@ -88,7 +93,7 @@ class Photos:
                 entries += pictures
                 left_out += others
             elif path.suffix == ".tar" and path.is_file():
-                entries += _shard(path)
+                entries += _shard(path, heed)
             else:
                 raise DataError(
                     f"{path} is neither a folder nor a .tar shard."
@@ -324,8 +329,8 @@ def _told(left_out: Counter[str]) -> str:
     return "left out: " + ", ".join([*kinds, f"{further} others"] if further else kinds)
 
 
-def _shard(path: Path) -> list[Entry]:
-    """Pictures of a tar shard by offset; the JSON sidecars tell their source."""
+def _shard(path: Path, heed: Heed | None) -> list[Entry]:
+    """Pictures of a tar shard by offset; the JSON sidecars tell their source, and whoever heeds them the rest."""
     pictures: list[tuple[str, tarfile.TarInfo]] = []
     sources: dict[str, str] = {}
     try:
@@ -338,9 +343,13 @@ def _shard(path: Path) -> list[Entry]:
                 if f".{suffix.lower()}" in SUFFIXES:
                     pictures.append((stem, member))
                 elif suffix == "json" and (file := shard.extractfile(member)):
-                    told = json.load(file)
-                    if isinstance(told, dict) and "source" in told:
-                        sources[stem] = str(told["source"])
+                    facts = json.load(file)
+                    if not isinstance(facts, dict):
+                        continue
+                    if "source" in facts:
+                        sources[stem] = str(facts["source"])
+                    if heed:
+                        heed(path, stem, facts)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}).",
