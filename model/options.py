@@ -29,13 +29,10 @@ from model.placement import Placement
 POSITIONS = ("both", "hidden_only")
 #: Strategies that are told what to hide instead of drawing it.
 _GIVEN = ("indices", "drawing")
-
-
 #: Options that settings hold under their own names.
 REPLAYED = (
     "strategy", "ratio", "hidden_count", "seed", "view", "fit", "crop", "grid", "cover", "samples", "positions",
 )  # fmt: skip
-
 #: Options that are whole numbers, or a row of them, and the codes of what is wrong with them.
 _WHOLE = {"hidden_count": "mask-count", "seed": "mask-seed", "samples": "samples"}
 _ROWS = {"indices": "mask-indices", "crop": "crop", "grid": "grid"}

@@ -17,7 +17,7 @@ from model.config import IMAGE_STD
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
-#: Channels up to which OpenCV copies.
+#: Channels that OpenCV knows at most.
 _CV_CHANNELS = 4
 
 
@@ -80,13 +80,13 @@ def score(original: Floats, candidates: list[Floats], hidden: Bools, *, ssim: bo
 def _mean(picture: Floats, where: Bools) -> NDArray[np.float64]:
     """``[C]``: the mean of every channel where it is wanted, summed in double precision.
 
-    OpenCV's takes a fiftieth of what numpy needs to gather the pixels first; it knows four channels at most.
+    OpenCV's takes a fiftieth of what numpy needs to gather the pixels first.
     """
     mask, channels = where.view(np.uint8), np.atleast_3d(picture)
     means: list[float] = []
-    for first in range(0, channels.shape[-1], 4):
-        four = np.ascontiguousarray(channels[..., first : first + 4])
-        means += cv2.mean(four, mask=mask)[: four.shape[-1]]
+    for first in range(0, channels.shape[-1], _CV_CHANNELS):
+        some = np.ascontiguousarray(channels[..., first : first + _CV_CHANNELS])
+        means += cv2.mean(some, mask=mask)[: some.shape[-1]]
     return np.array(means)
 
 

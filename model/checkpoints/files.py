@@ -264,13 +264,13 @@ def parts(path: Path) -> list[Path]:
         path = inside
     if not path.name.endswith(INDEX):
         return [path]
-    found = [path.parent / name for name in listed(path)]
+    found = [path.parent / name for name in parts_in(path)]
     if absent := [part.name for part in found if not part.exists()]:
         raise refuse(f"{path.name} lists {absent[0]}, which is not there", "Fetch all parts.", "missing")
     return found
 
 
-def listed(index: Path) -> list[str]:
+def parts_in(index: Path) -> list[str]:
     """Names of the parts that an index lists, sorted. They lie beside it: a folder in a name is left out.
 
     Raises:

@@ -73,7 +73,7 @@ def _fetch(entry: Entry, home: Path) -> dict[str, str]:
             absent = absent if name in files.CONFIGS else absent or error
             continue
         if name.endswith(files.INDEX):
-            hashes |= source.bring_parts(files.listed(home / name), earlier == hashes[name])
+            hashes |= source.bring_parts(files.parts_in(home / name), earlier == hashes[name])
         elif name not in files.CONFIGS:
             _check_whole(home / name)
         if name not in files.CONFIGS:

@@ -173,10 +173,20 @@ def read_encoder(
     """
     raw, given, entry = open_known(path, given)
     layout = layouts.recognise(raw)
-    tensors = layout.to_house(raw.tensors)
-    config = encoder_config(raw, tensors, given, advice)
+    house = layout.to_house(raw.tensors)
+    kind = layouts.content(house)
+    if kind == "classifier":
+        raise refuse(
+            f"{raw.path.name} is a fine-tuned classifier without the encoder's last norm",
+            advice,
+            "classifier",
+        )
+    target, _ = shapes.find_target(raw, given)
+    config, assumed = shapes.infer_config(raw, house, given, target or "pixel")
+    _warn(raw.path, assumed + alarms(raw, house) + of_classes(raw, kind))
+    check(skeleton(config), house, raw.path.name, kind)
     name, card = told(raw, layout, entry)
-    return EncoderFile(config, tensors, name, raw.digest, card)
+    return EncoderFile(config, house, name, raw.digest, card)
 
 
 def told(raw: RawFile, layout: Layout, entry: Entry | None) -> tuple[str, dict[str, Any]]:
@@ -307,32 +317,6 @@ def fill(network: MAE, tensors: dict[str, Tensor], file_name: str) -> tuple[str,
     return notes
 
 
-def encoder_config(raw: RawFile, house: dict[str, Tensor], given: Given, advice: str) -> MAEConfig:
-    """The shape of a file's encoder, with or without a decoder beside it, all its tensors checked.
-
-    Args:
-        raw: The file.
-        house: Its tensors by the house's names.
-        given: What it may leave out.
-        advice: What to do instead where it is a classifier.
-
-    Raises:
-        CheckpointError: It is a classifier without the encoder's last norm, or its tensors do not fit.
-    """
-    kind = layouts.content(house)
-    if kind == "classifier":
-        raise refuse(
-            f"{raw.path.name} is a fine-tuned classifier without the encoder's last norm",
-            advice,
-            "classifier",
-        )
-    target, _ = shapes.find_target(raw, given)
-    config, assumed = shapes.infer_config(raw, house, given, target or "pixel")
-    _warn(raw.path, assumed + alarms(raw, house) + of_classes(raw, kind))
-    check(skeleton(config), house, raw.path.name, kind)
-    return config
-
-
 def of_classes(raw: RawFile, kind: layouts.Content) -> tuple[str, ...]:
     """That an encoder was stored with a layer of classes, of which nobody knows whether it was trained."""
     if kind != "encoder" or not any(name.startswith(("head.", "classifier.")) for name in raw.tensors):
@@ -366,12 +350,12 @@ def check(
             "The file was changed, cut, or written by another program; nothing was loaded.",
             "tensors",
         )
-    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    state = network.state_dict()
     notes = []
     for key, value in tensors.items():
-        if value.shape != shapes.get(key, value.shape):
+        if key in state and value.shape != state[key].shape:
             raise refuse(
-                f"{file_name}: {key} has shape {list(value.shape)}, its config says {list(shapes[key])}",
+                f"{file_name}: {key} has shape {list(value.shape)}, its config says {list(state[key].shape)}",
                 "The file was changed or written by another version; nothing was loaded.",
                 "tensors",
             )
