@@ -7,17 +7,15 @@ torch serves, and says why. Knows no picture file, no option and no view.
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.config import MAEConfig
+from model.devices import has_bf16, usable_cpus
 from model.errors import CheckpointError
 from model.export import normalised
 from model.positions import Grid, sincos_table
@@ -247,39 +245,3 @@ def _no_bf16(who: str) -> CheckpointError:
         hint="Leave the precision out, for float32.",
         field="precision",
     )
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device has arithmetic for bfloat16; one that only emulates it is faster in float32, often by far."""
-    import torch
-
-    if device.type == "cuda":
-        with torch.cuda.device(device):  # torch answers for the current one, and there may be several kinds
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Bfloat16 for what stands inside, on a GPU that has arithmetic for it; elsewhere everything stays as it is."""
-    import torch
-
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and has_bf16(device))
-
-
-def usable_cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs this process may use: its affinity, cut by the container's quota (cgroup v2 or v1), at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(allowed, math.ceil(_quota(root) or allowed)))
-
-
-def _quota(root: Path) -> float | None:
-    """CPUs granted by the cgroup, None when it sets no bound or cannot be read."""
-    try:
-        if (v2 := root / "cpu.max").exists():
-            quota, period = v2.read_text().split()
-        else:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
-            period = (root / "cpu/cpu.cfs_period_us").read_text()
-        return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None  # "max", -1, or no cgroup at all

@@ -25,14 +25,13 @@ from safetensors import SafetensorError, safe_open
 from model.checkpoints import files, registry
 from model.checkpoints.files import FORMAT, Own, read_own
 from model.config import MAEConfig
+from model.devices import check_device, has_gpu
 from model.engines import ENGINES, PRECISIONS, Engine, OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError, first_line
 from model.export import LIMITS, Proof, make_proof
 from model.positions import Grid
 
 if TYPE_CHECKING:
-    import torch
-
     from model.checkpoints.store import Checkpoint
 
 _LOGGER = logging.getLogger(__name__)
@@ -160,7 +159,7 @@ def open_weights(
     """
     _check_choice("engine", engine, ENGINES)
     _check_choice("precision", precision, PRECISIONS)
-    device = device or ("cuda" if engine != "openvino" and _gpu() else "cpu")
+    device = device or ("cuda" if engine != "openvino" and has_gpu() else "cpu")
     if device != "cpu" and engine == "openvino":
         raise CheckpointError(
             f"OpenVINO computes on the CPU, but the requested device is {device!r}.",
@@ -356,52 +355,6 @@ def _read(path: Path) -> Checkpoint:
             hint="Use the full image (unmask instead of unmask:slim), or pip install torch timm.",
         ) from error
     return store.read(path)
-
-
-def _gpu() -> bool:
-    """Whether torch sees a GPU; not asked where the driver is not even loaded, for the import takes seconds."""
-    if not any(Path(sign).exists() for sign in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
-        return False
-    try:
-        import torch
-    except ImportError:
-        return False
-    return torch.cuda.is_available()
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that cannot be computed on.
-
-    Raises:
-        CheckpointError: Torch knows no such device, or it is not here.
-    """
-    try:
-        import torch
-    except ImportError:
-        return  # reading says so, better
-    try:
-        torch.zeros(1, device=device).cpu()  # only what gives a number back is there
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch says it differently of every kind
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise CheckpointError(
-            f"Device {device!r} cannot be used: {reason.rstrip('.')}.",
-            code="device",
-            hint="Leave the device out to run on what is here; if there is a GPU, check its number and driver.",
-            field="device",
-        ) from error
-
-
-def find_device(wanted: str | None) -> torch.device:
-    """The device asked for, or the GPU where there is one.
-
-    Raises:
-        CheckpointError: torch does not know it, or it is not here.
-    """
-    import torch
-
-    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(name)
-    return torch.device(name)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

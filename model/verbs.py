@@ -269,7 +269,7 @@ def _array(given: argparse.Namespace) -> str:
     from model import arrays
     from model.checkpoints import registry, store
     from model.checkpoints.files import replacing
-    from model.loading import find_device
+    from model.devices import find_device
 
     _refuse_beside(
         given,

@@ -17,7 +17,7 @@ import limits
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model.engines import usable_cpus
+from model.devices import usable_cpus
 
 PREFIX = "UNMASK_"
 MIB = 1024 * 1024

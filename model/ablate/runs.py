@@ -20,12 +20,12 @@ import numpy as np
 from model.ablate.tables import Row, Table
 from model.checkpoints.containers import open_raw
 from model.checkpoints.files import make_folder, write_json
+from model.devices import find_device
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
 from model.evaluate import bounds, finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled, refuse_shared
 from model.evaluate.task import Task
-from model.loading import find_device
 from model.pretrain.data import Photos, places
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from model.checkpoints.files import replacing
 from model.config import IMAGE_MEAN, IMAGE_STD
-from model.engines import autocast
+from model.devices import autocast
 from model.errors import DataError
 from model.evaluate import bounds, classifier, pages, plots, state
 from model.evaluate.accuracy import Accuracy

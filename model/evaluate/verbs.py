@@ -187,11 +187,11 @@ def _list(text: str) -> tuple[str, ...]:
 
 def _task(given: argparse.Namespace) -> Task:
     from model.checkpoints.shapes import Given
+    from model.devices import find_device
     from model.evaluate import bounds
     from model.evaluate.features import load_encoder
     from model.evaluate.labelled import Labelled
     from model.evaluate.task import Task
-    from model.loading import find_device
 
     bounds.check(seed=given.seed)  # before the share that it draws
     train = Labelled.open(given.data)
@@ -309,10 +309,10 @@ def _judge(given: argparse.Namespace) -> str:
 
 def _transfer(given: argparse.Namespace) -> str:
     from model.checkpoints.shapes import Given
+    from model.devices import find_device
     from model.evaluate import transfer
     from model.evaluate.coco import Scenes
     from model.evaluate.features import load_encoder
-    from model.loading import find_device
 
     names = ("task", "steps", "batch_size", "side", "lr", "seed")
     settings = transfer.load_settings(given.recipe, {name: getattr(given, name) for name in names})

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from model.checkpoints import files, store
+from model.devices import check_device
 from model.errors import CheckpointError, RecipeError
-from model.loading import check_device
 from model.pretrain import beginning, resume, sharded
 from model.pretrain.data import Photos, expand
 from model.pretrain.loop import run

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model.checkpoints.files import write_json
-from model.engines import has_bf16
+from model.devices import has_bf16
 from model.errors import DataError
 from model.network import MAE, in_decoder
 from model.pretrain import feed, resume, sharded, targets

@@ -26,7 +26,8 @@ from transformers import ViTMAEForPreTraining
 from model.checkpoints import registry, store
 from model.checkpoints.convert import convert
 from model.config import SIZES, MAEConfig
-from model.engines import OpenVINOEngine, TorchEngine, usable_cpus
+from model.devices import usable_cpus
+from model.engines import OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError
 from model.export import as_input
 from model.graph import core

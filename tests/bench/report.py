@@ -7,7 +7,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.engines import usable_cpus
+from model.devices import usable_cpus
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 

@@ -21,7 +21,8 @@ from model.checkpoints import files, store
 from model.checkpoints.convert import convert
 from model.checkpoints.registry import shipped
 from model.config import MAEConfig
-from model.engines import OpenVINOEngine, TorchEngine, has_bf16
+from model.devices import has_bf16
+from model.engines import OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError
 from model.export import LIMITS, Proof, make_proof
 from model.loading import open_weights, prove, said_of

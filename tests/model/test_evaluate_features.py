@@ -23,6 +23,7 @@ from model.checkpoints.convert import convert
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
 from model.config import SIZES, MAEConfig
+from model.devices import find_device
 from model.errors import CheckpointError, DataError, RecipeError
 from model.evaluate import classifier, finetune, judge, knn, linear, state, transfer
 from model.evaluate.accuracy import Accuracy
@@ -30,7 +31,6 @@ from model.evaluate.features import Encoder, extract, load_encoder, whole
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
 from model.images import grey
-from model.loading import find_device
 from model.network import MAE
 from model.pretrain.shards import pack
 from tests.pictures import encoded, evaluating, photo, two_classes

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from model.engines import usable_cpus
+from model.devices import usable_cpus
 from server.settings import Settings, prepare_environment, unknown_variables
 
 
