@@ -117,15 +117,6 @@ class MAE(nn.Module):
             values = torch.tensor(getattr(config, name)).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
-    def unfuse_attention(self) -> None:
-        """Compute attention from matrix products and a softmax instead of by torch's fused kernel.
-
-        That one makes no use of a CPU's units for bfloat16 products: there it takes three to five times as long.
-        """
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = False  # type: ignore[misc]  # final for TorchScript alone
-
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights as the public code does: Xavier for every linear map, 0.02 for the tokens.
 
@@ -302,6 +293,16 @@ class MAE(nn.Module):
                 error = error + square[..., -2:].mean(dim=-1)  # among hundreds of pixels two would not count
         weight = hidden.float()
         return (error * weight).sum() / weight.sum()
+
+
+def unfuse_attention(network: nn.Module) -> None:
+    """Let timm's blocks compute attention from matrix products and a softmax instead of by torch's fused kernel.
+
+    That one makes no use of a CPU's units for bfloat16 products: there it takes three to five times as long.
+    """
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.fused_attn = False  # type: ignore[misc]  # final for TorchScript alone
 
 
 def in_decoder(name: str) -> bool:

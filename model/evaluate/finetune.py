@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from model.checkpoints.files import replacing
 from model.config import IMAGE_MEAN, IMAGE_STD
-from model.devices import autocast
+from model.devices import autocast, has_bf16
 from model.errors import DataError
 from model.evaluate import bounds, classifier, pages, plots, state
 from model.evaluate.accuracy import Accuracy
@@ -37,6 +37,7 @@ from model.evaluate.augment import DRAWS, Augmented, Samples, batches, seeded
 from model.evaluate.features import whole
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
+from model.network import unfuse_attention
 
 #: Steps that are timed, after one that is not, to turn minutes into steps.
 _TIMED = 3
@@ -134,6 +135,9 @@ class _Run:
         if settings.blocks is not None:
             classifier.freeze(vit, settings.blocks)
         self.vit: VisionTransformer = vit.to(task.device)
+        self._bf16 = has_bf16(task.device)
+        if self._bf16 and task.device.type == "cpu":
+            unfuse_attention(self.vit)
         # Rates fall from layer to layer towards the input (BEiT); vectors, positions and class token do not decay.
         groups = param_groups_layer_decay(
             self.vit, settings.weight_decay, self.vit.no_weight_decay(), layer_decay=settings.layer_decay
@@ -170,7 +174,7 @@ class _Run:
             if self._mix is not None:
                 images, target = self._mix(images, target)
             classifier.train_mode(self.vit)
-            with autocast(self.device):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
                 loss = self._loss(self.vit(images).float(), target)
         loss.backward()
         return loss.detach()

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from model.checkpoints.files import write_json
 from model.devices import has_bf16
 from model.errors import DataError
-from model.network import MAE, in_decoder
+from model.network import MAE, in_decoder, unfuse_attention
 from model.pretrain import feed, resume, sharded, targets
 from model.pretrain.adversarial import Adversary
 from model.pretrain.beginning import Beginning
@@ -50,7 +50,7 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         if bf16 and network.pos_embed.device.type == "cpu":
-            network.unfuse_attention()
+            unfuse_attention(network)
         self.bf16 = bf16
         self.adversary = adversary
         self.on_all = on_all
