@@ -1,4 +1,4 @@
-"""One weight file to another layout, to the bit.
+"""One weight file to another layout, to the bit; only predicted means and deviations are known to ours alone.
 
 Whatever we write also carries our config (head counts stand in no public file), name and card (with the licence),
 in a place that the other programs do not look at.
@@ -7,11 +7,14 @@ in a place that the other programs do not look at.
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from model.checkpoints import layouts, registry, store
 from model.checkpoints.files import parts, refuse, replacing, write_json
@@ -19,6 +22,8 @@ from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.network import sees_images
 from model.positions import sincos_positions
+
+_LOGGER = logging.getLogger(__name__)
 
 To = Literal["unmask", "authors", "huggingface", "timm"]
 
@@ -48,8 +53,16 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     if to == "unmask":
         store.write(out, checkpoint.network, name=checkpoint.name, card=checkpoint.card)
         return out
+    tensors = {key: value.detach() for key, value in checkpoint.network.state_dict().items()}
+    if config.target == "norm_pixel_stats":
+        config = _without_statistics(tensors, config)
+        _LOGGER.warning(
+            "%s: %s knows no predicted mean and deviation; they are left out, and it predicts norm_pixel.",
+            checkpoint.name,
+            to,
+        )
     _check_common(checkpoint.name, config, to)
-    tensors = {key: value.detach().contiguous() for key, value in checkpoint.network.state_dict().items()}
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
     facts = {"config": config.to_dict(), "name": checkpoint.name, "card": checkpoint.card}
     if to == "authors":
         _save_pickle(out, {"model": tensors, "unmask": facts})
@@ -82,6 +95,17 @@ def check_out(source: Path, out: Path, to: To | Literal["onnx"]) -> None:
             "Name it *.pth, or --to unmask.",
             "out",
         )
+
+
+def _without_statistics(tensors: dict[str, Tensor], config: MAEConfig) -> MAEConfig:
+    """The paper's normalised target alone: the last layer loses its two last numbers a patch. Tensors change in place.
+
+    Returns:
+        The config of what is left.
+    """
+    for name in ("decoder_pred.weight", "decoder_pred.bias"):
+        tensors[name] = tensors[name][: config.patch_values]
+    return replace(config, target="norm_pixel")
 
 
 def _check_common(name: str, config: MAEConfig, to: str) -> None:

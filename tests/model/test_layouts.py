@@ -179,6 +179,18 @@ def test_a_place_that_cannot_hold_the_layout_is_refused_before_anything_is_writt
 
 
 @pytest.mark.parametrize("to", ["authors", "huggingface"])
+def test_predicted_statistics_are_left_out_where_a_layout_knows_none(
+    tmp_path: Path, to: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = _network(replace(ODD, target="norm_pixel_stats"))
+    store.write(tmp_path / "ours.safetensors", network, name="odd", card={})
+    written = store.read(convert(tmp_path / "ours.safetensors", tmp_path / "out", to=to)).network
+    assert "they are left out" in caplog.text
+    assert written.config == replace(ODD, target="norm_pixel")
+    assert _predict(written).equal(_predict(network)[..., : ODD.patch_values])
+
+
+@pytest.mark.parametrize("to", ["authors", "huggingface"])
 @pytest.mark.parametrize("own", [{"target": "pca"}, {"mask_tokens": "encoder"}, {"decoder": "patches"}])
 def test_what_another_layout_cannot_say_is_not_written_in_it(tmp_path: Path, to: Any, own: Any) -> None:
     path = tmp_path / "ours.safetensors"
