@@ -118,6 +118,9 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
     explore.page.wait_for_function("window.unmask.grid.total === 36", timeout=LOADING)
     explore.settle()
     assert explore.sent()[-1]["model"] == "other"
+    assert explore.one(".um-honest summary").inner_text() == "How to show normalised pixels: Predicted"
+    assert not explore.one(".um-honest-hint").is_visible(), "folded away until asked for"
+    explore.one(".um-honest summary").click()
     assert explore.one(".um-honest span").all_inner_texts() == [
         "Predicted", "Estimated", "Contrast", "With the answer",
     ]  # fmt: skip
@@ -146,14 +149,14 @@ def test_another_model_brings_its_grid_and_its_honest_views(new_page: OpenPage, 
         "document.querySelectorAll('.um-row-models .um-figure img').length === 4", timeout=60_000
     )
     assert row.locator("figcaption b").all_inner_texts() == [
-        "What other sees", "other", "What small sees", "small",
+        "What other sees", "other", "What mini-random sees", "mini-random",
     ]  # fmt: skip
     caption = again.one(".um-row-ratios figcaption").first
     assert "(uses the answer)" in caption.inner_text(), "no figure stands beside honest ones without a word"
     asked = [fields for fields in again.sent() if fields["panels"].startswith("masked,pasted,error")]
     assert [(fields["model"], fields.get("view")) for fields in asked] == [
         ("other", None),
-        ("small", None),
+        ("mini-random", None),
     ], "each by its own honest view"
     again.screenshot("compare-models", full=True)
 
@@ -177,7 +180,7 @@ def test_a_mask_drawn_on_a_whole_picture_is_one_for_models_of_other_grids(
         "document.querySelectorAll('.um-row-models .um-figure img').length === 4", timeout=LOADING
     )
     captions = row.locator("figcaption b").all_inner_texts()
-    assert captions == ["What they see", "small", "other", "The original"]
+    assert captions == ["What they see", "mini-random", "other", "The original"]
 
 
 def test_masks_that_are_always_the_same_are_not_called_certain(explore: ExplorePage) -> None:

@@ -104,23 +104,28 @@ on('.um-ranges-form', 'submit', (event) => {
 });
 
 // --- models and the ways to show what they predict ------------------------------------------------------------------
-/** Radio buttons for the model's honest views; a pixel model has one and needs none. */
+/** Radio buttons for the model's honest views; folded away, and a pixel model needs none. */
 function offerViews() {
   const names = (model.views || []).filter((name) => words(`view.honest_${name}`) !== `view.honest_${name}`);
   $('.um-honest').hidden = names.length < 2;
-  $('.um-honest > div').replaceChildren(...names.map((name) => {
+  $('.um-honest fieldset > div').replaceChildren(...names.map((name) => {
     const label = document.createElement('label'), input = document.createElement('input'), text = document.createElement('span');
     input.type = 'radio'; input.name = 'um-honest'; input.value = name; input.checked = name === (state.honest || names[0]);
     text.textContent = words(`view.honest_${name}`);
     label.append(input, text);
     return label;
   }));
-  $('.um-honest-hint').textContent = names.length < 2 ? '' : words(`view.note_${state.honest || names[0]}`);
+  if (state.honest) $('.um-honest').open = true; // such a view says what it uses
+  if (names.length > 1) tellView(state.honest || names[0]);
+}
+function tellView(name) {
+  $('.um-honest summary').textContent = `${words('view.honest')}: ${words(`view.honest_${name}`)}`;
+  $('.um-honest-hint').textContent = words(`view.note_${name}`);
 }
 on('.um-honest', 'change', (event) => {
   state.honest = event.target.value === model.views[0] ? '' : event.target.value;
   state.force = true;
-  offerViews(); touched(); client.pump();
+  tellView(event.target.value); touched(); client.pump();
 });
 on(document, 'unmask:choosing', () => status('status.loading'));
 on(document, 'unmask:unchosen', () => status('status.unchosen', {}, 'error'));
