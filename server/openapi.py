@@ -259,7 +259,7 @@ def _refusal(ask: Callable[..., object], *arguments: object) -> UnmaskError:
 REFUSED = (
     _refusal(parse_object, b"[]"),
     problems.UnauthorisedError(),
-    problems.unknown("model", "maxi", ["mini", "small"], field="model"),
+    problems.unknown("model", "maxi", ["mini", "mini-random"], field="model"),
     _refusal(negotiate, ["text/html"], FORMS),
     problems.SlowBodyError(60),
     problems.TooLargeError("image", 16 * MIB),

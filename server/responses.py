@@ -141,6 +141,9 @@ class Point(BaseModel):
     samples: Long = Field(description="Photos seen.")
     loss: float = Field(description="Mean since the report before.")
     lr: float = Field(description="Learning rate; in older records its share of the highest.")
+    target: str | None = Field(
+        None, description="What was predicted; said from where a record went on with another."
+    )
 
 
 class Sheet(BaseModel):

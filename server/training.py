@@ -97,7 +97,7 @@ def _inside(folder: Path) -> Record:
     return Record(folder / "metrics.jsonl", folder / "pictures")
 
 
-def _thinned(path: Path) -> Iterator[dict[str, float]]:
+def _thinned(path: Path) -> Iterator[dict[str, Any]]:
     """At most `MAX_POINTS` points, evenly spaced, the newest always among them."""
     kept: list[str] = []
     last, stride = "", 1
@@ -120,12 +120,12 @@ def _lines(path: Path) -> Iterable[str]:
         return
 
 
-def _point(line: str) -> Iterator[dict[str, float]]:
+def _point(line: str) -> Iterator[dict[str, Any]]:
     """The point of a line, unless it is none: a run may be writing it just now."""
     try:
         values = json.loads(line)
         point = {name: values[name] for name in POINT}
         if all(math.isfinite(value) for value in point.values()):
-            yield point
+            yield point | ({"target": str(values["target"])} if "target" in values else {})
     except (ValueError, KeyError, TypeError):
         return

@@ -147,7 +147,7 @@ def write_second_model(path: Path) -> None:
 
 async def compare(address: str, requests: int) -> Tally:
     """Both rounds against the service of two models."""
-    models = ("small", "second")
+    models = ("mini-random", "second")
     wanted = await ask_alone(address, range(DIFFERENT), models)
     again = await ask_alone(address, range(DIFFERENT), models)
     assert wanted == again, "not even alone the same twice"
@@ -169,7 +169,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_second_model(second := Path(folder, "second.safetensors"))
         chosen = {"UNMASK_PORT": "0", "UNMASK_PAGE": "false", "UNMASK_LOG_LEVEL": "error"}
-        chosen |= {"UNMASK_MODELS": f"small,{second}", "UNMASK_DEADLINE_S": "60"}
+        chosen |= {"UNMASK_MODELS": f"mini-random,{second}", "UNMASK_DEADLINE_S": "60"}
         with subprocess.Popen(
             [sys.executable, "-m", "server"],
             cwd=ROOT,

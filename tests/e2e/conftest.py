@@ -143,7 +143,7 @@ def two_models_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         torch.manual_seed(0)
         store.write(folder / "other.safetensors", MAE(config), name="other", card={"licence": "none"})
     prove(folder / "other.safetensors")  # so that the server needs no torch
-    models = f"small,other={folder / 'other.safetensors'}"
+    models = f"mini-random,other={folder / 'other.safetensors'}"
     with started_server(folder / "server.log", UNMASK_MODELS=models) as url:
         yield url
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 ALLOWED = set(
     re.split(
         r"\W+",
-        "Unmask English small mini norm random block grid JPEG PNG WebP MB Ctrl Shift Home End Z Y S I A O r c MAE "
+        "Unmask English mini random block grid JPEG PNG WebP MB Ctrl Shift Home End Z Y S I A O r c MAE "
         "He et al API Apache CC BY NC docs lesson zh CN md",
     )
 )

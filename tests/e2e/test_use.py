@@ -176,10 +176,10 @@ def test_copying_works_without_the_modern_clipboard(use: ExplorePage) -> None:
 
 def test_the_model_card_says_what_it_is_and_what_it_must_not_be_used_for(use: ExplorePage) -> None:
     card = use.one(".um-use-model").inner_text()
-    for part in ("mini", "3,734,656", "CC-BY-NC-4.0", "224 × 224", "pixels"):
+    for part in ("mini", "3,734,914", "CC-BY-NC-4.0", "224 × 224", "pixels"):
         assert part in card
-    assert "16,300 steps, 742,400 crops of photos seen" in card
-    assert "mini, after 9,400 steps and 300,800 crops" in card
+    assert "6,400 steps, 409,600 crops of photos seen" in card
+    assert "mini, after 16,300 steps and 742,400 crops" in card
     assert "never use it to identify a face" in use.one(".um-use-limits").inner_text()
     report = use.one(".um-use-report")
     report.wait_for(timeout=REPORT_MS)
@@ -218,7 +218,7 @@ def test_a_checkpoint_is_told_by_its_head_and_stays_where_it_is(use: ExplorePage
     choose(weights, "the head of mini.safetensors tells")
     told = use.one(".um-use-opened").inner_text()
     for part in (
-        "3,734,656",
+        "3,734,914",
         "mini",
         "encoder and decoder",
         "224 × 224",

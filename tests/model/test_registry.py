@@ -62,8 +62,8 @@ def _refused(name: str = "debug", **more: Any) -> CheckpointError:
 
 def test_the_registry_holds_the_public_weights_and_every_one_says_what_it_is() -> None:
     known = registry.entries()
-    assert {"small", "mae-visualize-large-ganloss", "facebook/vit-mae-huge"} <= known.keys()
-    assert len(known) == 25
+    assert {"mini", "mae-visualize-large-ganloss", "facebook/vit-mae-huge"} <= known.keys()
+    assert len(known) == 23
     for entry in known.values():
         assert sum(map(bool, (entry.file, entry.hub, entry.shipped))) == 1, entry.name
         assert entry.file.startswith("https://") or not entry.file
@@ -311,7 +311,7 @@ def test_a_file_of_ones_own_that_changed_is_taken_anew_or_opened_by_its_path(
     registry.add(Entry(name="mine", path=str(debug_file)), replace=True)
     assert store.read(Path("mine")).name == "other"
     with pytest.raises(CheckpointError, match="is taken"):
-        registry.add(Entry(name="small", path=str(debug_file)), replace=True)
+        registry.add(Entry(name="mini-grid", path=str(debug_file)), replace=True)
 
 
 def test_names_added_side_by_side_are_all_kept(debug_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ def test_a_file_of_ones_own_that_is_gone_is_said_and_its_name_can_be_forgotten(
     assert caught.value.code == "checkpoint-missing"
     assert main(["weights", "remove", "mine"]) == 0
     assert "mine" not in registry.entries()
-    assert main(["weights", "remove", "small"]) == 2
+    assert main(["weights", "remove", "mini-grid"]) == 2
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------
@@ -535,7 +535,7 @@ def test_weights_in_parts_are_used_from_that_cache_once_all_parts_are_there(
 @pytest.mark.parametrize(
     ("entry", "code"),
     [
-        (Entry(name="small", file="https://example.org/w.pth"), "name"),
+        (Entry(name="mini-grid", file="https://example.org/w.pth"), "name"),
         (Entry(name="../up", file="https://example.org/w.pth"), "name"),
         (Entry(name="x", file="http://example.org/w.pth"), "address"),
         (Entry(name="x", file="file:///etc/passwd"), "address"),
@@ -565,9 +565,9 @@ def test_the_command_lists_adds_pulls_and_verifies(
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
     assert "pulled" in rows["debug"]
     assert "added" in rows["mine"]
-    assert "shipped" in rows["small"]
+    assert "shipped" in rows["mini"]
     assert main(["weights", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["name"] == "small"
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "mini"
     assert main(["weights", "verify"]) == 0
     assert "mine: unchanged" in capsys.readouterr().out
     debug_file.write_bytes(b"x")

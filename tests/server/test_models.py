@@ -306,11 +306,11 @@ def test_of_a_runs_folder_only_the_state_that_is_read_takes_room(tmp_path: Path)
 def test_the_setting_takes_paths_names_and_shipped_models(tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
     file.write_bytes(b"x")
-    found = find_sources([str(file), f"other={file}", f"folder={tmp_path}", "small"])
-    assert [source.name for source in found] == ["mine", "other", "folder", "small"]
+    found = find_sources([str(file), f"other={file}", f"folder={tmp_path}", "mini-grid"])
+    assert [source.name for source in found] == ["mine", "other", "folder", "mini-grid"]
     assert [source.path for source in found[:3]] == [file, file, tmp_path]
     assert found[3].path is not None
-    assert found[3].path.name == "small.safetensors"
+    assert found[3].path.name == "mini-grid.safetensors"
     assert find_sources([])[0].name == "mini", "nothing chosen: what is shipped, the default first"
 
 

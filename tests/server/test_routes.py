@@ -409,7 +409,11 @@ def test_refusals_are_described_as_they_are_made(engine: FakeEngine, monkeypatch
 
     def told(answer: Any) -> Any:
         """A problem without its request's id, and with the numbers and models of another service."""
-        text = json.dumps(answer | {"instance": ""}).replace("mini, small", "fake").replace("minute", "hour")
+        text = (
+            json.dumps(answer | {"instance": ""})
+            .replace("mini, mini-random", "fake")
+            .replace("minute", "hour")
+        )
         return json.loads(re.sub(r"\d+(\.\d+)?", "0", text))
 
     with running(app) as client:

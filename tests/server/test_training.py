@@ -15,10 +15,15 @@ from server.settings import Settings
 from server.training import MAX_POINTS, find_records
 from tests.server.conftest import FakeEngine, png, problem_of, running
 
+#: A record that went on with another target, whose loss is another one.
+TARGETS = ("pixel", "norm_pixel_stats")
+
 
 def write_record(curve: Path, pictures: Path, steps: int) -> None:
     lines = [
-        json.dumps({"step": step, "samples": 32 * step, "loss": 1 / step, "lr": 1.0})
+        json.dumps(
+            {"step": step, "samples": 32 * step, "loss": 1 / step, "lr": 1.0, "target": TARGETS[step > 2]}
+        )
         for step in range(1, steps + 1)
     ]
     curve.write_text("\n".join([*lines, '{"step": 7, "samp']))  # as while it is being written
@@ -52,7 +57,8 @@ def fake(path: Path) -> Reconstructor:
 def test_a_model_shows_its_curve_and_its_pictures(client: TestClient) -> None:
     told: dict[str, Any] = client.get("/v1/models/small/training").json()
     assert told["points"] == [
-        {"step": step, "samples": 32 * step, "loss": 1 / step, "lr": 1.0} for step in (1, 2, 3)
+        {"step": step, "samples": 32 * step, "loss": 1 / step, "lr": 1.0, "target": TARGETS[step > 2]}
+        for step in (1, 2, 3)
     ]
     assert told["photos"] == ["cat", "coffee"]
     first = told["pictures"][0]

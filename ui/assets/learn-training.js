@@ -58,11 +58,14 @@ function createTraining(element, words) {
   }
   function again() { if (element.isConnected && element.checkVisibility()) show(name, true); else timer = setTimeout(again, AGAIN_MS); }
 
+  /** The first point after which the loss is another one, since another target was predicted; 0 for none. */
+  const turn = (points) => Math.max(points.findIndex((p) => p.target !== points[0].target), 0);
   const has = (list) => Boolean(record && record[list] && record[list].length);
   function paint() {
-    const points = has('points') ? record.points : [], last = points[points.length - 1];
+    const points = has('points') ? record.points : [], last = points[points.length - 1], turned = turn(points);
     $('.um-training-again').hidden = !failed;
     $('.um-training-lead').textContent = failed ? words('learn.training_failed') : !has('points') && !has('pictures') ? words('learn.no_record')
+      : turned ? words('learn.training_turned', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(points[turned - 1].loss, 2), t: number(points[turned - 1].step), c: number(points[turned].loss, 2), d: number(last.loss, 2) })
       : last ? words('learn.training_lead', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(last.loss, 2) })
         : words('learn.training_pictures_only');
     $('.um-curve').hidden = points.length < 2;
@@ -146,7 +149,7 @@ function createTraining(element, words) {
     }
     const stroke = (token, width, value, dash = []) => {
       cx.strokeStyle = colour(token); cx.lineWidth = width; cx.lineJoin = 'round'; cx.setLineDash(dash);
-      cx.beginPath(); points.forEach((p) => cx.lineTo(x(p.step), y(value(p)))); cx.stroke(); cx.setLineDash([]);
+      cx.beginPath(); points.forEach((p, i) => (i && p.target !== points[i - 1].target ? cx.moveTo(x(p.step), y(value(p))) : cx.lineTo(x(p.step), y(value(p))))); cx.stroke(); cx.setLineDash([]);
     };
     stroke('--um-muted', 1.5, (p) => p.lr / fastest, [5, 4]);
     stroke('--um-accent', 2, (p) => (p.loss - floor) / (roof - floor));
