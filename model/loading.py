@@ -29,7 +29,7 @@ from model.devices import check_device, has_gpu
 from model.engines import ENGINES, PRECISIONS, Engine, OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError, first_line
 from model.export import LIMITS, Proof, make_proof
-from model.positions import Grid
+from model.positions import POSITIONS, Grid
 
 if TYPE_CHECKING:
     from model.checkpoints.store import Checkpoint
@@ -38,7 +38,6 @@ _LOGGER = logging.getLogger(__name__)
 
 Weights = Mapping[str, NDArray[Any]]
 _PROOF, _REPORT = ".proof.npz", ".report.json"
-_POSITIONS = ("pos_embed", "decoder_pos_embed")
 
 
 @dataclass(frozen=True)
@@ -292,7 +291,7 @@ def _ready(path: Path) -> tuple[Facts, Weights, Proof] | None:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, TypeError):  # TypeError: numbers that numpy does not have
         return None  # torch's reader says what is wrong
-    parameters = sum(array.size for name, array in weights.items() if name not in _POSITIONS)
+    parameters = sum(array.size for name, array in weights.items() if name not in POSITIONS)
     return Facts(own.name, digest, own.config, own.card, parameters), weights, proof
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int]
 
+#: Names of the tables of positions: buffers of the network, which public files store beside the weights.
+POSITIONS = ("pos_embed", "decoder_pos_embed")
+
 
 def sincos_positions(rows: int, columns: int, width: int, trained: Grid | None = None) -> Tensor:
     """``sincos_table`` as a tensor."""

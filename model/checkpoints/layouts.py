@@ -17,13 +17,10 @@ from torch import Tensor, nn
 
 from model.checkpoints.files import FORMAT, RawFile, refuse
 from model.network import in_decoder
-from model.positions import unrounded
+from model.positions import POSITIONS, unrounded
 
 Tensors = dict[str, Tensor]
 Content = Literal["full", "encoder", "classifier"]
-
-#: Buffers that public files store.
-POSITIONS = ("pos_embed", "decoder_pos_embed")
 
 
 @dataclass(frozen=True)

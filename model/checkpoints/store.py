@@ -20,13 +20,13 @@ from torch import Tensor
 from model.checkpoints import layouts, registry, shapes
 from model.checkpoints.containers import open_raw
 from model.checkpoints.files import FORMAT, RawFile, refuse, replacing
-from model.checkpoints.layouts import POSITIONS, Layout
+from model.checkpoints.layouts import Layout
 from model.checkpoints.registry import Entry
 from model.checkpoints.shapes import Given
 from model.config import MAEConfig
 from model.errors import listed
 from model.network import MAE, sees_images
-from model.positions import sincos_positions
+from model.positions import POSITIONS, sincos_positions
 
 _LOGGER = logging.getLogger(__name__)
 

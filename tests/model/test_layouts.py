@@ -27,7 +27,6 @@ from model.__main__ import main
 from model.checkpoints import shapes, store
 from model.checkpoints.convert import convert
 from model.checkpoints.files import FORMAT
-from model.checkpoints.layouts import POSITIONS
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
 from model.config import SIZES, MAEConfig
@@ -36,7 +35,7 @@ from model.evaluate.features import load_encoder
 from model.loading import open_weights
 from model.masking import sample_mask
 from model.network import MAE
-from model.positions import resized
+from model.positions import POSITIONS, resized
 from model.reconstruct import load
 from tests.model.origins.record import HERE, question, sampled, values
 from tests.pictures import encoded, photo

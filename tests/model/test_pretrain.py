@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 
 from model.__main__ import main
 from model.checkpoints import store
-from model.checkpoints.layouts import POSITIONS
 from model.config import SIZES
 from model.errors import CheckpointError, DataError, RecipeError
 from model.masking import Ints
 from model.network import MAE
+from model.positions import POSITIONS
 from model.pretrain import beginning
 from model.pretrain.augment import crop_boxes
 from model.pretrain.data import Photos
