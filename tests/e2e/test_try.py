@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import OpenPage
-from tests.e2e.explore_page import ExplorePage
+from tests.e2e.explore_page import SETTLED, ExplorePage
 from tests.e2e.test_pictures import wait_for_picture
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -62,8 +62,22 @@ def test_uncertainty_is_shown_with_its_scale(explore: ExplorePage) -> None:
     explore.screenshot("view-uncertainty")
     explore.click(3, 3)
     explore.settle()
-    assert "Choose Random" in explore.one(".um-note").inner_text(), "a drawn mask has no others like it"
+    assert "Choose Random" in explore.one(".um-view-hint").inner_text(), "a drawn mask has no others like it"
+    assert explore.one(".um-view input:checked").get_attribute("value") == "result"
+    assert (explore.one(".um-result").get_attribute("aria-label") or "").startswith(
+        "Reconstruction of Coffee"
+    )
     assert not explore.one(".um-legend").is_visible()
+    assert "uncertainty" not in explore.evaluate("JSON.stringify(window.unmask.store.request())"), "nor saved"
+    explore.press("undo")
+    explore.page.wait_for_function("window.unmask.shown().spread", timeout=60_000)
+    assert explore.one(".um-view input:checked").get_attribute("value") == "uncertainty", "as it was"
+    explore.one(".um-try-main").click()
+    explore.settle()
+    explore.choose("view", "result")
+    explore.press("shuffle")
+    explore.settle()
+    assert explore.one(".um-view input:checked").get_attribute("value") == "result", "what was chosen last"
 
 
 def test_a_wide_picture_can_be_seen_whole_or_by_a_square_that_moves(explore: ExplorePage) -> None:
@@ -183,11 +197,43 @@ def test_a_mask_drawn_on_a_whole_picture_is_one_for_models_of_other_grids(
     assert captions == ["What they see", "mini-random", "other", "The original"]
 
 
-def test_masks_that_are_always_the_same_are_not_called_certain(explore: ExplorePage) -> None:
-    explore.choose("strategy", "grid")
-    explore.settle()
+def test_a_new_mask_does_not_wait_for_the_uncertainty_of_the_old(explore: ExplorePage) -> None:
+    explore.page.route("**/v1/reconstruct", lambda route: None, times=1)
     explore.choose("view", "uncertainty")
-    explore.settle()
-    assert "every grid mask is the same" in explore.one(".um-note").inner_text()
+    explore.page.wait_for_function("window.sent.some((form) => form.flat().includes('ensemble'))")
+    explore.click(3, 3)
+    explore.page.wait_for_function(SETTLED, timeout=20_000)  # the old one is given up after 30 s
+    assert explore.strategy == "draw"
+
+
+@pytest.mark.parametrize("share", [75, 50])
+def test_masks_that_are_always_the_same_are_not_called_certain(new_page: OpenPage, share: int) -> None:
+    explore = new_page()
+    explore.url += f"?strategy=grid&ratio=0.{share}&show=uncertainty"
+    explore.open()
+    assert "every grid mask is the same" in explore.one(".um-view-hint").inner_text()
+    assert explore.one(".um-view input:checked").get_attribute("value") == "result"
     assert explore.one(".um-legend").is_hidden()
-    assert not any("cover" in dict(form) for form in explore.evaluate("window.sent || []"))
+    assert not any("cover" in form for form in explore.sent())
+
+
+@pytest.mark.parametrize("view", ["error", "uncertainty"])
+def test_a_view_that_came_to_nothing_gives_way_to_the_result_until_it_comes(
+    explore: ExplorePage, view: str
+) -> None:
+    explore.expected = ("Failed to load resource",)
+    explore.page.route("**/v1/reconstruct", lambda route: route.fulfill(status=504, json={"status": 504}))
+    explore.choose("view", view)
+    explore.one(".um-again").wait_for()
+    assert explore.one(".um-view input:checked").get_attribute("value") == "result"
+    assert "could not be computed" in explore.one(".um-view-hint").inner_text()
+    assert explore.one(".um-note").is_hidden()
+    assert (explore.one(".um-result").get_attribute("aria-label") or "").startswith(
+        "Reconstruction of Coffee"
+    )
+    explore.page.unroute("**/v1/reconstruct")
+    explore.one(".um-again").click()
+    explore.one(".um-legend").wait_for()
+    assert explore.one(".um-view input:checked").get_attribute("value") == view
+    assert explore.one(".um-view-hint").is_hidden()
+    assert explore.sent()[-1]["panels"].endswith(view)

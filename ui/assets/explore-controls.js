@@ -56,19 +56,21 @@ on('.um-seed', 'change', (event) => {
     status('control.seed_bad', { most: props.limits.seed }, 'error');
   }
 });
-on('.um-view', 'change', (event) => {
-  state.view = event.target.value;
+on('.um-view', 'change', (event) => look(event.target.value));
+on('.um-view input[value=result]', 'click', () => look('result')); // where it stands in for another view, it is on already
+function look(view) {
+  state.view = view;
   state.spread = '';
-  if (state.view === 'error' && shown && !shown.images.error) { state.force = true; client.pump(); }
+  if (state.view === 'error' && shown && !shown.images.error) { state.force = true; state.behind = false; client.pump(); }
   if (shown && !shown.spread) wantSpread();
   if (state.spread) client.pump();
-  share(); renderRight(); say(result.getAttribute('aria-label'));
-});
+  share(); renderRight(); say($('.um-view-hint').textContent || result.getAttribute('aria-label'));
+}
 on('.um-split', 'input', renderRight);
 on('.um-paste', 'change', (event) => { state.paste = event.target.checked; share(); renderRight(); });
 on('.um-live', 'change', (event) => { state.live = event.target.checked; client.pump(); renderRight(); });
 on('.um-run', 'click', () => { state.force = true; client.pump(); });
-on('.um-again', 'click', () => client.again());
+on('.um-again', 'click', () => { state.force = true; client.again(); });
 on('.um-stop', 'click', () => client.stop());
 
 function hold(holding) {

@@ -44,14 +44,17 @@ const grid = createGrid($('.um-grid'), {
   rule: () => ({ strategy: state.strategy, lastRule: state.lastRule, ratios: { ...state.ratios }, seed: state.seed, known: state.known }),
   setRule(rule) { Object.assign(state, rule, { ratios: { ...rule.ratios } }); touched(); client.pump(); },
   changed(kind) {
-    if (kind === 'edit') { drawByHand(); touched(); if (state.behind || !$('.um-note').hidden) renderRight(); client.pump(); }
-    if (kind === 'end') { say([countText(grid.count), $('.um-note').textContent].filter(Boolean).join('. ')); wantSpread(); } // once a stroke, not once a patch
+    if (kind === 'edit') { drawByHand(); touched(); if (state.behind || state.view === 'uncertainty' || !$('.um-note').hidden) renderRight(); client.pump(); }
+    if (kind === 'end') { say([countText(grid.count), $('.um-note').textContent, $('.um-view-hint').textContent].filter(Boolean).join('. ')); wantSpread(); } // once a stroke, not once a patch
     if (kind === 'move') say(cellText());
     controls();
   },
 });
 
-function touched() { state.edition++; }
+function touched() {
+  state.edition++;
+  if (state.spread === 'asked') client.replace(); // many masks of what is no longer there: nobody waits for them
+}
 function drawByHand() {
   if (isRule()) { state.strategy = 'draw'; say(words('grid.drawn', { count: countText(grid.count) })); }
   state.known = true;
@@ -161,8 +164,9 @@ async function accept(job, answer, images) {
   shown = { hidden: answer.hidden, images, answer, title: state.picture.title, errors: null, spread: null, edition, fields, by, model: job.model };
   // In the view of contrast the photo it is held against is not at hand, so no patch is named.
   if (job.view === 'error' && answer.view !== 'normalised') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
+  if (!gesture) wantSpread();
   status(job.incoming?.smaller ? 'status.smaller' : ''); share(); controls(); renderRight(); firstShown(); sayResult();
-  if (!gesture) { wantSpread(); if (state.spread) client.pump(); }
+  if (state.spread) client.pump();
 }
 function acceptSpread(job, answer, images) {
   state.spread = '';
@@ -177,7 +181,7 @@ function share() {
   store.set({
     picture: state.picture, fields, mask: { rows, columns, hidden },
     result: { answer, images, hidden, title, model: shown.model, edition: state.edition },
-    show: { panel: state.view, paste: state.paste, samples: state.samples },
+    show: { panel: viewNow(), paste: state.paste, samples: state.samples },
   });
   noteAddress();
 }
@@ -251,7 +255,11 @@ async function sendSmaller(job, code, problem) {
 function report(what, seconds) {
   const working = ['bar', 'slow', 'queue'].includes(what);
   if (what === 'idle') state.behind = false;
-  else if (!working) { state.behind = true; renderRight(); }
+  else if (!working) {
+    state.behind = true;
+    if (state.spread) state.spread = ['timeout', 'failed', 'stopped'].includes(what) ? '' : 'wanted'; // asked again, or not
+    renderRight();
+  }
   $('.um-bar').hidden = !working;
   $('.um-stop').hidden = !working || what === 'bar';
   if (what === 'slow') { if (told[0] !== 'status.slow_queue') status('status.slow'); }
