@@ -24,9 +24,9 @@ from model.devices import find_device
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
 from model.evaluate import bounds, finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
-from model.evaluate.labelled import Labelled, refuse_shared
+from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
-from model.pretrain.data import Photos, places
+from model.pretrain.data import Photos, places, refuse_shared
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
 from model.pretrain.samples import Sampler

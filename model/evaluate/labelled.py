@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -137,23 +136,6 @@ def refuse_unknown(found: Iterable[str], known: Sequence[str]) -> None:
             f"({listed(known, 5)}).",
             code="data-labels",
             hint="Give both parts the same classes.",
-            field="test",
-        )
-
-
-def refuse_shared(train: Photos, test: Photos) -> None:
-    """Refuse to judge by what was learned from: the same bytes of the same file. Copies elsewhere are not found.
-
-    Raises:
-        DataError: A photo is among both; named.
-    """
-    known = {(os.path.abspath(entry.path), entry.offset) for entry in train.entries}  # noqa: PTH100 (no disk)
-    shared = [entry for entry in test.entries if (os.path.abspath(entry.path), entry.offset) in known]  # noqa: PTH100
-    if shared:
-        raise DataError(
-            f"{len(shared)} of {len(test)} test photos are also training photos, starting with {shared[0].name}.",
-            code="data-shared",
-            hint="Give other photos with --test.",
             field="test",
         )
 

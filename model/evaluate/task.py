@@ -12,8 +12,8 @@ from torch import Tensor
 
 from model.evaluate import bounds, state
 from model.evaluate.features import Encoder, extract
-from model.evaluate.labelled import Labelled, refuse_shared
-from model.pretrain.data import places
+from model.evaluate.labelled import Labelled
+from model.pretrain.data import places, refuse_shared
 
 
 @dataclass(frozen=True)

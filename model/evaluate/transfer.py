@@ -30,8 +30,7 @@ from model.evaluate import bounds, pages, plots, state
 from model.evaluate.augment import DRAWS, Samples, seeded
 from model.evaluate.coco import Finds, Scene, Scenes, average_precision, mask_overlaps
 from model.evaluate.features import Encoder
-from model.evaluate.labelled import refuse_shared
-from model.pretrain.data import places
+from model.pretrain.data import places, refuse_shared
 
 #: Class of a pixel outside the photo: neither learned nor counted.
 _PADDING = -1

@@ -239,14 +239,13 @@ class Adversary:
             self._parts[name].append(value.detach().float())
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step needs to be the same."""
+        """What the next step needs to be the same, once all is reported."""
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "judge": self._judge.state_dict() if self._judge else None,
             "step": self.step_made,
             "seen": dict(self.seen),
-            "sums": {name: [float(value) for value in values] for name, values in self._sums.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -257,11 +256,6 @@ class Adversary:
             self._judge.load_state_dict(state["judge"])
         self.step_made = state["step"]
         self.seen = dict(state["seen"])
-        device = next(self.network.parameters()).device
-        self._sums = {
-            name: [torch.tensor(value, device=device) for value in values]
-            for name, values in state["sums"].items()
-        }
 
 
 def _spread(patches: Tensor, hidden: Tensor) -> Tensor:

@@ -329,6 +329,24 @@ def _told(left_out: Counter[str]) -> str:
     return "left out: " + ", ".join([*kinds, f"{further} others"] if further else kinds)
 
 
+def refuse_shared(train: Photos, held_out: Photos, field: str = "test") -> None:
+    """Refuse to judge by what is learned from: the same bytes of the same file. Copies elsewhere are not found.
+
+    Raises:
+        DataError: A photo is among both; named.
+    """
+    known = {(os.path.abspath(entry.path), entry.offset) for entry in train.entries}  # noqa: PTH100 (no disk)
+    shared = [entry for entry in held_out.entries if (os.path.abspath(entry.path), entry.offset) in known]  # noqa: PTH100
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(held_out)} {field} photos are also training photos, "
+            f"starting with {shared[0].name}.",
+            code="data-shared",
+            hint=f"Give other photos with --{field}.",
+            field=field,
+        )
+
+
 def _shard(path: Path, heed: Heed | None) -> list[Entry]:
     """Pictures of a tar shard by offset; the JSON sidecars tell their source, and whoever heeds them the rest."""
     pictures: list[tuple[str, tarfile.TarInfo]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shlex
 import shutil
@@ -20,12 +21,14 @@ from model.checkpoints import files, store
 from model.devices import check_device
 from model.errors import CheckpointError, RecipeError
 from model.pretrain import beginning, resume, sharded
-from model.pretrain.data import Photos, expand
+from model.pretrain.data import Photos, expand, refuse_shared
 from model.pretrain.loop import run
 from model.pretrain.pace import shortened
 from model.pretrain.recipe import Recipe
 from model.pretrain.remote import is_address
+from model.pretrain.resume import Training
 from model.pretrain.samples import Sampler
+from model.pretrain.validation import Validation
 from model.pretrain.watch import Watch
 from model.pretrain.world import ALONE, World
 
@@ -37,6 +40,7 @@ def pretrain(
     *,
     resumed: bool | None = False,
     init: Path | None = None,
+    val: Sequence[Path | str] = (),
     cache: Path | None = None,
     device: str | None = None,
     workers: int = 1,
@@ -51,6 +55,7 @@ def pretrain(
         resumed: Go on from its last state; None: if there is one, else begin.
         init: Weights to start from, in any layout this package reads, an encoder alone included; all but their target
             must be as the recipe's.
+        val: Held-out photos, in the same forms: the loss on them decides which state is the best.
         cache: Where shards from addresses are kept; None for the user's cache.
         device: ``cpu``, ``cuda``, ...; None for the GPU where there is one.
         workers: Decoding threads of each process.
@@ -71,25 +76,14 @@ def pretrain(
     # torchrun starts everyone anew when one dies: then the same command goes on.
     resumed = begun if resumed is None else resumed
     resumed = resumed or (begun and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)  # noqa: TID251
-    if begun and not resumed:
-        raise CheckpointError(
-            f"{out} holds the states of a run.",
-            code="run-exists",
-            hint="Add --resume to go on with it, or give another folder with --out.",
-            field="out",
-        )
-    if weights.exists() and not resumed:
-        raise CheckpointError(
-            f"{weights} is there already.",
-            code="run-exists",
-            hint="Give another folder with --out, or another name with --name.",
-            field="out",
-        )
+    if not resumed:
+        _refuse_taken(out, begun, weights)
     with _world(device) as (world, where):
-        _refuse_inside(out, data)
+        _refuse_inside(out, [*data, *val])
         if recipe.compile:
             _refuse_no_compiler(where.type)
         photos = Photos.open(data, cache)
+        validation = _validation(val, photos, recipe, cache, workers, world)
         recipe = recipe.in_steps(Sampler(photos, recipe).mean_length)
         if recipe.steps:  # of minutes it is known later
             recipe = shortened(recipe, world) if short else recipe
@@ -100,11 +94,10 @@ def pretrain(
         if resumed and world.first:
             resume.clear(out)
         watch = Watch(recipe, photos, out, where, resume.latest_step(out)) if world.first else None
-
         try:
             training = run(
                 recipe, photos, out,
-                device=where, workers=workers, resumed=resumed, init=given, world=world,
+                device=where, workers=workers, resumed=resumed, init=given, validation=validation, world=world,
                 begin=watch.begin if watch else None, report=watch.report if watch else None,
             )  # fmt: skip
         except torch.OutOfMemoryError as error:
@@ -121,10 +114,51 @@ def pretrain(
     if not world.first:
         return None
     store.write(weights, result, name=recipe.name, card=training.card)
+    _say_end(out, training)
+    return weights
+
+
+def _say_end(out: Path, training: Training) -> None:
+    """What whoever trained may want to know beside the weights."""
+    best = files.pointed(out / files.BEST)
+    if training.held_out and best and math.isfinite(training.best):
+        told = f"Validation loss at its lowest: {training.best:.4f}, of {best} (named by {files.BEST})."
+        tqdm.write(told, file=sys.stderr)
     if not training.finished:
         of = f" of {training.recipe.steps}" if training.recipe.steps else ""
         tqdm.write(f"Stopped after step {training.step}{of}; --resume goes on from there.", file=sys.stderr)
-    return weights
+
+
+def _validation(
+    val: Sequence[Path | str], photos: Photos, recipe: Recipe, cache: Path | None, workers: int, world: World
+) -> Validation | None:
+    """Held-out photos, said once, which must not be among those that are learned from."""
+    if not val:
+        return None
+    held_out = Photos.open(val, cache)
+    refuse_shared(photos, held_out, field="val")
+    validation = Validation.load(held_out, recipe, workers)
+    if world.first:
+        tqdm.write("\n".join(validation.told), file=sys.stderr)
+    return validation
+
+
+def _refuse_taken(out: Path, begun: bool, weights: Path) -> None:
+    """Refuse to begin where another run stands, or its weights."""
+    if begun:
+        raise CheckpointError(
+            f"{out} holds the states of a run.",
+            code="run-exists",
+            hint="Add --resume to go on with it, or give another folder with --out.",
+            field="out",
+        )
+    if weights.exists():
+        raise CheckpointError(
+            f"{weights} is there already.",
+            code="run-exists",
+            hint="Give another folder with --out, or another name with --name.",
+            field="out",
+        )
 
 
 def _refuse_inside(out: Path, data: Sequence[Path | str]) -> None:

@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ from model.pretrain.pace import Pace
 from model.pretrain.recipe import Recipe
 from model.pretrain.resume import Training
 from model.pretrain.samples import Batch, batch_record, refuse_too_many_broken
+from model.pretrain.validation import Validation
 from model.pretrain.watch import Progress
 from model.pretrain.world import ALONE, World
 
@@ -159,6 +161,22 @@ def step(objective: Objective | DistributedDataParallel, batch: Batch, training:
     return total
 
 
+@torch.no_grad()
+def validate(training: Training, batches: Sequence[Batch]) -> float:
+    """Loss on held-out photos of what the run would leave now; among several processes the same in each."""
+    recipe, network = training.recipe, training.result.eval()
+    device = network.pos_embed.device
+    objective = Objective(network, wants_bf16(recipe, device), on_all=recipe.loss_on == "all")
+    losses = []
+    for batch in batches:
+        images, hidden = batch.images.to(device), batch.hidden.to(device)
+        orders = mask_orders(hidden, int((~batch.hidden[0]).sum()))
+        losses.append(len(images) * objective(images, *orders, hidden))
+    network.train()
+    sharded.part(network)
+    return float(torch.stack(losses).sum()) / sum(len(batch.images) for batch in batches)
+
+
 def mask_orders(hidden: Tensor, visible: int) -> tuple[Tensor, Tensor]:
     """``ids_keep [B, K]`` and ``ids_restore [B, L]`` of ``hidden [B, L] bool`` with ``visible`` = K."""
     order = hidden.int().argsort(dim=1, stable=True)  # visible ascending, then hidden ascending
@@ -174,8 +192,9 @@ def run(
     workers: int = 1,
     resumed: bool = False,
     init: Beginning | None = None,
+    validation: Validation | None = None,
     world: World = ALONE,
-    begin: Callable[[int, MAE], None] | None = None,
+    begin: Callable[[int, MAE, float | None], None] | None = None,
     report: Callable[[Progress, MAE], None] | None = None,
 ) -> Training:
     """Train to the recipe's last step, or until SIGTERM or Ctrl-C, saving the state either way.
@@ -190,9 +209,11 @@ def run(
         workers: Decoding threads.
         resumed: Go on from the state in ``out``.
         init: Begin with these weights instead of random ones.
+        validation: Held-out photos to measure the loss on, before step 0 and at every state that is due.
         world: The processes that train together; every one calls this function.
-        begin: Called once with the steps already made, before the next one.
-        report: Called every ``log_every`` steps and at the end; watching and evaluating happen there.
+        begin: Called once with the steps already made, before the next one, and the loss on held-out photos if these
+            are none.
+        report: Called every ``log_every`` steps and before every state; watching and evaluating happen there.
 
     Raises:
         DataError: Too many photos are broken, or the loss is no longer finite (the last state on disk is
@@ -201,10 +222,21 @@ def run(
     """
     began = time.monotonic()
     with _stop_signals() as stop:
-        training = _begin(recipe, photos, out, device, resumed, init, workers, world)
+        training = _begin(
+            recipe,
+            photos,
+            out,
+            device,
+            resumed,
+            init,
+            workers,
+            world,
+            validation.digest if validation else None,
+        )
         objective = _objective(training, device, world)
+        val_loss = validate(training, validation.batches) if validation and training.step == 0 else None
         if begin:
-            begin(training.step, training.result)
+            begin(training.step, training.result, val_loss)
         pace = Pace(training.step, began, training.minutes)
         stream = feed.batches(
             photos, training.recipe, training.step, device=device, workers=workers, world=world
@@ -222,26 +254,26 @@ def run(
             since_state.append(loss)
             if training.recipe.steps == 0:
                 training.recipe = pace.plan(training, device, world)
-            due = training.step % recipe.log_every == 0 or training.finished
             # Several processes must stop after the same step. They ask each other after every one, which is a number on
             # the host's side: torchrun kills those that take 30 seconds, and a step may take some.
             stopped = world.any(bool(stop) or pace.over)
-            saving = training.step % recipe.checkpoint_every == 0 or stopped or training.finished
-            if due or saving:
+            regular = training.step % recipe.checkpoint_every == 0 or training.finished
+            saving = regular or stopped
+            if saving or training.step % recipe.log_every == 0:
                 _share(training, world)
-                _refuse_not_finite(training, photos, out, world)
-            if due:
+                _refuse_not_finite(training, photos, out, world, saving)
                 progress = _progress(training, scale, pace)
+                # Not where a run is stopped in between: whoever stops it may not wait for long.
+                if validation and regular:
+                    progress = replace(progress, val_loss=validate(training, validation.batches))
                 if report:
                     report(progress, training.result)
                 training.losses = []
                 pace.reported(training.step)
             if saving:
-                _refuse_lost_weights(training, photos, out, world)
-                mean = _mean(since_state, training, world)
+                judged = progress.val_loss if validation else _mean(since_state, training, world)
                 since_state = []
-                if world.first or sharded.is_sharded(training.network):
-                    resume.save(out, training, mean, world)
+                resume.save(out, training, judged, world)
     return training
 
 
@@ -254,6 +286,7 @@ def _begin(
     init: Beginning | None,
     workers: int,
     world: World = ALONE,
+    held_out: str | None = None,
 ) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
@@ -284,7 +317,7 @@ def _begin(
     optimisers = build_optimisers(network, recipe)
     training = Training(
         recipe, network, optimisers, photos.digest, recipe.minutes, average, adversary,
-        origin=init.origin if init else {},
+        held_out=held_out, origin=init.origin if init else {},
     )  # fmt: skip
     if resumed:
         resume.restore(out, training)
@@ -303,10 +336,10 @@ def _objective(training: Training, device: torch.device, world: World) -> Object
     return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def _mean(losses: list[Tensor], training: Training, world: World) -> float:
-    """Of the losses since the last state that this process knows; infinite where those few would decide by chance."""
+def _mean(losses: list[Tensor], training: Training, world: World) -> float | None:
+    """Of the losses since the last state that this process knows; None where those few would decide by chance."""
     few = 2 * len(losses) < min(training.recipe.checkpoint_every, training.step)
-    return math.inf if few else float(torch.stack(world.means(losses)).mean())
+    return None if few else float(torch.stack(world.means(losses)).mean())
 
 
 def _share(training: Training, world: World) -> None:
@@ -330,21 +363,20 @@ def _progress(training: Training, scale: float, pace: Pace) -> Progress:
     )
 
 
-def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: World) -> None:
-    """Stop when a loss since the last report is no longer finite, and say on which photos."""
+def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: World, saving: bool) -> None:
+    """Stop when a loss since the last report is no longer finite, and say on which photos.
+
+    Before a state is written also when the last update lost the weights, which the next loss alone would tell.
+    """
     losses = [float(loss) for loss in training.losses]
     bad = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
-    if bad is None:
-        return
-    raise _not_finite(losses[bad], training.step - len(losses) + bad, training, photos, out, world)
-
-
-def _refuse_lost_weights(training: Training, photos: Photos, out: Path, world: World) -> None:
-    """Stop before a state is written when an update lost the weights; the next loss alone would tell."""
-    parameters = [sharded.own(parameter) for parameter in training.network.parameters()]
-    finite = bool(torch.stack([parameter.isfinite().all() for parameter in parameters]).all())
-    if world.any(not finite):
-        raise _not_finite(math.nan, training.step - 1, training, photos, out, world)
+    if bad is not None:
+        raise _not_finite(losses[bad], training.step - len(losses) + bad, training, photos, out, world)
+    if saving:
+        parameters = [sharded.own(parameter) for parameter in training.network.parameters()]
+        finite = bool(torch.stack([parameter.isfinite().all() for parameter in parameters]).all())
+        if world.any(not finite):
+            raise _not_finite(math.nan, training.step - 1, training, photos, out, world)
 
 
 def _not_finite(

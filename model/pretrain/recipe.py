@@ -116,6 +116,7 @@ class Recipe:
     picture_every: int = 500
     checkpoint_every: int = 250
     keep: int = 2  # newest states that stay on disk; the best one stays too
+    val_photos: int = 256  # of those given to validate on, at most
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained, by name and with the reason."""
@@ -128,6 +129,7 @@ class Recipe:
             "picture_every",
             "checkpoint_every",
             "keep",
+            "val_photos",
         ):
             _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} must be at least 1")
         _require(self.size in SIZES, "size", f"{self.size!r} is unknown; take one of {', '.join(SIZES)}")

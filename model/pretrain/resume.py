@@ -1,7 +1,8 @@
 """Training state on disk: everything that makes the next step the same as if nothing had happened.
 
-Samples, crops and masks depend on (seed, step) alone, so the state is step, network, optimisers, recipe and
-what the log still owes. ``LATEST`` names the newest state, ``BEST`` the one before which the loss was lowest.
+Samples, crops and masks depend on (seed, step) alone, and whatever the log is to hold stands there before a state is
+written; so the state is step, network, optimisers and recipe. ``LATEST`` names the newest state, ``BEST`` the one of
+the lowest loss: on held-out photos where there are some, else in the steps before it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MAY_CHANGE = {
     "steps", "epochs", "minutes", "warmup_steps", "warmup_epochs",
     "schedule", "decay_share", "lr", "muon_lr", "clip_norm", "accumulate",
     "max_broken_share", "data_path", "precision", "sharding", "compile", "recompute",
-    "log_every", "picture_every", "checkpoint_every", "keep",
+    "log_every", "picture_every", "checkpoint_every", "keep", "val_photos",
 }  # fmt: skip
 
 
@@ -56,7 +57,8 @@ class Training:
         step: Steps made so far.
         losses: Of the steps since the last report.
         broken: Numbers of the photos found undecodable so far.
-        best: Lowest mean loss between two states so far.
+        held_out: Digest of the photos it is validated on, if there are any.
+        best: Lowest loss of a state so far: on these, else the mean of the steps before it.
         origin: What its card owes to the weights it began with, see ``beginning``.
     """
 
@@ -70,6 +72,7 @@ class Training:
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
+    held_out: str | None = None
     best: float = float("inf")
     origin: dict[str, Any] = field(default_factory=dict)
 
@@ -95,31 +98,32 @@ class Training:
         return self.average or self.network
 
 
-def save(folder: Path, training: Training, loss: float, world: World = ALONE) -> Path:
+def save(folder: Path, training: Training, loss: float | None, world: World = ALONE) -> Path:
     """Write the state and point ``LATEST`` at it; a crash or a full disk leaves the previous one intact.
 
-    Called by the first process; by all of them where weights are shared out.
+    Every process calls it: the first one writes, and each its own part where weights are shared out.
 
     Args:
         folder: The run's folder.
         training: The run as it stands.
-        loss: Mean since the state before, which decides whether this one is the best; infinite: it is not.
+        loss: Decides whether this one is the best; None: it is not.
         world: Who calls.
 
     Returns:
-        The file written.
+        The state's file.
 
     Raises:
         CheckpointError: It cannot be written.
     """
-    best = loss < training.best
-    training.best = min(loss, training.best)
+    best = loss is not None and loss < training.best
+    if loss is not None:
+        training.best = min(loss, training.best)
     path = folder / f"state-{training.step:07d}.pt"
     parted = sharded.is_sharded(training.network)
     if parted:  # first the parts, then the file that names them
         sharded.save(path.with_suffix(PARTS), training.network, training.optimisers)
-        if not world.first:
-            return path
+    if not world.first:
+        return path
     state = {
         "step": training.step,
         "network": None if parted else _weights(training.network),
@@ -131,9 +135,9 @@ def save(folder: Path, training: Training, loss: float, world: World = ALONE) ->
         # Of weights the run began with; else they are a formula, made anew.
         "positions": store.foreign_positions(training.network),
         "adversary": training.adversary.state_dict() if training.adversary else None,
-        "losses": [float(value) for value in training.losses],
         "broken": sorted(training.broken),
         "best": training.best,
+        "held_out": training.held_out,
         "origin": training.origin,
         # For whoever opens it as weights.
         "unmask": {"config": training.network.config.to_dict(), "card": training.card},
@@ -206,10 +210,9 @@ def restore(folder: Path, training: Training) -> None:
         training.adversary.load_state_dict(state["adversary"])
     training.step = int(state["step"])
     # States of before these were kept lack them; the run is the same, its log a little shorter.
-    device = training.network.pos_embed.device
-    training.losses = [torch.tensor(value, device=device) for value in state.get("losses", [])]
     training.broken = set(state.get("broken", []))
-    training.best = float(state.get("best", float("inf")))
+    if state.get("held_out") == training.held_out:  # else the loss was another one
+        training.best = float(state.get("best", float("inf")))
     training.origin = state.get("origin", {})
     if 0 < training.recipe.steps < training.step:
         raise CheckpointError(

@@ -60,6 +60,12 @@ def hold_back(network: MAE, held_back: bool) -> None:
         network.set_requires_gradient_sync(not held_back)
 
 
+def part(network: MAE) -> None:
+    """Give up what a forward pass put together; after one without a backward pass the outermost weights still are."""
+    if isinstance(network, FSDPModule):
+        network.reshard()
+
+
 def whole(network: MAE) -> MAE:
     """The network put together, in the first process's memory; every process calls this."""
     if not isinstance(network, FSDPModule):

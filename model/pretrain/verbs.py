@@ -17,6 +17,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--data", nargs="+", action="extend", required=True,
         help="folders of pictures, .tar shards or their http(s) addresses; patterns such as 'shard-{00..06}.tar'",
     )  # fmt: skip
+    verb.add_argument(
+        "--val", nargs="+", action="extend", default=[], metavar="DATA",
+        help="held-out photos: the loss on at most val_photos of them (256) is measured with every state",
+    )  # fmt: skip
     verb.add_argument("--out", type=Path, required=True, help="folder of the run")
     verb.add_argument("--resume", action="store_true", help="go on from the last state in --out")
     verb.add_argument(
@@ -77,6 +81,7 @@ def _pretrain(given: argparse.Namespace) -> str | None:
         given.out,
         resumed=None if given.auto_resume else given.resume,
         init=given.init,
+        val=given.val,
         cache=given.cache,
         device=given.device,
         workers=given.workers,

@@ -32,6 +32,7 @@ class Progress:
     images_per_second: float  # since the last report
     broken: frozenset[int]  # numbers of the photos found undecodable so far
     extra: dict[str, float] = field(default_factory=dict)  # what an adversarial stage watches
+    val_loss: float | None = None  # on held-out photos, where it was measured
 
 
 class Watch:
@@ -62,18 +63,22 @@ class Watch:
         self._epoch = Sampler(photos, recipe).mean_length
         self._bar = tqdm(total=recipe.steps or None, initial=start, unit="step", desc=recipe.name)
         self._named: frozenset[int] = frozenset()
+        self._val: dict[str, str] = {}
         self._pictures = Pictures(recipe, out, device, start)
         self._board = Board(out, start)
         self._log = out / "metrics.jsonl"
         _take_back(self._log, start)
 
-    def begin(self, step: int, network: MAE) -> None:
-        """Draw what the run begins with.
+    def begin(self, step: int, network: MAE, val_loss: float | None = None) -> None:
+        """Record what the run begins with.
 
         Args:
             step: Steps already made.
             network: As it stands before the next one.
+            val_loss: Its loss on held-out photos, where it was measured.
         """
+        if val_loss is not None:
+            self._record(step, self._validated(val_loss))
         if step == 0:
             self._draw(step, 0, network)
 
@@ -86,31 +91,45 @@ class Watch:
         """
         step, speed = progress.step, progress.images_per_second
         rate = progress.lr * self._recipe.lr
-        samples = step * self._recipe.batch_size
+        validated = self._validated(progress.val_loss)
         self._bar.total = progress.steps or None
         self._bar.update(step - self._bar.n)
-        self._bar.set_postfix(
-            epoch=f"{samples / self._epoch:.2f}",
-            loss=f"{progress.loss:.4f}",
-            lr=f"{rate:.2e}",
-            images_per_second=f"{speed:.1f}",
-            memory=f"{_memory_gib(self._device):.1f}G",
-        )
+        shown = {
+            "epoch": f"{step * self._recipe.batch_size / self._epoch:.2f}",
+            "loss": f"{progress.loss:.4f}",
+            **self._val,
+            "lr": f"{rate:.2e}",
+            "images_per_second": f"{speed:.1f}",
+            "memory": f"{_memory_gib(self._device):.1f}G",
+        }
+        self._bar.set_postfix(shown)
         self._name_broken(progress.broken)
         values = {
             "loss": round(progress.loss, 6),
+            **validated,
             "lr": float(f"{rate:.6g}"),
             "images_per_second": round(speed, 2),
             "broken": len(progress.broken),
             **progress.extra,
         }
+        self._record(step, values)
+        self._draw(step, progress.steps, network)
+
+    def _validated(self, loss: float | None) -> dict[str, float]:
+        """A loss on held-out photos, for the log; the bar shows the last one."""
+        if loss is None:
+            return {}
+        self._val = {"val_loss": f"{loss:.4f}"}
+        return {"val_loss": round(loss, 6)}
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        samples = step * self._recipe.batch_size
         try:
             with self._log.open("a") as log:
                 log.write(json.dumps({"step": step, "samples": samples, **values}) + "\n")
         except OSError as error:
             raise unwritten(f"{self._log} cannot be written ({error.strerror}).") from error
         self._board.scalars(step, values)
-        self._draw(step, progress.steps, network)
 
     def _name_broken(self, broken: frozenset[int]) -> None:
         """Say once which photos cannot be decoded."""
@@ -137,13 +156,13 @@ def _memory_gib(device: torch.device) -> float:
 
 
 def _take_back(log: Path, start: int) -> None:
-    """Drop lines of steps after ``start``, which will be made anew, and a line cut off by a kill."""
+    """Drop lines of steps after ``start``, which will be made anew, and a line cut off by a kill; at 0 all."""
     if not log.is_file():
         return
     kept = []
     for line in log.read_text().splitlines(keepends=True):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= start:
+            if line.endswith("\n") and start > 0 and json.loads(line)["step"] <= start:
                 kept.append(line)
         except (ValueError, KeyError):
             continue

@@ -422,7 +422,9 @@ def test_training_learns_and_leaves_weights_pictures_and_a_log(tmp_path: Path) -
     folder.mkdir()
     for number, colour in enumerate(np.random.default_rng(0).integers(0, 256, (12, 3), dtype=np.uint8)):
         (folder / f"{number}.png").write_bytes(encoded(np.broadcast_to(colour, (64, 64, 3)).copy()))
-    recipe = toy(steps=60, batch_size=12, lr=1e-2, muon_lr=4e-2, log_every=10, picture_every=20)
+    recipe = toy(
+        steps=60, batch_size=12, lr=1e-2, muon_lr=4e-2, log_every=10, picture_every=20, checkpoint_every=20
+    )
     weights = pretrain(recipe, [folder], tmp_path / "run", device="cpu")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
