@@ -19,7 +19,6 @@ from model.checkpoints.store import Checkpoint
 from model.config import MAEConfig
 from model.cover import Merged
 from model.errors import ImageError, MaskError, first_line
-from model.export import normalised
 from model.masking import Grid, Mask
 from model.options import Options
 from model.placement import MAX_CELLS, MIN_CELLS
@@ -187,12 +186,11 @@ def _in_units(array: Array, config: MAEConfig) -> Floats:
     """In the network's units."""
     if array.dtype != np.uint8:
         return array.astype(np.float32)
-    return normalised(array.view(np.uint8), config.image_mean, config.image_std)
+    return views.Colours.of(config).normalised(array.view(np.uint8))
 
 
 def _as_given(values: Floats, array: Array, config: MAEConfig) -> Array:
     """In the units, type and shape of the array that was given."""
     if array.dtype == np.uint8:
-        mean, std = (np.array(of, dtype=np.float32) for of in (config.image_mean, config.image_std))
-        values = ((values * std + mean) * 255).round().clip(0, 255)
+        return views.to_pixels(views.Colours.of(config).shown(values)).reshape(array.shape)
     return values.astype(array.dtype).reshape(array.shape)

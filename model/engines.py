@@ -1,7 +1,7 @@
 """What computes: one call from pixels and a mask to a prediction, by torch or by OpenVINO.
 
 On a CPU OpenVINO computes the same in two thirds of the time, and a process that uses it needs neither torch nor
-timm. It is believed only after it has met torch's own answers on the loaded weights (``export.Proof``); otherwise
+timm. It is believed only after it has met torch's own answers on the loaded weights (``proof.Proof``); otherwise
 torch serves, and says why. Knows no picture file, no option and no view.
 """
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from model.config import MAEConfig
 from model.devices import has_bf16, usable_cpus
 from model.errors import CheckpointError
-from model.export import normalised
 from model.positions import Grid, sincos_table
 from model.recent import Recent
+from model.views import Colours
 
 if TYPE_CHECKING:
     import torch
@@ -212,8 +212,8 @@ class OpenVINOEngine:
         cut = pixels.reshape(len(pixels), grid[0], side, grid[1], side, -1).transpose(0, 1, 3, 2, 4, 5)
         patches = cut.reshape(len(pixels), grid[0] * grid[1], side, side, -1)
         taken = patches[np.arange(len(pixels))[:, None], ids_keep]  # [B, K, P, P, C]
-        colours = normalised(taken, self._config.image_mean, self._config.image_std)
-        return [colours.reshape(*ids_keep.shape, -1), self._table("pos_embed", grid)[0, 1:][ids_keep]]
+        visible = Colours.of(self._config).normalised(taken)
+        return [visible.reshape(*ids_keep.shape, -1), self._table("pos_embed", grid)[0, 1:][ids_keep]]
 
     def _grid(self, pixels: Pixels) -> Grid:
         side = self._config.patch_size

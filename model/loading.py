@@ -28,8 +28,8 @@ from model.config import MAEConfig
 from model.devices import check_device, has_gpu
 from model.engines import ENGINES, PRECISIONS, Engine, OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError, first_line
-from model.export import LIMITS, Proof, make_proof
 from model.positions import POSITIONS, Grid
+from model.proof import LIMITS, Proof, make_proof
 
 if TYPE_CHECKING:
     from model.checkpoints.store import Checkpoint

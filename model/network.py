@@ -4,7 +4,7 @@
     latent -> put mask tokens back -> decode -> pred -> unpatchify -> image
 
 On a CPU the service computes the same forward pass by OpenVINO graphs (``graph.py``), once these have met this file's
-answers (``export.py``).
+answers (``proof.py``).
 
 The network receives a mask and never draws one. Patch projection and encoder see visible patches only, so a
 hidden pixel cannot influence the prediction. Blocks are timm's; parameter names are those of the public

@@ -82,7 +82,7 @@ class Reconstructor:
         self.patch_size = config.patch_size
         self._channels = config.channels
         self._cuts: Recent[tuple[Placement, tuple[int, int], NDArray[np.uint8]]] = Recent(_CUTS)
-        self._colours = views.Colours(config.image_mean, config.image_std)
+        self._colours = views.Colours.of(config)
         #: Views this model has; the first is taken where none is asked for.
         self.views = _views_of(loaded.facts)
         self.parameters = loaded.facts.parameters
@@ -268,7 +268,7 @@ class Reconstructor:
 
     def _original(self, job: Job) -> Floats:
         """The photo, ``[H, W, C]`` in 0..1."""
-        return job.pixels[..., : self._channels].astype(np.float32) / np.float32(255)
+        return views.to_floats(job.pixels[..., : self._channels])
 
     def prepare_embedding(self, image: Photo, kind: str = "cls") -> Look:
         """Decode and cut the centre square of a picture that is to be embedded.

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import IMAGE_MEAN, IMAGE_STD
+from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -57,7 +57,7 @@ def pixel_mask(hidden: Bools, grid: tuple[int, int], patch_size: int) -> Bools:
 
 @dataclass(frozen=True)
 class Colours:
-    """The normalised target and back, in a model's units.
+    """Pixels to a model's normalised units and back, and the target that is normalised by patches.
 
     Attributes:
         mean: Of every channel, for pixels in 0..1.
@@ -66,6 +66,15 @@ class Colours:
 
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
+
+    @classmethod
+    def of(cls, config: MAEConfig) -> Colours:
+        """A model's."""
+        return cls(config.image_mean, config.image_std)
+
+    def normalised(self, pixels: Pixels) -> Floats:
+        """Pixels ``[..., C] uint8`` to normalised units."""
+        return self._normalised(to_floats(pixels))
 
     def statistics(self, image: Floats, patch_size: int) -> Floats:
         """Mean and deviation of every patch, as the normalised target takes them.
@@ -134,6 +143,11 @@ def _spread(values: Floats, image: Floats) -> Floats:
     """One value per patch to one per pixel: ``[rows, columns, C]`` to ``[H, W, C]``."""
     side = image.shape[0] // values.shape[0]
     return values.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def to_floats(pixels: Pixels) -> Floats:
+    """0..255 to 0..1."""
+    return pixels.astype(np.float32) / np.float32(255)
 
 
 def to_pixels(image: Floats) -> Pixels:

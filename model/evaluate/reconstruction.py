@@ -20,7 +20,6 @@ from model.errors import DataError, ImageError, MaskError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.accuracy import wilson
 from model.evaluate.fills import FILLS, METRICS, figures, norm_pixel_loss, resampled
-from model.export import normalised
 from model.images import encode
 from model.masking import SAMPLERS, hidden_count
 from model.options import Options
@@ -233,7 +232,7 @@ def _loss(reconstructor: Reconstructor, job: Job) -> float:
     pred = reconstructor.loaded.engine_for(mask.grid).run(
         pixels[None], mask.ids_keep[None], mask.ids_restore[None], job.options.positions
     )[0, :, : config.patch_values]
-    image = normalised(pixels, config.image_mean, config.image_std)
+    image = views.Colours.of(config).normalised(pixels)
     return norm_pixel_loss(image, pred, mask.hidden, config.patch_size)
 
 

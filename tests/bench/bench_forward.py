@@ -29,10 +29,10 @@ from model.config import SIZES, MAEConfig
 from model.devices import usable_cpus
 from model.engines import OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError
-from model.export import as_input
 from model.graph import core
 from model.masking import hidden_count, random_hidden
 from model.network import MAE
+from model.proof import as_input
 from tests.bench.report import publish, table
 
 BASELINE = "transformers eager float32"
@@ -153,7 +153,7 @@ def _transformers(network: MAE, pixels: np.ndarray, ids_keep: np.ndarray) -> Cal
         convert(own, theirs, to="huggingface")
         other = ViTMAEForPreTraining.from_pretrained(theirs, attn_implementation="eager")
         other.train(False)
-    image = torch.from_numpy(as_input(pixels, config.image_mean, config.image_std))
+    image = torch.from_numpy(as_input(pixels, config))
     noise = torch.ones(len(pixels), config.patches)  # the least noise stays visible
     noise.scatter_(
         1, torch.from_numpy(ids_keep), torch.linspace(0, 0.5, ids_keep.shape[1]).expand(len(pixels), -1)

@@ -24,11 +24,11 @@ from model.config import MAEConfig
 from model.devices import has_bf16
 from model.engines import OpenVINOEngine, TorchEngine
 from model.errors import CheckpointError
-from model.export import LIMITS, Proof, make_proof
 from model.loading import open_weights, prove, said_of
 from model.masking import hidden_count, random_hidden
 from model.network import MAE
 from model.pretrain.loop import wants_bf16
+from model.proof import LIMITS, Proof, make_proof
 from tests.training import toy
 
 Inputs = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
