@@ -18,7 +18,7 @@ from model.__main__ import main
 from tests.conftest import ROOT
 from tests.e2e.conftest import OpenPage
 from tests.e2e.explore_page import ExplorePage
-from tests.e2e.test_pictures import large_quarters, quarters, wait_for_picture
+from tests.e2e.test_pictures import HEIC, large_quarters, quarters, wait_for_picture
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -168,12 +168,15 @@ def test_own_pictures_make_a_sheet_and_a_broken_one_is_told(compare: ExplorePage
     files: list[FilePayload] = [
         {"name": hostile, "mimeType": "image/png", "buffer": large_quarters()},
         {"name": "broken.png", "mimeType": "image/png", "buffer": b"this is no picture"},
+        {"name": "IMG_1.HEIC", "mimeType": "image/heic", "buffer": HEIC},
     ]
     compare.one(".um-files .um-file").set_input_files(files)
     pictures(compare, "gallery", 3)
     captions = row(compare, "gallery").locator(".um-triptych > figcaption").all_inner_texts()
     assert captions[0].startswith(hostile)
     assert captions[1] == "broken.png could not be read"
+    assert "IMG_1.HEIC is an iPhone photo" in captions[2]
+    assert "Save it as JPEG" in captions[2]
     assert compare.page.title() == "Unmask"
     compare.one(".um-samples-again").wait_for()
 

@@ -31,6 +31,8 @@ CORNERS = """() => {
   return [[20, 20], [204, 20], [20, 204], [204, 204]].map(([a, b]) => [...x.getImageData(a, b, 1, 1).data.slice(0, 3)]);
 }"""
 
+# Its first bytes, as a telephone writes them, and no picture.
+HEIC = b"\0\0\0\x24ftypheic\0\0\0\0mif1heicMiHE" + bytes(64)
 
 # The next picture that the browser decodes takes as long as a large one from a phone.
 SLOW_ONCE = """() => {
@@ -151,6 +153,27 @@ def test_a_photo_over_the_limit_is_made_smaller(explore: ExplorePage) -> None:
     assert "smaller before it was sent" in explore.status
     assert "smaller before it was sent" in explore.one(".um-pictures > .um-hint").inner_text()
     assert explore.evaluate("window.unmask.state.placement.original_width") == 4096
+
+
+def test_a_format_that_only_the_browser_reads_is_sent_as_jpeg(explore: ExplorePage) -> None:
+    """As Safari sends HEIC, which no browser here opens."""
+    explore.expected = ("Failed to load resource",)
+    file = io.BytesIO()
+    Image.open(io.BytesIO(quarters())).save(file, "ICO", sizes=[(256, 256)])
+    explore.upload("icon.ico", file.getvalue(), "image/x-icon")
+    wait_for_picture(explore, "icon.ico")
+    assert colour_names(explore.evaluate(CORNERS)) == ["red", "lime", "blue", "white"]
+    assert "sent it as JPEG" in explore.status
+
+
+def test_an_iphones_photo_that_the_browser_cannot_open_is_told_a_way(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    explore.upload("IMG_0001.HEIC", HEIC, "")
+    explore.one(".um-status.um-error").wait_for()
+    assert explore.status.startswith("This is an iPhone photo (HEIC)")
+    assert "JPEG" in explore.status
+    explore.one(".um-language").click()
+    assert "另存为 JPEG" in explore.status
 
 
 # Half a minute takes a second and a half.

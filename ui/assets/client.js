@@ -28,7 +28,9 @@ function patchErrors(original, reconstruction, rows, columns) {
   return sums.map((sum) => (sum / 3 / 255 / (high * wide)) * 100);
 }
 const SMALLER = 4096; // pixels of the longer side
-/** A photo over the server's limits, made smaller: the model looks at far fewer pixels. Throws where the browser cannot read it. */
+/** Whether a file is a HEIC photo, as iPhones take them, whatever it is called: of all browsers Safari alone opens it. */
+const isHeic = async (file) => /^ftyp(hei|hev|mif1|msf1)/.test(await file.slice(4, 12).text());
+/** As a JPEG, and not larger than needed: a photo over the server's limits, or of a format that only the browser reads. Throws where it does not. */
 async function shrunk(file) {
   const whole = await createImageBitmap(file, { imageOrientation: 'from-image' });
   const scale = Math.min(1, SMALLER / Math.max(whole.width, whole.height)), sheet = document.createElement('canvas');

@@ -13,12 +13,12 @@ function galleryJobs() {
 }
 const gallery = createRow('gallery', {
   jobs: galleryJobs, own: true, uses: ['seed'], before: (options) => loadSamples(options),
-  paint: (results, asked) => asked.map(({ title }, i) => {
+  paint: (results, asked) => asked.map(({ title, heic }, i) => {
     const found = results[i], name = titleOf(title), row = make('figure', 'um-triptych');
     const pictures = make('div', 'um-triptych-row');
     const alts = { masked: found && maskedAlt(found, name), reconstruction: found && resultAlt(found, name), original: words('alt.original', { title: name }) };
     for (const panel of ['masked', 'reconstruction', 'original']) pictures.append(found ? tile(found.images[panel], alts[panel] || '') : make('div', 'um-empty'));
-    row.append(pictures, make('figcaption', '', found === null ? words('compare.unreadable', { name }) : found ? `${name} · ${errorOf(found.answer)}` : name));
+    row.append(pictures, make('figcaption', '', found === null ? words(heic ? 'compare.unreadable_heic' : 'compare.unreadable', { name }) : found ? `${name} · ${errorOf(found.answer)}` : name));
     return row;
   }),
   after: (results) => { $('.um-sheet').hidden = !results.some(Boolean); },

@@ -68,13 +68,16 @@ function resultAlt({ answer }, title) { return words('compare.alt_result', { tit
 /** How often the network runs for one request. */
 const costOf = ({ cover, samples }) => (cover === 'complete' ? 4 : cover === 'ensemble' ? Number(samples) : 1);
 
-/** Asks for a job. A photo over the server's limits is made smaller; where an ensemble is too much work, so is it, and the job says so. */
+/** Asks for a job. A photo that the server does not take is sent as the browser draws it; where an ensemble is too much work, so is it, and the job says so. */
 async function askWithin(job, blob, options) {
   try {
     return await askFigure(job.sent, blob, options);
   } catch (error) {
-    const smaller = error.status === 413 && !job.smaller && await shrunk(blob).catch(() => null);
-    if (smaller) { job.smaller = true; return askWithin(job, smaller, options); }
+    if ([413, 415].includes(error.status) && !job.redrawn) {
+      const redrawn = await shrunk(blob).catch(() => null);
+      if (redrawn) { job.redrawn = true; return askWithin(job, redrawn, options); }
+      job.heic = await isHeic(blob);
+    }
     const samples = Number(job.fields.samples);
     if (!(samples > 2) || problemType(error.problem) !== 'too-much-work') throw error;
     for (const key of ['fields', 'sent']) job[key] = { ...job[key], samples: String(samples / 2) };

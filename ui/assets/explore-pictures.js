@@ -86,7 +86,7 @@ on('.um-download', 'click', async () => {
 function offerCrops(placement) {
   state.placement = placement;
   const hint = $('.um-pictures > .um-hint');
-  hint.dataset.t = state.source.smaller ? 'status.smaller' : state.fit === 'whole' ? 'pictures.own_hint_whole' : 'pictures.own_hint';
+  hint.dataset.t = state.source.sentAs || (state.fit === 'whole' ? 'pictures.own_hint_whole' : 'pictures.own_hint');
   hint.textContent = words(hint.dataset.t);
   const long = placement.original_width !== placement.original_height;
   $('.um-whole-row').hidden = !long && state.fit === 'square';

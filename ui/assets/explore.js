@@ -165,7 +165,7 @@ async function accept(job, answer, images) {
   // In the view of contrast the photo it is held against is not at hand, so no patch is named.
   if (job.view === 'error' && answer.view !== 'normalised') shown.errors = patchErrors(state.picture.image, images.reconstruction, rows, columns);
   if (!gesture) wantSpread();
-  status(job.incoming?.smaller ? 'status.smaller' : ''); share(); controls(); renderRight(); firstShown(); sayResult();
+  status(job.incoming?.sentAs || ''); share(); controls(); renderRight(); firstShown(); sayResult();
   if (state.spread) client.pump();
 }
 function acceptSpread(job, answer, images) {
@@ -238,16 +238,19 @@ function refuse(job, code, problem) {
   if (job.incoming && state.incoming === job.incoming) state.incoming = null;
   state.behind = true; renderRight();
   const key = REASONS[type] || (code === 413 ? 'size' : code === 415 ? 'type' : 'refused');
-  if (job.incoming && !job.incoming.smaller && ['size', 'pixels'].includes(key)) { sendSmaller(job, code, problem); return; }
+  const sentAs = ['size', 'pixels'].includes(key) ? 'status.smaller' : type === 'image-format' && 'status.converted';
+  if (job.incoming && !job.incoming.sentAs && sentAs) { sendJpeg(job, code, problem, sentAs); return; }
   const tell = (limit) => status('status.' + key, { reason: String(problem.detail || problem.title || code), ...limit }, 'error');
   if (key !== 'size') tell({ m: number(props.limits.pixels / 1e6, 0), side: number(props.limits.side) });
   else fetch(rootUrl('v1/info')).then((r) => r.json()).then(({ limits }) => tell({ m: number(limits.max_bytes / 2 ** 20, 0) }), () => tell({ m: '?' }));
 }
-/** A photo over the server's limits is made smaller and sent again. */
-async function sendSmaller(job, code, problem) {
-  const { signal } = wish, incoming = { ...job.incoming, smaller: true };
+/** What the server does not take as it is, is sent again as the browser draws it; `sentAs` tells of it. */
+async function sendJpeg(job, code, problem, sentAs) {
+  const { signal } = wish, incoming = { ...job.incoming, sentAs };
   const blob = await shrunk(incoming.blob).catch(() => null); // not all that a visitor may choose is read by the browser
+  const heic = !blob && await isHeic(incoming.blob);
   if (signal.aborted) return; // another was chosen meanwhile
+  if (heic) { status('status.heic', {}, 'error'); return; }
   if (!blob) { refuse({ ...job, incoming }, code, problem); return; }
   choose({ ...incoming, blob });
   client.replace();
