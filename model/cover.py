@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model import views
 from model.errors import MaskError
 from model.masking import MAX_SEED, SAMPLERS, Grid, Mask, check_sampling, sample_mask
 
@@ -98,23 +100,24 @@ class Merged:
         hidden = mask.hidden.reshape(mask.grid)
         self._added += 1
         if self._added == 1:
-            self._grid = mask.grid
+            self._side = len(picture) // mask.grid[0]  # of a patch, pixels
             self._raw, self._mean = picture, picture  # where it was not hidden, the mean is not looked at
             self._squares = np.zeros(mask.grid)
             self._times = hidden.astype(np.int64)
             return
         self._times += hidden
-        share = self._spread_out(hidden / np.maximum(self._times, 1)).astype(np.float32)
+        share = self._per_pixel(hidden / np.maximum(self._times, 1)).astype(np.float32)
         difference = picture - self._mean
         self._mean = self._mean + share * difference
-        self._squares += hidden * self._per_patch(difference * (picture - self._mean))
+        square = views.by_patch(difference * (picture - self._mean), self._side)
+        self._squares += hidden * square.mean(axis=(1, 3, 4), dtype=np.float64)
         self._raw = self._raw + (picture - self._raw) / np.float32(self._added)
 
     def pixels(self) -> Floats:
         """The mean prediction ``[H, W, C]``."""
         if self._added == 1:
             return self._raw
-        return np.where(self._spread_out(self._times > 0), self._mean, self._raw)
+        return np.where(self._per_pixel(self._times > 0), self._mean, self._raw)
 
     def spread(self) -> Floats:
         """Deviation of each patch's predictions from each other ``[rows, columns]``: the root of the mean variance
@@ -123,12 +126,6 @@ class Merged:
         variance = self._squares / np.maximum(self._times - 1, 1)
         return np.where(self._times > 1, np.sqrt(variance.clip(0)), np.nan).astype(np.float32)
 
-    def _spread_out(self, cells: NDArray[np.generic]) -> NDArray[np.generic]:
-        """One value per patch to one per pixel, ``[H, W, 1]``."""
-        side = self._mean.shape[0] // self._grid[0]
-        return cells.repeat(side, axis=0).repeat(side, axis=1)[..., None]
-
-    def _per_patch(self, image: Floats) -> NDArray[np.float64]:
-        rows, columns = self._grid
-        cut = image.reshape(rows, image.shape[0] // rows, columns, image.shape[1] // columns, -1)
-        return cut.mean(axis=(1, 3, 4), dtype=np.float64)
+    def _per_pixel(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """``[rows, columns]`` to ``[H, W, 1]``."""
+        return views.per_pixel(cells, self._side)[..., None]

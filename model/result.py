@@ -225,10 +225,7 @@ class Reconstruction:
         """
         if self.job.options.cover == "single":
             return None
-        rows, columns = self.job.grid
-        error = np.abs(self.prediction.pixels - self.compared).reshape(
-            rows, self.patch_size, columns, self.patch_size, -1
-        )
+        error = views.by_patch(np.abs(self.prediction.pixels - self.compared), self.patch_size)
         each = np.where(self.job.hidden, error.mean(axis=(1, 3, 4)).reshape(-1), np.nan)
         spread = self.prediction.spread if self.job.options.cover == "ensemble" else None
         return {

@@ -6,6 +6,7 @@ All panels are ``[H, W, 3] uint8``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+N = TypeVar("N", bound=np.generic)
 
 #: The panels that every reconstruction offers.
 PANELS = ("original", "masked", "reconstruction", "pasted", "error")
@@ -52,7 +54,18 @@ _UNCERTAINTY_COLOURS = ((255, 255, 255), (170, 200, 245), (45, 95, 190), (10, 15
 
 def pixel_mask(hidden: Bools, grid: tuple[int, int], patch_size: int) -> Bools:
     """A mask of patches ``[L]`` as a mask of pixels ``[H, W]``."""
-    return hidden.reshape(grid).repeat(patch_size, axis=0).repeat(patch_size, axis=1)
+    return per_pixel(hidden.reshape(grid), patch_size)
+
+
+def per_pixel(cells: NDArray[N], patch_size: int) -> NDArray[N]:
+    """One value for each patch ``[rows, columns, ...]`` to one for each pixel ``[H, W, ...]``."""
+    return cells.repeat(patch_size, axis=0).repeat(patch_size, axis=1)
+
+
+def by_patch(image: NDArray[N], patch_size: int) -> NDArray[N]:
+    """A picture ``[H, W, C]`` cut along its patches: ``[rows, P, columns, P, C]``; axes 1, 3 and 4 lie in a patch."""
+    height, width, channels = image.shape
+    return image.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
 
 
 @dataclass(frozen=True)
@@ -87,10 +100,7 @@ class Colours:
             ``[rows, columns, 2]`` in normalised units: over all values of a patch together, the variance unbiased
             and with 1e-6 inside the root (arXiv 2111.06377, sec. 3, and its code).
         """
-        height, width, channels = image.shape
-        cut = self._normalised(image).reshape(
-            height // patch_size, patch_size, width // patch_size, patch_size, channels
-        )
+        cut = by_patch(self._normalised(image), patch_size)
         deviation = np.sqrt(cut.var(axis=(1, 3, 4), ddof=1) + 1e-6)
         return np.stack([cut.mean(axis=(1, 3, 4)), deviation], axis=-1).astype(np.float32)
 
@@ -104,9 +114,9 @@ class Colours:
         Returns:
             ``[H, W, C]``, clamped to 0..1.
         """
-        spread = _spread(values, standardised)
+        own = per_pixel(values, standardised.shape[0] // values.shape[0])
         mean, std = self._arrays()
-        image = (standardised * spread[..., 1:] + spread[..., :1]) * std + mean
+        image = (standardised * own[..., 1:] + own[..., :1]) * std + mean
         return image.clip(0, 1)
 
     def shown(self, normalised: Floats) -> Floats:
@@ -116,8 +126,8 @@ class Colours:
 
     def as_contrast(self, image: Floats, patch_size: int) -> Floats:
         """What a prediction in the view ``normalised`` is held against: the photo ``[H, W, C]`` seen the same way."""
-        spread = _spread(self.statistics(image, patch_size), image)
-        return contrast((self._normalised(image) - spread[..., :1]) / spread[..., 1:])
+        own = per_pixel(self.statistics(image, patch_size), patch_size)
+        return contrast((self._normalised(image) - own[..., :1]) / own[..., 1:])
 
     def _normalised(self, image: Floats) -> Floats:
         mean, std = self._arrays()
@@ -137,12 +147,6 @@ def unpatchify(pred: Floats, grid: tuple[int, int], patch_size: int) -> Floats:
 def contrast(standardised: Floats) -> Floats:
     """Standardised patches around mean grey, ``[H, W, C]`` in 0..1."""
     return (0.5 + _CONTRAST * standardised).clip(0, 1)
-
-
-def _spread(values: Floats, image: Floats) -> Floats:
-    """One value per patch to one per pixel: ``[rows, columns, C]`` to ``[H, W, C]``."""
-    side = image.shape[0] // values.shape[0]
-    return values.repeat(side, axis=0).repeat(side, axis=1)
 
 
 def to_floats(pixels: Pixels) -> Floats:
@@ -176,7 +180,7 @@ def error_map(original: Floats, reconstruction: Floats, hidden: Bools) -> Pixels
 
 def uncertainty_map(original: Floats, spread: Floats) -> Pixels:
     """Spread of every patch ``[rows, columns]`` by the scale above; where it is NaN the picture, faded."""
-    each = _spread(100 * spread[..., None], original)[..., 0]
+    each = per_pixel(100 * spread, original.shape[0] // spread.shape[0])
     return _map(original, each, UNCERTAINTY_TOP, _UNCERTAINTY_COLOURS)
 
 
