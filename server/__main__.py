@@ -3,6 +3,7 @@
 `python -m server cluster` does the same on Ray Serve, with replicas of the models.
 """
 
+import argparse
 import errno
 import gc
 import logging
@@ -11,10 +12,11 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 from pydantic import ValidationError
@@ -22,7 +24,7 @@ from pydantic import ValidationError
 from server import logs
 from server.models import find_sources
 from server.protocol import Protocol
-from server.settings import PREFIX, Settings, unknown_variables
+from server.settings import PREFIX, Settings, described, unknown_variables
 
 if TYPE_CHECKING:
     from server.service import Service
@@ -54,16 +56,16 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     """Serve with the settings of the environment."""
+    given = _read_arguments()
+    on_cluster = given.pop("where") == "cluster"
+    settings = _read_settings(given)
     signal.signal(signal.SIGTERM, _leave)
-    if sys.argv[1:] not in ([], ["cluster"]):
-        _fail("python -m server takes no arguments but 'cluster'; settings are UNMASK_ variables.")
-    settings = _read_settings()
     listener = _bind(settings)
     logs.configure(settings.log_level)
     code: object = 0
     try:
         with tempfile.TemporaryDirectory(prefix="unmask-", ignore_cleanup_errors=True) as folder:
-            if sys.argv[1:]:
+            if on_cluster:
                 _serve_cluster(settings, listener)
             else:
                 _serve(settings, listener, Path(folder))
@@ -124,12 +126,34 @@ def _serve_cluster(settings: Settings, listener: socket.socket) -> None:
         cluster.stop()
 
 
-def _read_settings() -> Settings:
+def _read_arguments() -> dict[str, Any]:
+    """What stands on the command line: `where` to serve, and settings."""
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        usage="%(prog)s [cluster] [--host HOST] [--port PORT]",
+        description="Serve page and API until SIGTERM or Ctrl-C.",
+        epilog=f"Settings are environment variables, here with their defaults:\n\n{described()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "where", nargs="?", metavar="cluster", help="on Ray Serve, with replicas of the models"
+    )
+    for name in ("host", "port"):
+        parser.add_argument(f"--{name}", help=f"in place of {PREFIX}{name.upper()}")
+    given = vars(parser.parse_args())
+    if given.setdefault("where", "here") not in ("here", "cluster"):
+        parser.error(f"unrecognized argument: {given['where']}")
+    return given
+
+
+def _read_settings(given: Mapping[str, Any]) -> Settings:
     if unknown := unknown_variables():
         known = ", ".join(PREFIX + name.upper() for name in Settings.model_fields)
         _fail(f"Unknown setting {', '.join(unknown)}. Known are: {known}.")
     try:
-        settings = Settings()
+        settings = Settings(**given)
     except ValidationError as error:
         names = [f"{PREFIX}{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()]
         _fail("\n".join(names))

@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,7 +77,7 @@ class Settings(BaseSettings):
     client_rate: str = Field(
         default="",
         description="Requests with pictures that one client may send, such as 120/minute; a batch counts as many as it "
-        "makes. A client is a key, else an address (see trusted_proxies), of IPv6 the first 64 bits. Empty: no limit.",
+        "makes. A client is a key, else an address (see TRUSTED_PROXIES), of IPv6 the first 64 bits. Empty: no limit.",
     )
     trusted_proxies: str = Field(
         default="127.0.0.1",
@@ -285,6 +286,19 @@ class Settings(BaseSettings):
 def _listed(value: str) -> tuple[str, ...]:
     """The entries of a text with commas between."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def described(width: int = 80) -> str:
+    """Every variable with its default and meaning, in lines of at most so many characters."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        text = ",".join(default) if isinstance(default, tuple) else str("" if default is None else default)
+        lines.append(f"  {PREFIX}{name.upper()}" + (f" ({text.lower()})" if text else ""))
+        lines += textwrap.wrap(
+            field.description or "", width, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:

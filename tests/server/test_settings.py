@@ -1,10 +1,12 @@
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from model.devices import usable_cpus
+from server.__main__ import main
 from server.settings import Settings, prepare_environment, unknown_variables
 
 
@@ -115,6 +117,43 @@ def test_a_proxy_is_believed_by_the_address_that_an_ipv6_socket_shows(
     assert set(believed[3:]) == {"::ffff:10.1.2.3/128", "::ffff:10.2.0.0/112"}
     monkeypatch.setenv("UNMASK_TRUSTED_PROXIES", "*")
     assert Settings().believed == ["*"]
+
+
+def test_help_tells_every_setting_in_a_narrow_window(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["server", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert max(map(len, told.splitlines())) <= 80
+    words = " ".join(told.split())
+    for name, field in Settings.model_fields.items():
+        assert f" UNMASK_{name.upper()} " in words
+        assert field.description in words
+    assert "UNMASK_PORT (7860) Port to listen on" in words
+
+
+@pytest.mark.parametrize("argument", ["--prot=80", "clster", "--po=80"])
+def test_an_unknown_argument_is_refused_by_name(
+    argument: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["server", argument])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert argument in capsys.readouterr().err
+
+
+def test_a_port_on_the_command_line_stands_above_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNMASK_PORT", "8000")
+    monkeypatch.setattr(sys, "argv", ["server", "--port", "70000"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "UNMASK_PORT: Input should be less than or equal to 65535" in capsys.readouterr().err
 
 
 def test_a_mistyped_variable_is_found() -> None:
