@@ -52,7 +52,7 @@ class Form:
         photo: The file that was sent, where the panel of an image answer is to be laid over it at its own size.
         max_bytes: Of such an answer.
         request_id: Of the request.
-        etag: Where the answer can be had again.
+        etag: Makes the tag of an answer that can be had again, of the engine and the precision that computed it.
     """
 
     media_type: str
@@ -62,7 +62,7 @@ class Form:
     photo: bytes | None = None
     max_bytes: int = 0
     request_id: str | None = None
-    etag: Callable[[], str] | None = None
+    etag: Callable[[str, str], str] | None = None
 
     def render(self, result: Reconstruction) -> Answer:
         """The answer for a result. Encodes pictures: not for the event loop."""
@@ -78,7 +78,7 @@ class Form:
         if facts["seed"] is not None:
             headers["X-Unmask-Seed"] = str(facts["seed"])
         if self.etag:
-            headers["ETag"] = self.etag()
+            headers["ETag"] = self.etag(facts["engine"], facts["precision"])
         content = dump(facts | {"request_id": self.request_id}) if as_json else self._picture(result)
         return Answer(content, media_type=self.media_type, headers=headers)
 

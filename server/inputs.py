@@ -49,15 +49,15 @@ class Shape(Generic[F]):
     Attributes:
         fields: Model of the text fields.
         picture: Name of the file field that holds the photo, or the photos.
-        max_pictures: How many of them.
-        files: Further file fields, one file each.
         max_bytes: Bytes of one file.
+        max_pictures: How many photos there may be; None for one photo, which is no list.
+        files: Further file fields, one file each.
     """
 
     fields: type[F]
     picture: str
     max_bytes: int
-    max_pictures: int = 1
+    max_pictures: int | None = None
     files: tuple[str, ...] = ()
 
     @property
@@ -69,6 +69,16 @@ class Shape(Generic[F]):
     def names(self) -> tuple[str, ...]:
         """All fields."""
         return (*self.file_names, *self.fields.model_fields)
+
+    def check_count(self, pictures: int) -> None:
+        """Refuse more photos than there may be.
+
+        Raises:
+            InvalidFieldsError: There are.
+        """
+        if self.max_pictures is not None and pictures > self.max_pictures:
+            message = f"'{self.picture}' holds {pictures} pictures; the limit is {self.max_pictures}."
+            raise InvalidFieldsError.one(self.picture, message, "Send them in several requests.")
 
 
 Values = dict[str, Any]
@@ -215,7 +225,7 @@ def _check_charset(request: Request) -> None:
 
 async def _read_form(request: Request, shape: Shape[Any]) -> tuple[Values, Files]:
     _check_charset(request)
-    max_files = max(MAX_FIELDS, shape.max_pictures + len(shape.files))
+    max_files = max(MAX_FIELDS, (shape.max_pictures or 1) + len(shape.files))
     try:
         form = await _InMemory(
             request.headers,
@@ -261,10 +271,10 @@ def _read_json(body: bytes, shape: Shape[Any]) -> tuple[Values, Files]:
     for name in shape.file_names:
         if (value := values.pop(name, None)) is None:
             continue
-        many = name == shape.picture and shape.max_pictures > 1
-        texts = value if many and isinstance(value, list) else [value]
-        if many and len(texts) > shape.max_pictures:
-            raise _too_many(shape)  # before anything is decoded
+        many = name == shape.picture and shape.max_pictures is not None and isinstance(value, list)
+        texts = value if many else [value]
+        if many:
+            shape.check_count(len(texts))  # before anything is decoded
         files[name] = [_decode(name, text, shape.max_bytes) for text in texts]
     return values, files
 
@@ -357,7 +367,7 @@ def _check_names(
     """Refuse what is unknown or repeated, together with what was found before."""
     allowed = tuple(allowed)
     if repeatable is None:
-        repeatable = (shape.picture,) if shape.max_pictures > 1 else ()
+        repeatable = () if shape.max_pictures is None else (shape.picture,)
     found = list(errors)
     for name in dict.fromkeys(given):
         if name not in allowed:
@@ -376,18 +386,12 @@ def _check_files(files: Files, shape: Shape[Any]) -> None:
     if not pictures:
         hint = f"Send the photo as a file, for example curl -F {shape.picture}=@photo.jpg."
         raise InvalidFieldsError.one(shape.picture, f"'{shape.picture}' is missing.", hint)
-    if len(pictures) > shape.max_pictures:
-        raise _too_many(shape)
+    shape.check_count(len(pictures))
 
 
 def _check_size(name: str, size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise TooLargeError(name, max_bytes)
-
-
-def _too_many(shape: Shape[Any]) -> InvalidFieldsError:
-    message = f"There are more than {shape.max_pictures} '{shape.picture}'."
-    return InvalidFieldsError.one(shape.picture, message, "Send them in several requests.")
 
 
 def _text(value: object) -> str:

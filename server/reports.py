@@ -14,9 +14,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ class Reports:
     def __init__(self) -> None:
         self._made: dict[tuple[Path, str], asyncio.Task[Report]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="unmask-report")  # one process at a time
-        # Begun by the first head, and kept: it imports for seconds.
-        self._reader: ProcessPoolExecutor | None = None
+        self._heads = ThreadPoolExecutor(1, thread_name_prefix="unmask-head")  # whose thread owns the reader
+        self._reader: _Reader | None = None
 
     async def get(self, path: Path, digest: str) -> Report:
         """The report on a file; its folder is left out. Whoever stops waiting stops nothing.
@@ -69,26 +68,27 @@ class Reports:
         """
         if importlib.util.find_spec("torch") is None:
             raise NoTorchError
-        if self._reader is None:
-            spawn = multiprocessing.get_context("spawn")
-            self._reader = ProcessPoolExecutor(1, spawn, initializer=_begin_reading)
-        reader = self._reader
         try:
-            return await asyncio.get_running_loop().run_in_executor(reader, _look, head, name, size)
+            return await asyncio.get_running_loop().run_in_executor(self._heads, self._read, head, name, size)
         except CheckpointError as error:  # the file is the client's
             raise BadRequestError(
                 str(error), status=422, code=error.code, hint=error.hint, field="body"
             ) from error
-        except BrokenProcessPool:
-            if self._reader is reader:  # else whoever was told first has had another begun
-                self._reader = None
+
+    def _read(self, head: bytes, name: str, size: int | None) -> Report:
+        self._reader = self._reader or _Reader()
+        try:
+            return self._reader.read(head, name, size)
+        except (EOFError, OSError):
+            self._reader = None
             raise OverloadedError(READER_RETRY_S) from None
 
     def close(self) -> None:
-        """Begin no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Begin no more, and give up what is read."""
+        for pool in (self._pool, self._heads):
+            pool.shutdown(wait=False, cancel_futures=True)
         if self._reader is not None:
-            self._reader.shutdown(wait=False, cancel_futures=True)
+            self._reader.process.kill()
 
     async def _make(self, path: Path, digest: str) -> Report:
         loop = asyncio.get_running_loop()
@@ -108,23 +108,47 @@ def _ask(path: Path) -> Report:
     return report | {"path": path.name}
 
 
-def _begin_reading() -> None:
-    """Set up the process that reads heads: behind the service while it runs, and gone with it."""
+class _Reader:
+    """A process that reads heads, one after the other. It is kept, for it imports for seconds."""
+
+    def __init__(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._here, there = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(there,), daemon=True)
+        self.process.start()
+        there.close()  # the process has its own: when that ends, so does this
+
+    def read(self, *head: object) -> Report:
+        """The report on a head.
+
+        Raises:
+            CheckpointError: It is none.
+            EOFError, OSError: The process was killed.
+        """
+        self._here.send(head)
+        told: Report | Exception = self._here.recv()
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+
+def _serve(service: Connection[Any, Any]) -> None:
+    """What the process does: stay behind the service while it runs, and leave with it."""
     stand_back()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's, which ends this process
-    threading.Thread(target=_follow, daemon=True).start()
+    try:
+        while True:
+            service.send(_look(*service.recv()))
+    except (EOFError, OSError):
+        os._exit(0)  # the service was killed, and could not end it; taking torch apart would take seconds
 
 
-def _follow() -> None:
-    service = multiprocessing.parent_process()
-    assert service is not None
-    service.join()
-    os._exit(0)  # the service was killed, and could not end it
-
-
-def _look(head: bytes, name: str, size: int | None) -> Report:
+def _look(head: bytes, name: str, size: int | None) -> Report | Exception:
     from model.checkpoints.report import inspect_header  # pulls torch
 
-    report = inspect_header(head, name, size).to_dict()
+    try:
+        report = inspect_header(head, name, size).to_dict()
+    except Exception as error:  # noqa: BLE001 - handed to whoever waits
+        return error
     del report["path"], report["digest"]
     return {"name": name, **report}

@@ -106,10 +106,11 @@ def _repeats(fields: ReconstructFields) -> bool:
     return fields.seed is not None or fields.strategy not in SAMPLED
 
 
-def _etag(fields: ReconstructFields, files: Files, media_type: str, digest: str) -> Callable[[], str]:
-    """Hashes megabytes: put off until a thread does it."""
+def _etag(fields: ReconstructFields, files: Files, media_type: str, digest: str) -> Callable[[str, str], str]:
+    """Hashes megabytes: put off until a thread does it, which knows too what has computed the answer."""
     asked = fields.model_dump() | {"media_type": media_type, "model": digest}
-    return lambda: etag([part for name in sorted(files) for part in files[name]], asked)
+    parts = [part for name in sorted(files) for part in files[name]]
+    return lambda engine, precision: etag(parts, asked | {"engine": engine, "precision": precision})
 
 
 def _check_forms(fields: ReconstructFields, media_type: str) -> None:

@@ -50,7 +50,7 @@ class FakeResult:
 
     def to_dict(self, panels: tuple[str, ...]) -> dict[str, Any]:
         images = {name: self.image.hex() for name in panels}
-        told = {"mask_hash": "0" * 16, "model_digest": self.digest}
+        told = {"mask_hash": "0" * 16, "model_digest": self.digest, "engine": "torch", "precision": "float32"}
         return {"seed": self.seed, "hidden": [0], "images": images, **told}
 
     def sheet(self, names: tuple[str, ...]) -> bytes:

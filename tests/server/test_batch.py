@@ -133,6 +133,20 @@ def test_wrong_lists_are_named(fields: dict[str, Any], named: str, client: TestC
     assert problem_of(as_json(client, **fields), 422)["errors"][0]["field"] == named
 
 
+def test_a_batch_of_one_picture_is_a_list_too(reconstructor: Reconstructor) -> None:
+    app, _ = build_app(reconstructor, batch_items=1)
+    with running(app) as one:
+        assert ["result" in item for item in items_of(as_json(one, images=[photo()]))] == [True]
+        for refused in (
+            as_json(one, images=[photo(), photo()]),
+            one.post(PATH, files=[("images", photo()), ("images", photo())]),
+        ):
+            assert (
+                problem_of(refused, 422)["errors"][0]["message"]
+                == "'images' holds 2 pictures; the limit is 1."
+            )
+
+
 def test_what_a_batch_asks_for_is_counted_not_listed(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

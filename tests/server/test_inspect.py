@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from model import Reconstructor
 from server import responses
+from server.reports import _Reader
 from server.security import SMALL_BODY_BYTES
 from tests.server.conftest import FakeEngine, build_app, into, png, problem_of, running
 
@@ -73,6 +74,13 @@ def test_other_bodies_and_wrong_queries_are_refused(client: TestClient, head: by
     assert problem_of(refused, 415)["errors"][0]["field"] == "Content-Encoding"
     assert problem_of(send(client, head, name="x" * 201), 422)["errors"][0]["field"] == "name"
     assert problem_of(send(client, head, size="-1"), 422)["errors"][0]["field"] == "size"
+
+
+def test_who_reads_heads_leaves_when_the_service_was_killed() -> None:
+    reader = _Reader()
+    reader._here.close()
+    reader.process.join(60)
+    assert reader.process.exitcode == 0
 
 
 def test_where_torch_is_not_there_that_is_said(

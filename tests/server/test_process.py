@@ -133,7 +133,10 @@ def test_a_weight_file_s_head_is_read_by_another_process_which_ends_with_the_ser
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         assert httpx.post(url, content=head, headers=kind, timeout=START_S).status_code == 200
         [reader] = [child for child in children(process.pid) if "libtorch" in maps(child)]
-    until = time.monotonic() + 120
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=START_S)
+    assert "leaked" not in errors
+    until = time.monotonic() + 10
     while maps(reader):
         assert time.monotonic() < until, "the reader outlives its service"
         time.sleep(0.05)
