@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-Weights = Mapping[str, NDArray[Any]]
 _PROOF, _REPORT = ".proof.npz", ".report.json"
 
 
@@ -170,15 +169,12 @@ def open_weights(
         check_device(device)
         return with_torch(_read(path), device, precision=precision)
     precision = "float32" if precision == "auto" else precision
-    ready = _ready(path)
     try:
-        if ready is None:
+        proved = _proved_before(path)
+        if proved is None:
             checkpoint = _read(path)
-            facts, weights = Facts.of(checkpoint), _arrays(checkpoint)
-            proof = _kept_proof(checkpoint)
-            return _openvino(facts, weights, proof, lambda: checkpoint, threads, precision)
-        facts, weights, proof = ready
-        return _openvino(facts, weights, proof, lambda: _read(path), threads, precision)
+            proved = _Proved.of(checkpoint, _kept_proof(checkpoint))
+        return _openvino(proved, threads, precision)
     except _Unproved as failure:
         if engine != "auto":
             raise CheckpointError(str(failure), code="engine", hint="Use engine=torch.") from failure
@@ -205,9 +201,7 @@ def prove(path: Path) -> tuple[Path, float]:
         )
     proof = make_proof(checkpoint)
     try:
-        loaded = _openvino(
-            Facts.of(checkpoint), _arrays(checkpoint), proof, lambda: checkpoint, None, "float32"
-        )
+        loaded = _openvino(_Proved.of(checkpoint, proof), None, "float32")
     except _Unproved as failure:
         raise CheckpointError(str(failure), code="engine", hint="Serve it with engine=torch.") from failure
     place = _beside(path)
@@ -249,31 +243,49 @@ def said_of(path: Path) -> dict[str, Any]:
     return {"strategy": found.entry.trained_with} if found.entry and found.entry.trained_with else {}
 
 
-def _openvino(
-    facts: Facts,
-    weights: Weights,
-    proof: Proof,
-    again: Callable[[], Checkpoint],
-    threads: int | None,
-    precision: str,
-) -> Loaded:
+@dataclass(frozen=True)
+class _Proved:
+    """What OpenVINO starts from.
+
+    Attributes:
+        facts: What the weights are.
+        weights: Under the names of the network's parameters.
+        proof: What torch makes of them.
+        again: Reads the file with torch.
+    """
+
+    facts: Facts
+    weights: Mapping[str, NDArray[Any]]
+    proof: Proof
+    again: Callable[[], Checkpoint]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, proof: Proof) -> _Proved:
+        """That of a file that torch has read."""
+        state = checkpoint.network.state_dict()
+        weights = {name: value.detach().cpu().numpy() for name, value in state.items()}
+        return cls(Facts.of(checkpoint), weights, proof, lambda: checkpoint)
+
+
+def _openvino(proved: _Proved, threads: int | None, precision: str) -> Loaded:
+    facts = proved.facts
     for numbers in dict.fromkeys(("float32", precision)):  # what rounding may hide, the first of them shows
         try:
-            engine = OpenVINOEngine(facts.config, weights, threads=threads, precision=numbers)
+            engine = OpenVINOEngine(facts.config, proved.weights, threads=threads, precision=numbers)
         except (ImportError, RuntimeError) as error:  # openvino raises RuntimeError for whatever it cannot do
             raise _Unproved(f"OpenVINO cannot be used ({first_line(error)}).") from error
-        off = proof.error(engine.run)
+        off = proved.proof.error(engine.run)
         if off > LIMITS[numbers]:
             raise _Unproved(
                 f"OpenVINO differs from torch by {off:.1e} of the largest value with {facts.name}, more than the "
                 f"{LIMITS[numbers]:.0e} allowed in {numbers}."
             )
-    return Loaded(facts, engine, error=off, again=again)
+    return Loaded(facts, engine, error=off, again=proved.again)
 
 
-def _ready(path: Path) -> tuple[Facts, Weights, Proof] | None:
-    """Facts, weights and proof of a file of our own layout that was proved before; None for any other."""
-    found = registry.locate(path)
+def _proved_before(name_or_path: Path) -> _Proved | None:
+    """A file of our own layout that was proved before, read without torch; None for any other."""
+    found = registry.locate(name_or_path)
     path = found.path
     if not path.is_file() or path.suffix != ".safetensors":
         return None
@@ -292,7 +304,8 @@ def _ready(path: Path) -> tuple[Facts, Weights, Proof] | None:
     except (OSError, SafetensorError, TypeError):  # TypeError: numbers that numpy does not have
         return None  # torch's reader says what is wrong
     parameters = sum(array.size for name, array in weights.items() if name not in POSITIONS)
-    return Facts(own.name, digest, own.config, own.card, parameters), weights, proof
+    facts = Facts(own.name, digest, own.config, own.card, parameters)
+    return _Proved(facts, weights, proof, lambda: _read(name_or_path))
 
 
 def _own(path: Path) -> Own:
@@ -333,10 +346,6 @@ def _cached(key: str) -> Path:
 def proofs() -> Path:
     """The folder of proofs that do not lie beside their weights."""
     return files.cache("proofs")
-
-
-def _arrays(checkpoint: Checkpoint) -> Weights:
-    return {name: value.detach().cpu().numpy() for name, value in checkpoint.network.state_dict().items()}
 
 
 def _read(path: Path) -> Checkpoint:
