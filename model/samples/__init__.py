@@ -41,7 +41,7 @@ def load() -> list[Sample]:
         Sample(
             **{key: entry[key] for key in ("name", "title", "licence", "author", "source")},
             photo=(FOLDER / f"{entry['name']}.jpg").read_bytes(),
-            thumb=(FOLDER / f"{entry['name']}.thumb.webp").read_bytes(),
+            thumb=(FOLDER / ".thumbs" / f"{entry['name']}.webp").read_bytes(),
             main=entry.get("main"),
         )
         for entry in entries

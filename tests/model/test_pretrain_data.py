@@ -19,6 +19,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
+from model import samples
 from model.__main__ import main
 from model.errors import DataError, RecipeError
 from model.pretrain import feed, host, resident
@@ -134,6 +135,11 @@ def test_what_is_no_picture_is_counted_and_stops_nothing(
     assert told in capsys.readouterr().err
     assert main(["shards", str(folder), str(tmp_path / "out")]) == 0
     assert told in capsys.readouterr().out
+
+
+def test_the_folder_of_samples_holds_its_photos_and_no_small_copies_of_them() -> None:
+    names = sorted(f"{sample.name}.jpg" for sample in samples.load())
+    assert [entry.name for entry in Photos.open([samples.FOLDER]).entries] == names
 
 
 def test_linked_folders_are_searched_and_loops_are_not(folder: Path, tmp_path: Path) -> None:
