@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from model.provenance import Settings
     from model.result import Job, Prediction, Reconstruction
 
+#: Classes that are told of a photo.
+_LIKELIEST = 5
+
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``reconstruct`` and ``embed`` to the command line."""
@@ -89,6 +92,15 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--kind", default="cls", help="cls (default) or mean: one vector a photo; patch: one for each patch"
     )
     _add_model(verb)
+
+    verb = verbs.add_parser("classify", help="what photos show, by a classifier that evaluate finetune left")
+    verb.set_defaults(verb=classify)
+    verb.add_argument(
+        "weights", type=Path, help="finetune-NAME.safetensors in the --out of evaluate finetune"
+    )
+    verb.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="pictures, or folders of them")
+    verb.add_argument("--json", action="store_true", help="a line each, with all its probabilities")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
@@ -203,6 +215,29 @@ def embed(given: argparse.Namespace) -> str:
     refuse_broken(len(rows), len(photos))
     shape = " x ".join(map(str, next(iter(rows.values())).shape))
     return f"{out}: {len(rows)} photo{'s' * (len(rows) != 1)}, {shape} numbers each ({given.kind} of {model.name})."
+
+
+def classify(given: argparse.Namespace) -> None:
+    """Print the likeliest classes of each photo, as they are done."""
+    from tqdm import tqdm
+
+    from model.devices import find_device
+    from model.evaluate.classifier import Classifier
+
+    photos = find(given.photos)
+    classifier = Classifier.read(given.weights, find_device(given.device))
+    done = 0
+    for name, found in each(photos, classifier.prepare, classifier.run, lambda name, image, found: found):
+        if isinstance(found, UnmaskError):
+            continue
+        done += 1
+        if given.json:
+            line = json.dumps({"photo": name, "model": classifier.name, "probabilities": found})
+        else:
+            likeliest = list(found.items())[:_LIKELIEST]
+            line = f"{name}: " + ", ".join(f"{of} {100 * share:.1f} %" for of, share in likeliest)
+        tqdm.write(line)
+    refuse_broken(done, len(photos))
 
 
 def _places(given: argparse.Namespace, photos: Mapping[str, Path]) -> dict[str, Path]:

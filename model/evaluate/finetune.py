@@ -9,7 +9,6 @@ after the last step (before the first one they are decoded, so that a broken one
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
@@ -27,9 +25,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 from tqdm import tqdm
 
-from model.checkpoints.files import replacing
-from model.config import IMAGE_MEAN, IMAGE_STD
-from model.devices import autocast, has_bf16
+from model.devices import has_bf16
 from model.errors import DataError
 from model.evaluate import bounds, classifier, pages, plots, state
 from model.evaluate.accuracy import Accuracy
@@ -264,9 +260,9 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
         "steps": run.steps, "samples": run.steps * size, "epochs": round(run.steps * size / len(task.train), 3),
         "minutes_of_last_call": round(minutes, 2), "answer": found.to_dict(), "curve": run.curve,
     }  # fmt: skip
-    with replacing(task.out / f"{name}.safetensors") as part:
-        weights = {key: value.cpu().contiguous() for key, value in run.result.state_dict().items()}
-        save_file(weights, part, metadata={"format": "pt", "classes": json.dumps(task.train.classes)})
+    classifier.write(
+        task.out / f"{name}.safetensors", run.result, name, task.encoder.config, task.train.classes
+    )
     pages.write(
         task.out, name, f"{settings.kind}: {task.encoder.name}", facts, _blocks(task, name, found, facts)
     )
@@ -367,13 +363,11 @@ def answers(
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Classes ``[N]`` of whole photos."""
     vit.eval()
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     named = []
     for start in tqdm(range(0, len(test), _JUDGED), desc="judge", unit="batch"):
         numbers = range(start, min(start + _JUDGED, len(test)))
         images = torch.stack([whole(test.photos.decode(number), side) for number in numbers]).to(device)
-        with autocast(device):
-            named.append(vit((images.float() / 255 - mean) / std).argmax(dim=1).cpu())
+        named.append(classifier.logits(vit, images).argmax(dim=1).cpu())
     return torch.cat(named).numpy()
 
 

@@ -149,28 +149,17 @@ class Photos:
             ) from error
 
     def decode(self, number: int) -> Tensor:
-        """One photo as ``[3, H, W] uint8``, upright.
-
-        JPEGs, by far the most, by the faster decoder; whatever else may have 16 bits, transparency or a palette is read
-        as it is for serving, so that a network is trained on what it will be shown.
+        """One photo as ``decode`` gives it.
 
         Raises:
             DataError: It cannot be decoded (code ``data-broken``); the message names the file.
         """
-        import torch
-        from torchvision.io import ImageReadMode, decode_image
-
-        entry, data = self.entries[number], self.read(number)
+        entry = self.entries[number]
         try:
-            if data.startswith(b"\xff\xd8"):
-                stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                return decode_image(stored, ImageReadMode.RGB, apply_exif_orientation=True)
-            with Picture(data, field=entry.name) as picture:
-                pixels = picture.cut((0, 0, *picture.size), picture.size)
-            return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-        except (RuntimeError, ValueError, ImageError) as error:
+            return decode(self.read(number), entry.name)
+        except ImageError as error:
             raise DataError(
-                f"{entry.place} cannot be decoded: {first_line(error)}",
+                f"{entry.place} cannot be decoded: {error}",
                 code="data-broken",
                 hint="Remove or replace this picture.",
                 field="data",
@@ -196,6 +185,31 @@ class Photos:
         except DataError as error:
             return str(error).removesuffix(".")
         return f"{self.entries[number].place} could not be decoded, and now can"
+
+
+def decode(data: bytes, name: str = "image") -> Tensor:
+    """The bytes of a picture as ``[3, H, W] uint8``, upright.
+
+    JPEGs, by far the most, by the faster decoder; whatever else may have 16 bits, transparency or a palette is read
+    as it is for serving, so that a network is trained on what it will be shown.
+
+    Raises:
+        ImageError: They are no picture, or a broken one.
+    """
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        if data.startswith(b"\xff\xd8"):
+            stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            return decode_image(stored, ImageReadMode.RGB, apply_exif_orientation=True)
+        with Picture(data, field=name) as picture:
+            pixels = picture.cut((0, 0, *picture.size), picture.size)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    except (RuntimeError, ValueError, ImageError) as error:
+        raise ImageError(
+            first_line(error), code="image-unreadable", hint="Remove or replace this picture.", field=name
+        ) from error
 
 
 def in_order(make: Callable[[int], T], numbers: Sequence[int], threads: Executor, ahead: int) -> Iterator[T]:

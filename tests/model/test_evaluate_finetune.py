@@ -251,6 +251,40 @@ def test_a_classifier_holds_its_classes_whatever_their_names(debug_file: Path, t
         assert json.loads(file.metadata()["classes"]) == ["red", "two\nlines"]
 
 
+def test_a_classifier_names_photos_as_it_was_judged_and_what_is_none_is_refused(
+    debug_network: MAE, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = MAE(replace(debug_network.config, pixel_mean=(0.4,) * 3, pixel_std=(0.3,) * 3))
+    store.write(file := tmp_path / "grey.safetensors", network, name="grey", card={})
+    asked = [*evaluating("finetune", file, shapes, tmp_path / "out"), "--batch-size", "8"]
+    assert main([*asked, "--epochs", "12", "--base-lr", "0.3", "--json"]) == 0
+    left = tmp_path / "out/finetune-grey-1.safetensors"
+    test = _task(file, shapes, tmp_path / "out").test
+    judged = json.loads(capsys.readouterr().out)["answer"]["percent"]
+    assert main(["classify", str(left), str(shapes / "test"), "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["photo"] for line in told] == [entry.name for entry in test.photos.entries]
+    assert {line["model"] for line in told} == {"finetune-grey-1"}
+    named = [next(iter(line["probabilities"])) for line in told]
+    right = [name == test.classes[label] for name, label in zip(named, test.labels, strict=True)]
+    assert 100 * sum(right) / len(right) == judged
+    assert len(set(named)) == 2, "else any classifier would do"
+    assert all(sum(line["probabilities"].values()) == pytest.approx(1) for line in told)
+
+    (broken := tmp_path / "broken.jpg").write_bytes(b"no picture")
+    one = test.photos.entries[0].path
+    assert main(["classify", str(left), str(one), str(broken)]) == 2
+    out, err = capsys.readouterr()
+    shares = told[0]["probabilities"]
+    assert out.splitlines()[0].endswith(
+        f"{one.name}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+    )
+    assert "broken.jpg is left out" in err
+    assert "1 of 2 pictures could not be used" in err
+    assert main(["classify", str(file), str(one)]) == 2
+    assert "is not a classifier that `evaluate finetune` of this version left" in capsys.readouterr().err
+
+
 def test_a_fine_tuning_overwrites_no_file_that_its_models_name_leads_to(
     debug_network: MAE, shapes: Path, tmp_path: Path
 ) -> None:
