@@ -161,7 +161,7 @@ def file_of(photo: Photo, *, field: str = "image") -> bytes:
         except (OSError, ValueError) as error:  # ValueError: a null character
             reason = getattr(error, "strerror", None) or error
             raise ImageError(
-                f"{field}: {str(photo)!r:.200} cannot be read ({reason}).",
+                f"{str(photo)!r:.200} cannot be read ({reason}).",
                 code="image-missing",
                 hint="Check the path.",
                 field=field,

@@ -45,20 +45,6 @@ def find(paths: Sequence[Path]) -> dict[str, Path]:
     return {Path(os.path.relpath(path, top)).as_posix(): path for path in found}
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        ImageError: It cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(
-            f"{path} cannot be read ({error.strerror}).", code="image-missing", hint="Check the path."
-        ) from error
-
-
 def each(
     photos: Mapping[str, Path],
     prepare: Callable[[bytes], W],
@@ -73,12 +59,13 @@ def each(
 
     from tqdm import tqdm
 
+    from model.images import file_of
     from model.pretrain.data import in_order
 
     names = list(photos)
 
     def begin(number: int) -> W | UnmaskError:
-        return _tried(lambda: prepare(read(photos[names[number]])))
+        return _tried(lambda: prepare(file_of(photos[names[number]])))
 
     with ThreadPoolExecutor() as pool, tqdm(total=len(names), unit="photo") as bar:
         begun = zip(names, in_order(begin, range(len(names)), pool, 2 * _BATCH), strict=True)

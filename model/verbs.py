@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import ImageError, MaskError, UnmaskError
-from model.photos import each, find, read, refuse_broken
+from model.photos import each, find, refuse_broken
 
 if TYPE_CHECKING:
+    from model.images import Photo
     from model.masking import Mask
     from model.options import Options
     from model.provenance import Settings
@@ -119,6 +120,7 @@ def reconstruct(given: argparse.Namespace) -> str | None:
     if given.photos[0].suffix == ".npy" and not several:
         return _array(given)
     from model.checkpoints.files import replacing
+    from model.images import file_of
     from model.reconstruct import load
     from model.result import check_panels
 
@@ -132,7 +134,7 @@ def reconstruct(given: argparse.Namespace) -> str | None:
         _reconstruct_all(given, options, panels, like)
         return None
     out = _place(given, ".png")
-    photo = read(given.photos[0])
+    photo = file_of(given.photos[0])
     result = load(given.weights, given.device)(photo, options)
     if given.json:
         return json.dumps(result.to_dict(panels))
@@ -170,7 +172,7 @@ def _reconstruct_all(
         result = model.finish(job, prediction)
         if given.json:
             return json.dumps({"photo": name, "result": result.to_dict(panels)})
-        picture = _full_size(result, read(photos[name]), panels) if given.full_size else result.sheet(panels)
+        picture = _full_size(result, photos[name], panels) if given.full_size else result.sheet(panels)
         with replacing(outs[name]) as part:
             part.write_bytes(picture)
         return f"{outs[name]}: {_told(result)}{_other_model(result, like)}"
@@ -343,7 +345,7 @@ def _options(given: argparse.Namespace, like: Settings | None) -> Options:
     if given.indices is not None:
         changes["indices"] = _indices(given.indices)
     if given.drawing:
-        changes["drawing"] = read(given.drawing)
+        changes["drawing"] = given.drawing
     base = Options() if like is None else Options.from_settings(like)
     if base.indices is not None and changes.keys() & {"strategy", "drawing"}:
         base = replace(base, indices=None)  # another way to hide takes the mask's place
@@ -374,7 +376,7 @@ def _panels(given: argparse.Namespace, like: Settings | None) -> tuple[str, ...]
     return panels
 
 
-def _full_size(result: Reconstruction, photo: bytes, panels: tuple[str, ...]) -> bytes:
+def _full_size(result: Reconstruction, photo: Photo, panels: tuple[str, ...]) -> bytes:
     from model import provenance
 
     return provenance.write(result.full_size(photo, panels[0]), result.settings(panels))
@@ -406,9 +408,9 @@ def _other_model(result: Reconstruction, like: Settings | None) -> str:
 
 
 def _settings(path: Path) -> Settings:
-    from model import provenance
+    from model import images, provenance
 
-    settings = provenance.read(read(path))
+    settings = provenance.read(images.file_of(path))
     if settings is None:
         raise ImageError(
             f"{path} carries no settings.",
