@@ -17,7 +17,7 @@ from server import openapi, problems
 from server.compress import Compress
 from server.limits import BodyLimit, ClientLimit
 from server.logs import log_request
-from server.routes import build_router
+from server.routes import build_routers
 from server.samples import Sample
 from server.security import Admission, Gate, Keys, SecurityHeaders, body_limit
 from server.service import Service
@@ -56,11 +56,13 @@ def create_app(service: Service, settings: Settings, samples: Mapping[str, Sampl
         title="Unmask",
         version=__version__,
         summary="Hide patches of a photo and see the model paint them.",
+        openapi_tags=[{"name": name, "description": text} for name, text in openapi.GROUPS.items()],
         lifespan=lifespan,
         redirect_slashes=False,  # to the host that the client names, whoever that is
         middleware=_middleware(service, settings),
     )
-    app.include_router(build_router(service, settings, samples or {}))
+    for router in build_routers(service, settings, samples or {}):
+        app.include_router(router)
     problems.install(app)
     openapi.install(app, keyed=bool(settings.api_keys), limited=bool(settings.client_rate))
     return app

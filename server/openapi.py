@@ -41,6 +41,15 @@ EMPTY: Schema = {"const": ""}
 TINY = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mOMYoAAJgaKGAAbfgBq+MZE2wAAAABJRU5ErkJggg=="
 
 
+# How `/docs` groups the operations, in this order.
+GROUPS = {
+    "Reconstruct": "Hide patches of photos and let a model paint them.",
+    "Read": "Features of a photo, how a picture was made, what a weight file is.",
+    "Models": "What is served, and how it was trained.",
+    "Samples": "Photos of known free licence to try.",
+    "Service": "What the service takes, how long its line is, whether it is well.",
+}
+
 INSTANCE = "6f1c0e7a5d0b4c0e9d6c2f4b8a7e3d21"  # a request's id, for examples
 
 KEYS = {

@@ -28,24 +28,25 @@ from server.training import Record, find_records
 FULL_SIZE = "pasted"  # the panel that is laid over the photo where none is named
 
 
-def build_router(service: Service, settings: Settings, samples: Mapping[str, Sample]) -> APIRouter:
-    """All routes of the API.
+def build_routers(service: Service, settings: Settings, samples: Mapping[str, Sample]) -> list[APIRouter]:
+    """All routes of the API, grouped as `openapi.GROUPS` are.
 
     Args:
         service: Does the work.
         settings: For the limit of uploads.
         samples: Photos to offer, by name.
     """
-    router = APIRouter()
-    _add_reconstruct(router, service, settings)
-    add_batch(router, service, settings)
-    add_reading(router, service, settings)
+    routers = [APIRouter(tags=[group]) for group in openapi.GROUPS]
+    reconstructing, reading, models, photos, facts = routers
+    _add_reconstruct(reconstructing, service, settings)
+    add_batch(reconstructing, service, settings)
+    add_reading(reading, service, settings)
     records = find_records(service.models.sources, settings.run)
-    add_models(router, service, records)
-    add_queue(router, service)
-    add_samples(router, samples)
-    _add_facts(router, service, settings, records)
-    return router
+    add_models(models, service, records)
+    add_samples(photos, samples)
+    add_queue(facts, service)
+    _add_facts(facts, service, settings, records)
+    return routers
 
 
 def _add_reconstruct(router: APIRouter, service: Service, settings: Settings) -> None:

@@ -364,6 +364,15 @@ def test_the_description_is_complete(client: TestClient) -> None:
     assert "Retry-After" in operation["responses"]["503"]["headers"]
 
 
+def test_every_operation_is_in_one_of_the_groups(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    operations = [each for path in description["paths"].values() for each in path.values()]
+    assert all(len(operation["tags"]) == 1 for operation in operations)
+    groups = {operation["tags"][0] for operation in operations}
+    assert groups == {tag["name"] for tag in description["tags"]}
+    assert description["paths"]["/v1/models"]["get"]["tags"] == ["Models"]
+
+
 def test_generated_clients_have_room_for_a_seed_and_get_the_bytes_of_a_picture(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     answer = description["components"]["schemas"]["ReconstructAnswer"]["properties"]["seed"]
