@@ -1,6 +1,6 @@
-"""Weight files on a disk: which parts belong together, whether they are whole, their hash, and how one is written.
+"""Weight files on a disk: which parts make one, whether they are whole, their hash, what we wrote in them; and writing.
 
-Opens none of them: that is ``containers``.
+Reads no tensor of them: that is ``containers``.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ class Layout:
         for name, value in tensors.items():
             if self.unused and re.search(self.unused, name):
                 continue
-            for pattern, ours in self.renamed:
-                name = re.sub(pattern, ours, name, count=1)
-            house[name] = value
+            house[_rename(name, self.renamed)] = value
         if self.folded:
             # What does not fit together stays as it is: its names are then refused as left over.
             with suppress(RuntimeError, IndexError, ValueError):
@@ -311,6 +309,7 @@ def to_huggingface(house: Tensors) -> Tensors:
 
 
 def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """By pairs (pattern, new name), in this order, each at most once."""
     for pattern, new in table:
         name = re.sub(pattern, new, name, count=1)
     return name
