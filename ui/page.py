@@ -16,6 +16,13 @@ from ui.tabs import compare, explore, learn, use
 #: In the order of the page; the name is the tab's id, its key in the words and its value of ``?tab=``.
 TABS: Final[dict[str, ModuleType]] = {"explore": explore, "compare": compare, "learn": learn, "use": use}
 
+#: The name is seen where the page's library takes longer than a second to arrive, instead of nothing.
+WAITING: Final = (
+    'gradio-app:not(:has(*))::before { content: "Unmask"; margin: 40vh auto 0; color: #737d8c; '
+    "font: 600 20px system-ui, sans-serif; visibility: hidden; animation: um-wait 0s 1s forwards; } "
+    "@keyframes um-wait { to { visibility: visible; } }"
+)
+
 
 def build_page(description: dict[str, object]) -> gr.Blocks:
     """The whole page for one loaded model.
@@ -46,7 +53,7 @@ def build_page(description: dict[str, object]) -> gr.Blocks:
 
 
 def preview() -> str:
-    """Tags that say what is shown elsewhere of a link to the page."""
+    """Tags that stand in the document from the start: what is shown elsewhere of a link to it, and ``WAITING``."""
     words = load_words("en")
     said = {
         'name="description"': words["explore"]["headline"],
@@ -55,4 +62,5 @@ def preview() -> str:
         'property="og:description"': words["explore"]["headline"],
         'name="twitter:card"': "summary",
     }
-    return "".join(f'<meta {name} content="{escape(text)}">' for name, text in said.items())
+    tags = "".join(f'<meta {name} content="{escape(text)}">' for name, text in said.items())
+    return f"{tags}<style>{WAITING}</style>"

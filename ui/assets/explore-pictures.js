@@ -16,6 +16,7 @@ function offer(blob, title, sample = '') {
 async function offerSample(sample) {
   wish.abort('replaced');
   const mine = (wish = new AbortController());
+  const slow = setTimeout(() => { $('.um-bar').hidden = false; }, 300);
   const waiting = (what, s) => { if (!client.waits) status('status.' + what, { s }, what === 'away' ? 'error' : ''); };
   try {
     const response = await patiently(() => fetch(rootUrl('v1/samples/' + encodeURIComponent(sample.name))), { signal: mine.signal, waiting, tries: Infinity });
@@ -23,6 +24,9 @@ async function offerSample(sample) {
     if (!mine.signal.aborted) offer(blob, sample.title, sample.name); // else another was chosen while it was on its way
   } catch (error) {
     if (!mine.signal.aborted) status(...failureOf(error), 'error');
+  } finally {
+    clearTimeout(slow);
+    if (client.idle) $('.um-bar').hidden = true;
   }
 }
 function offerFile(file) { if (file) { offer(file, file.name || words('pictures.pasted_title')); lookAtPair(); } }
