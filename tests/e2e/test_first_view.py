@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import Route
 
 from tests.e2e.conftest import OpenPage
 
@@ -70,6 +71,33 @@ def test_a_phone_has_touchable_patches_and_shows_the_result_below(new_page: Open
     assert grid["x"] >= 27, "room beside the grid to scroll the page"
     assert bar["y"] - result["y"] >= 180, "much of the result is seen above the bar"
     explore.screenshot("first-390-light")
+
+
+@pytest.mark.parametrize("size", [(844, 390), (667, 375)])
+def test_on_a_phone_that_lies_both_pictures_fit_on_one_screen(
+    new_page: OpenPage, size: tuple[int, int]
+) -> None:
+    explore = new_page(size, touch=True).open()
+    left, right = (explore.one(s).bounding_box() for s in (".um-grid", ".um-result"))
+    assert left is not None
+    assert right is not None
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] < right["x"]
+    assert 22 * 14 <= left["height"] <= size[1] - 44, "with their captions"
+    explore.screenshot(f"lying-{size[0]}")
+
+
+def test_where_the_page_is_long_in_coming_its_name_is_seen(new_page: OpenPage) -> None:
+    explore = new_page(cold=True)
+    held: list[Route] = []
+    explore.page.route("**/assets/index-*.js", lambda route: held.append(route), times=1)
+    explore.page.goto(explore.url, wait_until="commit")
+    before = "getComputedStyle(document.querySelector('gradio-app'), '::before')"
+    explore.page.wait_for_function(f"{before}.visibility === 'visible'")
+    assert explore.evaluate(f"{before}.content") == '"Unmask"'
+    held[0].continue_()
+    explore.settle()
+    assert explore.evaluate(f"{before}.content") == "none"
 
 
 def test_the_colours_can_be_switched_and_stay(new_page: OpenPage) -> None:

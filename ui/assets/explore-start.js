@@ -63,12 +63,12 @@ function heightLeft() {
   const others = $('.um-facts').getBoundingClientRect().bottom + scrollY - $('.um-right .um-picture').clientHeight - $('.um-status-place').clientHeight;
   return Math.max(224, innerHeight - others - 12);
 }
-/** Whole pixels a patch; the longer side decides, and in the classroom what the window has room for. */
+/** Whole pixels a patch; the longer side decides, and in the classroom and in a low window, as of a telephone that lies, what it has room for. */
 function fit() {
-  const phone = innerWidth < 700, present = !phone && document.body.classList.contains('um-present'), pair = $('.um-pair').clientWidth;
+  const low = matchMedia('(min-width: 560px) and (max-width: 1023px) and (max-height: 499px)').matches, phone = innerWidth < 700 && !low, present = !phone && !low && document.body.classList.contains('um-present'), pair = $('.um-pair').clientWidth;
   if (pair <= 0) return; // another tab is open
-  const room = phone ? pair - (innerWidth < 380 ? 16 : 38) : present ? (pair - 24) / 2 : $('.um-left').clientWidth;
-  const [wide, high] = present ? [room, heightLeft()] : phone ? [560, 560] : [448, 448];
+  const room = phone ? pair - (innerWidth < 380 ? 16 : 38) : present || low ? (pair - 24) / 2 : $('.um-left').clientWidth;
+  const [wide, high] = present ? [room, heightLeft()] : phone ? [560, 560] : [448, low ? Math.max(196, innerHeight - 60) : 448];
   const cell = Math.max(1, Math.floor(Math.min(room / columns, wide / columns, high / rows)));
   const style = element.querySelector('.um-explore').style;
   style.setProperty('--side', cell * columns + 'px');
