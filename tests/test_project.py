@@ -55,6 +55,11 @@ def test_the_lock_fits_what_is_declared(requirement: Requirement) -> None:
     assert requirement.specifier.contains(pinned[1], prereleases=True), "the lock is stale: run `make lock`"
 
 
+def test_nothing_that_is_installed_with_the_library_is_asked_for_in_one_version_alone() -> None:
+    needed = map(Requirement, PROJECT["project"]["dependencies"])
+    assert [str(each) for each in needed if any(part.operator == "==" for part in each.specifier)] == []
+
+
 def test_importing_model_loads_no_torch() -> None:
     heavy = python("import model, sys; print(sorted({'torch', 'timm', 'numpy', 'PIL'} & set(sys.modules)))")
     assert "torch" not in heavy
