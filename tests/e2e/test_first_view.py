@@ -139,6 +139,19 @@ def test_what_came_of_a_gesture_is_said_once(new_page: OpenPage) -> None:
     )
     explore.press("hide")
     assert "Everything is hidden." in explore.one(".um-say").inner_text()
+    explore.press("undo")
+    explore.settle()
+    for view, said in (
+        ("error", "Error map of Cat. The model saw"),
+        ("uncertainty", "Uncertainty map of Cat"),
+    ):
+        explore.choose("view", view)
+        explore.page.wait_for_function(
+            "(said) => document.querySelector('.um-say').textContent.startsWith(said)", arg=said
+        )
+    explore.one(".um-try-main").click()
+    explore.press("undo")
+    assert explore.one(".um-say").inner_text() == "147 of 196 patches hidden", "and no more of a drawn mask"
 
 
 def test_reduced_motion_is_respected(new_page: OpenPage) -> None:

@@ -64,7 +64,8 @@ function look(view) {
   if (state.view === 'error' && shown && !shown.images.error) { state.force = true; state.behind = false; client.pump(); }
   if (shown && !shown.spread) wantSpread();
   if (state.spread) client.pump();
-  share(); renderRight(); say($('.um-view-hint').textContent || result.getAttribute('aria-label'));
+  share(); renderRight();
+  if (['result', 'slider'].includes(viewNow()) || mapOf(view)) say($('.um-view-hint').textContent || result.getAttribute('aria-label')); // else once it is there
 }
 on('.um-split', 'input', renderRight);
 on('.um-paste', 'change', (event) => { state.paste = event.target.checked; share(); renderRight(); });

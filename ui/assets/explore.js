@@ -33,7 +33,10 @@ const say = (text) => { clearTimeout(saying); $('.um-say').textContent = text; }
 /** What came of a gesture, once it rests: many results follow each other in a stroke. */
 function sayResult() {
   clearTimeout(saying);
-  saying = setTimeout(() => say([words.title(state.picture), $('.um-sentence').textContent, $('.um-worst').textContent].filter(Boolean).join('. ')), 800);
+  saying = setTimeout(() => {
+    const what = mapOf(viewNow()) ? result.getAttribute('aria-label') : words.title(state.picture);
+    say(`${what}. ${$('.um-sentence').textContent} ${$('.um-worst').textContent}`.trim());
+  }, 800);
 }
 const promised = (ratio) => total - Math.min(total - 1, Math.max(1, Math.floor((total * (100 - ratio)) / 100)));
 const isRule = () => state.strategy !== 'draw';
@@ -45,7 +48,7 @@ const grid = createGrid($('.um-grid'), {
   setRule(rule) { Object.assign(state, rule, { ratios: { ...rule.ratios } }); touched(); client.pump(); },
   changed(kind) {
     if (kind === 'edit') { drawByHand(); touched(); if (state.behind || state.view === 'uncertainty' || !$('.um-note').hidden) renderRight(); client.pump(); }
-    if (kind === 'end') { say([countText(grid.count), $('.um-note').textContent, $('.um-view-hint').textContent].filter(Boolean).join('. ')); wantSpread(); } // once a stroke, not once a patch
+    if (kind === 'end') { showView(); say([countText(grid.count), $('.um-note').textContent, $('.um-view-hint').textContent].filter(Boolean).join('. ')); wantSpread(); } // once a stroke, not once a patch
     if (kind === 'move') say(cellText());
     controls();
   },
@@ -172,7 +175,7 @@ function acceptSpread(job, answer, images) {
   state.spread = '';
   if (job.edition !== state.edition || !shown) return;
   shown.spread = { image: images.uncertainty, answer };
-  share(); renderRight();
+  share(); renderRight(); say(result.getAttribute('aria-label'));
 }
 /** Tells the other tabs what is on screen now. */
 function share() {
