@@ -37,6 +37,8 @@ MAX_BRACKETS = (
     64  # lists and objects in JSON; a thousand in each other could be read, but not looked at again
 )
 
+OBJECT = re.compile(rb"(\xef\xbb\xbf)?[ \t\r\n]*\{")  # how one begins, maybe behind a mark of UTF-8
+
 # Files in JSON: long texts of base64, with an address' head and escapes that some languages write into it.
 # Between two texts of JSON stand a comma or a colon at least, so that nothing valid is ever taken for one.
 LONG_TEXT = re.compile(rb'"(?=[^"]{256})(?:data:[^",]{1,100},)?(?:[A-Za-z0-9+/=_-]++|\\[/nru])++"')
@@ -146,6 +148,8 @@ def check(model: type[F], values: Mapping[str, Any]) -> F:
 def _words(entry: ErrorDetails) -> str:
     if entry["type"] == "string_pattern_mismatch":
         return DECIMAL  # the only pattern there is
+    if entry["type"] == "string_type":
+        return "must be text"
     return entry["msg"].removeprefix("Value error, ")
 
 
@@ -167,8 +171,9 @@ def check_encoding(request: Request) -> None:
 
 def unknown_kind(kind: str) -> BadRequestError:
     """The refusal of a body of another kind."""
+    told = f"The body is '{kind[:60]}'" if kind else "The body has no Content-Type"
     return BadRequestError(
-        f"The body is '{kind[:60]}'; accepted are {', '.join(ACCEPTED)}.",
+        f"{told}; accepted are {', '.join(ACCEPTED)}.",
         status=415,
         code="content-type",
         hint=(
@@ -205,13 +210,23 @@ class _InMemory(MultiPartParser):
         return form
 
 
-def _check_charset(request: Request) -> None:
-    """Refuse texts in another encoding: a client would choose among all that Python knows, the slow ones too.
+def _check_form(request: Request) -> None:
+    """Refuse what cannot be told apart, and texts in another encoding.
+
+    A client would choose among all encodings that Python knows, the slow ones too.
 
     Raises:
-        BadRequestError: The form names one.
+        BadRequestError: The form names no boundary, or another encoding.
     """
     _, parameters = parse_options_header(request.headers["content-type"])
+    if b"boundary" not in parameters:
+        raise BadRequestError(
+            "The form's Content-Type names no boundary.",
+            status=400,
+            code="boundary",
+            hint="Leave the header to the program that writes the form: it knows the boundary.",
+            field="Content-Type",
+        )
     charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() != "utf-8":
         raise BadRequestError(
@@ -224,7 +239,7 @@ def _check_charset(request: Request) -> None:
 
 
 async def _read_form(request: Request, shape: Shape[Any]) -> tuple[Values, Files]:
-    _check_charset(request)
+    _check_form(request)
     max_files = max(MAX_FIELDS, (shape.max_pictures or 1) + len(shape.files))
     try:
         form = await _InMemory(
@@ -302,6 +317,15 @@ def parse_object(body: bytes) -> list[tuple[str, Any]]:
     def keep_pairs(pairs: list[tuple[str, Any]]) -> Any:
         return _Pairs(pairs)
 
+    no_object = BadRequestError(
+        "The body is not a JSON object.",
+        status=400,
+        code="json",
+        hint='Send an object in UTF-8, such as {"image": "<base64>", "ratio": 0.75}.',
+        field="body",
+    )
+    if not OBJECT.match(body):  # a picture, say, which would be told that it has too many brackets
+        raise no_object
     rest = LONG_TEXT.sub(cut, body)
     if len(rest) > MAX_TEXT_BYTES:
         raise BadRequestError(
@@ -322,18 +346,10 @@ def parse_object(body: bytes) -> list[tuple[str, Any]]:
     try:
         # Decimals stay text: a ratio is read by its digits, not by the nearest binary number.
         parsed = json.loads(rest, parse_float=str, parse_constant=put_back, object_pairs_hook=keep_pairs)
-        if texts:  # one was cut out from between two others
-            raise ValueError
     except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, _Pairs):
-        raise BadRequestError(
-            "The body is not a JSON object.",
-            status=400,
-            code="json",
-            hint='Send an object such as {"image": "<base64>", "ratio": 0.75}.',
-            field="body",
-        )
+        raise no_object from None
+    if texts or not isinstance(parsed, _Pairs):  # one was cut out from between two others
+        raise no_object
     return list(parsed)
 
 

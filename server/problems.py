@@ -98,7 +98,7 @@ class InvalidFieldsError(ServiceError):
         messages = [error["message"] for error in named]
         if (more := len(errors) - MAX_NAMED) > 0:
             messages.append(f"And {more} more are wrong.")
-        hint = "See 'errors' for what each field takes."
+        hint = named[0]["hint"] if len(errors) == 1 else "See 'errors' for what each field takes."
         super().__init__(" ".join(messages), code="invalid-fields", hint=hint)
         self.errors = named
 

@@ -138,11 +138,24 @@ def test_wrong_json_fields_are_named(fields: dict[str, Any], named: list[str], c
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"3", b"\xff", b'{"seed": NaN}', b"[" * 60_000, b'{"seed": %s}' % (b"9" * 9000)],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff",
+        b'{"seed": NaN}',
+        b"[" * 60_000,
+        b'{"seed": %s}' % (b"9" * 9000),
+        PHOTO + b"[" * 100,
+        json.dumps({"seed": "1" * 70_000}).encode("utf-16"),
+    ],
 )
 def test_a_body_that_is_no_json_object_is_refused(body: bytes, client: TestClient) -> None:
     headers = {"content-type": "application/json"}
-    assert errors_of(client.post("/reconstruct", content=body, headers=headers), 400) == ["body"]
+    answer = client.post("/reconstruct", content=body, headers=headers)
+    assert errors_of(answer, 400) == ["body"]
+    assert "not a JSON object" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

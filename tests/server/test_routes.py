@@ -187,11 +187,20 @@ def test_another_kind_of_body_is_refused_with_the_accepted_ones(kind: str, clien
         assert accepted in answer.json()["detail"]
 
 
+def test_one_mistake_is_told_with_its_remedy(client: TestClient) -> None:
+    for asked, remedy in (
+        ({"files": {"file": png()}}, "Allowed are image, drawing,"),
+        ({"json": {"image": "https://example.org/cat.jpg"}}, "Send the file's bytes in base64"),
+        ({"json": {"image": "", "crop": [0, 0, 224]}}, "'crop' is wrong: must be text. With fit 'square'"),
+    ):
+        assert remedy in client.post("/reconstruct", **asked).json()["detail"]
+
+
 def test_a_broken_form_is_refused(client: TestClient) -> None:
-    for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
-        answer = client.post("/reconstruct", content=b"nonsense", headers={"content-type": kind})
-        assert answer.status_code in (400, 422)
-        problem_of(answer, answer.status_code)
+    kind = {"content-type": "multipart/form-data"}  # written by hand, a common mistake
+    assert fields_of(client.post("/reconstruct", content=b"nonsense", headers=kind), 400) == ["Content-Type"]
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    problem_of(client.post("/reconstruct", content=b"nonsense", headers=kind), 400)
     many = client.post("/reconstruct", files={"image": ("a", png())}, data={f"f{i}": "" for i in range(100)})
     problem_of(many, 400)
 
