@@ -293,7 +293,7 @@ def pictures_below(folder: Path) -> tuple[list[Entry], Counter[str]]:
         if suffix in SUFFIXES and _is(entry, "file"):
             found.append((names, entry.stat().st_size))
         else:
-            others[suffix or "without a suffix"] += 1
+            others[f"{suffix} that is no file" if suffix in SUFFIXES else suffix or "without a suffix"] += 1
     found.sort()
     source = folder.name or folder.resolve().name  # "." has none
     return [Entry(folder.joinpath(*names), 0, size, source, "/".join(names)) for names, size in found], others

@@ -120,10 +120,10 @@ def pretrain(
 
 def _say_end(out: Path, training: Training) -> None:
     """What whoever trained may want to know beside the weights."""
-    best = files.pointed(out / files.BEST)
-    if training.held_out and best and math.isfinite(training.best):
-        told = f"Validation loss at its lowest: {training.best:.4f}, of {best} (named by {files.BEST})."
-        tqdm.write(told, file=sys.stderr)
+    if training.held_out and math.isfinite(training.best):
+        best = files.pointed(out / files.BEST)
+        of = f"of {best} (named by {files.BEST})" if best else "before the first step: no state is better"
+        tqdm.write(f"Lowest validation loss: {training.best:.4f}, {of}.", file=sys.stderr)
     if not training.finished:
         of = f" of {training.recipe.steps}" if training.recipe.steps else ""
         tqdm.write(f"Stopped after step {training.step}{of}; --resume goes on from there.", file=sys.stderr)

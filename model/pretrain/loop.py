@@ -222,20 +222,10 @@ def run(
     """
     began = time.monotonic()
     with _stop_signals() as stop:
-        training = _begin(
-            recipe,
-            photos,
-            out,
-            device,
-            resumed,
-            init,
-            workers,
-            world,
-            validation.digest if validation else None,
-        )
+        training = _begin(recipe, photos, out, device, resumed, init, workers, world, validation)
         objective = _objective(training, device, world)
-        val_loss = validate(training, validation.batches) if validation and training.step == 0 else None
         if begin:
+            val_loss = training.best if validation and training.step == 0 else None
             begin(training.step, training.result, val_loss)
         pace = Pace(training.step, began, training.minutes)
         stream = feed.batches(
@@ -286,7 +276,7 @@ def _begin(
     init: Beginning | None,
     workers: int,
     world: World = ALONE,
-    held_out: str | None = None,
+    validation: Validation | None = None,
 ) -> Training:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)  # noqa: TID251 (weights of a fresh network only; nothing else draws from it)
@@ -300,28 +290,36 @@ def _begin(
         targets.learn(network, photos, recipe, workers)
     network.recompute = recipe.recompute
     average = copy.deepcopy(network) if recipe.ema is not None else None
-    adversary = None
-    if recipe.adversarial is not None:
-        if init is None and not resumed and world.first:
-            tqdm.write(
-                "The adversarial stage begins with random weights. It is meant for those of a first stage: give them "
-                "with --init.",
-                file=sys.stderr,
-            )
-        adversary = Adversary(recipe.adversarial, network, recipe.seed)
-        if recipe.adversarial.trained == "decoder":
-            for name, parameter in network.named_parameters():
-                parameter.requires_grad_(in_decoder(name))
+    adversary = _adversary(recipe, network, warn=init is None and not resumed and world.first)
     if parted:
         sharded.shard(network, device)
     optimisers = build_optimisers(network, recipe)
     training = Training(
         recipe, network, optimisers, photos.digest, recipe.minutes, average, adversary,
-        held_out=held_out, origin=init.origin if init else {},
+        held_out=validation.digest if validation else None, origin=init.origin if init else {},
     )  # fmt: skip
     if resumed:
         resume.restore(out, training)
+    elif validation:  # what the best state must be better than
+        training.best = validate(training, validation.batches)
     return training
+
+
+def _adversary(recipe: Recipe, network: MAE, warn: bool) -> Adversary | None:
+    """The other side of an adversarial stage; of the network only what the stage trains then learns."""
+    if recipe.adversarial is None:
+        return None
+    if warn:
+        tqdm.write(
+            "The adversarial stage begins with random weights. It is meant for those of a first stage: give them "
+            "with --init.",
+            file=sys.stderr,
+        )
+    adversary = Adversary(recipe.adversarial, network, recipe.seed)
+    if recipe.adversarial.trained == "decoder":
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(in_decoder(name))
+    return adversary
 
 
 def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:

@@ -173,7 +173,8 @@ def refuse_too_many_broken(broken: set[int], photos: Photos, recipe: Recipe) -> 
         f"At least {len(broken)} of {len(photos)} photos cannot be decoded ({named}), "
         f"more than max_broken_share = {recipe.max_broken_share:g} of them.",
         code="data-broken",
-        hint="Remove or replace them, or raise max_broken_share in the recipe.",
+        hint="Remove or replace them, pack the photos without them (python -m model shards), or raise max_broken_share "
+        "in the recipe.",
         field="data",
     )
 

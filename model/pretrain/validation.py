@@ -76,4 +76,4 @@ class Validation:
             batches.append(Batch(torch.stack([image for _, image in part]), torch.from_numpy(hidden)))
         some = f"{len(taken)} photos, evenly spread over " if len(taken) < len(photos) else ""
         faults = (f"{taken.fault(n)}; left out of validation." for n, image in crops if image is None)
-        return cls(tuple(batches), taken.digest, (f"Validation: {some}{photos.told}.", *faults))
+        return cls(tuple(batches), taken.digest, (f"validation: {some}{photos.told}.", *faults))

@@ -52,7 +52,7 @@ class Watch:
         self._recipe = recipe
         self._photos = photos
         self._device = device
-        tqdm.write(f"{photos.told}.", file=sys.stderr)
+        tqdm.write(f"training: {photos.told}.", file=sys.stderr)
         sources = {entry.source for entry in photos.entries}
         if strange := sorted(recipe.source_weights.keys() - sources):
             tqdm.write(

@@ -61,20 +61,31 @@ def test_a_run_learns_the_same_with_held_out_photos_also_when_it_is_killed(
 def test_the_loss_on_held_out_photos_decides_which_state_is_the_best(
     folder: Path, shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = toy(optimiser="adamw", lr=0.3, warmup_steps=1, checkpoint_every=1, keep=1)
+    recipe = toy(checkpoint_every=1, keep=1)
     pretrain(recipe, [folder], tmp_path, val=[shard], device="cpu")
     losses = _losses(tmp_path)
-    del losses[0]  # has no state
-    best = min(losses, key=lambda step: losses[step])
     trained = {line["step"]: line["loss"] for line in log(tmp_path) if "loss" in line}
-    assert best != min(trained, key=lambda step: trained[step]), "else this tells nothing"
-    name = f"state-{best:07d}.pt"
-    assert (tmp_path / "BEST").read_text() == name
-    assert sorted(path.name for path in tmp_path.glob("state-*")) == [name, "state-0000006.pt"]
-    assert f"lowest: {losses[best]:.4f}, of {tmp_path / name}" in capsys.readouterr().err
-    # The loss on other photos is another one.
+    assert min(losses, key=lambda step: losses[step]) == 6
+    assert min(trained, key=lambda step: trained[step]) < 6, "else this tells nothing"
+    assert [path.name for path in tmp_path.glob("state-*")] == ["state-0000006.pt"]
+    said = f"Lowest validation loss: {losses[6]:.4f}, of {tmp_path}/state-0000006.pt (named by BEST)."
+    assert said in capsys.readouterr().err
+    # The loss on other photos is another one, and the training's too.
     pretrain(replace(recipe, steps=7), [folder], tmp_path, resumed=True, device="cpu")
     assert (tmp_path / "BEST").read_text() == "state-0000007.pt"
+
+
+def test_no_state_is_the_best_where_a_run_began_better(
+    folder: Path, shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = toy(optimiser="adamw", lr=0.3, steps=3, checkpoint_every=1)
+    pretrain(replace(recipe, steps=2), [folder], tmp_path, val=[shard], device="cpu")
+    pretrain(recipe, [folder], tmp_path, val=[shard], device="cpu", resumed=True)
+    losses = _losses(tmp_path)
+    assert min(losses, key=lambda step: losses[step]) == 0
+    assert not (tmp_path / "BEST").exists()
+    said = f"Lowest validation loss: {losses[0]:.4f}, before the first step: no state is better."
+    assert capsys.readouterr().err.count(said) == 2
 
 
 def test_runs_of_other_seeds_and_crops_are_judged_alike(folder: Path, shard: Path, tmp_path: Path) -> None:
@@ -104,7 +115,7 @@ def test_held_out_photos_are_the_centre_squares_of_some_that_are_evenly_spread(
     assert (images.int() - torch.stack(expected).int()).abs().max() <= 1
     assert (
         held_out.told[0]
-        == "Validation: 4 photos, evenly spread over 13 photos of 1 source; left out: 1 .txt."
+        == "validation: 4 photos, evenly spread over 13 photos of 1 source; left out: 1 .txt."
     )
     assert len(held_out.told) == 1 + ("005a.jpg" in [places[n] for n in taken])
 
