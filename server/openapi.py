@@ -23,7 +23,7 @@ from server.responses import (
     SettingsAnswer,
     WeightReport,
 )
-from server.schemas import SAMPLED, BatchFields, EmbedFields, NoFields, ReconstructFields
+from server.schemas import SAMPLED, BatchFields, CommonFields, EmbedFields, NoFields, ReconstructFields
 from server.security import HEALTH_PATHS
 from server.settings import MIB
 
@@ -156,7 +156,9 @@ def _texts(model: type[BaseModel]) -> dict[str, tuple[Schema, str]]:
     What is left out stands in its words and is no default: programs send those, to every place that has one.
     """
     texts = {}
-    for name, described in model.model_json_schema()["properties"].items():
+    properties = model.model_json_schema()["properties"]
+    for name in sorted(properties, key=lambda name: name in CommonFields.model_fields):  # its own ones first
+        described = properties[name]
         text = described.pop("description")
         kinds = [kind for kind in described.pop("anyOf", [described]) if kind != NULL]
         texts[name] = ({key: kinds[0][key] for key in kinds[0] if key not in ("default", "title")}, text)
@@ -323,6 +325,11 @@ def install(app: FastAPI, *, keyed: bool, limited: bool) -> None:
         if app.openapi_schema is None:
             document = plain()
             document.setdefault("components", {}).setdefault("schemas", {}).update(_components())
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation["summary"], _, operation["description"] = operation["description"].partition(
+                        "\n\n"
+                    )
             if keyed:
                 _add_keys(document)
             if limited:

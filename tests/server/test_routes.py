@@ -373,10 +373,12 @@ def test_the_description_is_complete(client: TestClient) -> None:
     assert "Retry-After" in operation["responses"]["503"]["headers"]
 
 
-def test_every_operation_is_in_one_of_the_groups(client: TestClient) -> None:
+def test_every_operation_says_what_it_does_in_one_of_the_groups(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     operations = [each for path in description["paths"].values() for each in path.values()]
     assert all(len(operation["tags"]) == 1 for operation in operations)
+    assert all(operation["summary"].endswith(".") for operation in operations)
+    assert operations[0]["parameters"][0]["name"] == "strategy", "what a request is about comes first"
     groups = {operation["tags"][0] for operation in operations}
     assert groups == {tag["name"] for tag in description["tags"]}
     assert description["paths"]["/v1/models"]["get"]["tags"] == ["Models"]
