@@ -1,7 +1,7 @@
 """The training loop, read top to bottom.
 
     batch -> normalise -> forward on the visible patches -> loss on the hidden ones
-          -> backward -> clip -> optimiser at the step's learning rate -> log, picture, checkpoint
+          -> backward -> clip -> optimiser at the step's learning rate -> log, validation, picture, checkpoint
 
 Nothing in a step makes the host wait for a GPU: losses are read when a report or a state is due.
 Source: arXiv 2111.06377, appendix A.1. Muon for the block matrices: docs/log.md says what it brought.

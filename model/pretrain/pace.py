@@ -20,7 +20,7 @@ MEASURED = 50
 MEASURING_SHARE = 0.1
 #: What does not count: the first step (compilation), and where there are more the first ten.
 UNTYPICAL = (1, 10)
-#: Share of the time left that goes into steps; the rest is for pictures, states and the end.
+#: Share of the time left that goes into steps; the rest is for validation, pictures, states and the end.
 STEPPING_SHARE = 0.97
 
 

@@ -114,7 +114,7 @@ class Recipe:
     recompute: bool = False
     log_every: int = 20
     picture_every: int = 500
-    checkpoint_every: int = 250
+    checkpoint_every: int = 250  # steps from state to state, and from validation to validation
     keep: int = 2  # newest states that stay on disk; the best one stays too
     val_photos: int = 256  # of those given to validate on, at most
 

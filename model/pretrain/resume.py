@@ -209,7 +209,7 @@ def restore(folder: Path, training: Training) -> None:
     if training.adversary is not None:
         training.adversary.load_state_dict(state["adversary"])
     training.step = int(state["step"])
-    # States of before these were kept lack them; the run is the same, its log a little shorter.
+    # States of before these were kept lack them.
     training.broken = set(state.get("broken", []))
     if state.get("held_out") == training.held_out:  # else the loss was another one
         training.best = float(state.get("best", float("inf")))

@@ -58,7 +58,7 @@ def _patches(network: MAE, photos: Photos, recipe: Recipe, workers: int) -> Tens
 
 def set_components(network: MAE, photos: Photos, recipe: Recipe, workers: int) -> None:
     """Fill in mean and largest principal components of patches."""
-    patches = _patches(network, photos, recipe, workers).double().cpu()
+    patches = _patches(network, photos, recipe, workers).cpu().double()  # not every device has float64
     mean = patches.mean(dim=0)
     _, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean))  # smallest first
     basis = vectors[:, -PCA_VALUES:].flip(1).T

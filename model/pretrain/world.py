@@ -50,7 +50,7 @@ class World:
         if self.size == 1 or not values:
             return values
         together = torch.stack(values)
-        totals = together.double().cpu()
+        totals = together.cpu().double()  # not every device has float64
         dist.all_reduce(totals)
         return list((totals / self.size).to(together).unbind())
 

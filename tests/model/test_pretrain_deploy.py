@@ -44,7 +44,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 def test_the_slurm_file_starts_a_run_that_goes_on_when_started_anew(slurm: dict[str, str]) -> None:
     script = TRAINING / "slurm.sbatch"
     subprocess.run(["bash", "-n", script], check=True)
-    environment = {**slurm, "DATA": "/data/a-{0..9}.tar /data/b.tar"}
+    environment = {**slurm, "DATA": "/data/a-{0..9}.tar /data/b.tar", "VAL": "/data/c.tar /data/d.tar"}
     subprocess.run(["bash", script], env=environment, check=True, timeout=30)
     words = Path(slurm["SAID"]).read_text().split()
     assert "hostnames" in words
@@ -52,6 +52,7 @@ def test_the_slurm_file_starts_a_run_that_goes_on_when_started_anew(slurm: dict[
         assert words[words.index(pair[0]) + 1] == pair[1]
     given = _of_ours(words)
     assert given.data == ["/data/a-{0..9}.tar", "/data/b.tar"]
+    assert given.val == ["/data/c.tar", "/data/d.tar"]
     assert (given.out, given.workers, given.auto_resume) == (Path("/scratch/run"), 16, True)
     assert load_recipe(given.recipe).size == "vit_base"
 
