@@ -86,8 +86,6 @@ class Form:
         if self.photo is not None:
             return self._full_size(result, self.photo)
         names = self.panels if self.panel == SHEET else (self.panel,)
-        if self.media_type == PNG:
-            return result.sheet(names) if self.panel == SHEET else result.png(self.panel)
         return _encode(result, names, self.media_type)
 
     def _full_size(self, result: Reconstruction, photo: bytes) -> bytes:
@@ -106,7 +104,7 @@ class Form:
 
 
 def _encode(result: Reconstruction, names: tuple[str, ...], media_type: str) -> bytes:
-    """Panels side by side as a labelled file of a type other than PNG."""
+    """Panels side by side as a labelled file."""
     pixels = side_by_side([result.panel(name) for name in names])
     return provenance.write(pixels, result.settings(names), **ENCODINGS[media_type])
 

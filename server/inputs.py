@@ -19,7 +19,6 @@ from pydantic_core import ErrorDetails
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.problems import BadRequestError, InvalidFieldsError, TooLargeError
@@ -206,7 +205,7 @@ class _InMemory(MultiPartParser):
         if not self._ended:
             for file in self._files_to_close_on_error:
                 file.close()
-            raise MultiPartException("The form ends before its last boundary. Send all of it.")
+            raise MultiPartException("The form ends before its last boundary.")
         return form
 
 
@@ -250,7 +249,14 @@ async def _read_form(request: Request, shape: Shape[Any]) -> tuple[Values, Files
             max_part_size=MAX_TEXT_BYTES,
         ).parse()
     except MultiPartException as error:
-        raise HTTPException(400, error.message) from None
+        raise BadRequestError(
+            error.message,
+            status=400,
+            code="form",
+            hint=f"A form holds at most {max_files} files and {MAX_FIELDS} texts of {MAX_TEXT_BYTES // 1024} KiB "
+            "each, all of it up to its last boundary.",
+            field="body",
+        ) from None
     try:
         return await _sort(form.multi_items(), shape)
     finally:

@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="Numbers the network computes in; auto is float32 on a CPU and bfloat16 on a GPU that has it. "
-        "Stated in every answer.",
+        "Stated in every reconstruction.",
     )
     threads: int = Field(
         default_factory=usable_cpus,

@@ -53,14 +53,8 @@ class FakeResult:
         told = {"mask_hash": "0" * 16, "model_digest": self.digest, "engine": "torch", "precision": "float32"}
         return {"seed": self.seed, "hidden": [0], "images": images, **told}
 
-    def sheet(self, names: tuple[str, ...]) -> bytes:
-        return self.image
-
     def settings(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {"panels": list(names)}
-
-    def png(self, name: str) -> bytes:
-        return self.image
 
     def panel(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.zeros((8, 8, 3), np.uint8)
