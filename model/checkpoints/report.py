@@ -188,6 +188,7 @@ def _look(raw: RawFile, given: Given, path: str, photos: tuple[Path, ...] = ()) 
     except CheckpointError as error:
         notes = (*notes, f"{error} {error.hint}")
     channels = config.channels if config else 0
+    names = "classes" in raw.header  # what ``evaluate finetune`` leaves
     return Report(
         path=path,
         size_bytes=raw.size_bytes,
@@ -200,11 +201,11 @@ def _look(raw: RawFile, given: Given, path: str, photos: tuple[Path, ...] = ()) 
         target=target,
         target_source=source if target else None,
         parameters=sum(value.numel() for value in house.values()),
-        usable_for=_uses(kind, target, channels) if sound else (),
+        usable_for=_uses(kind, target, channels, names) if sound else (),
         missing=tuple(missing),
         left_over=tuple(left_over),
         notes=notes,
-        advice=_advice(kind, target, channels) if sound else _UNSOUND,
+        advice=_advice(kind, target, channels, names) if sound else _UNSOUND,
     )
 
 
@@ -221,9 +222,9 @@ def _shape(config: MAEConfig, kind: Content) -> dict[str, Any]:
     return {key: value for key, value in values.items() if kind == "full" or not key.startswith("decoder")}
 
 
-def _uses(kind: Content, target: Target | None, channels: int) -> tuple[str, ...]:
+def _uses(kind: Content, target: Target | None, channels: int, names: bool) -> tuple[str, ...]:
     if kind == "classifier":
-        return ()
+        return ("classify",) if names else ()
     if kind == "encoder" or target not in PICTURE_TARGETS:
         return ("evaluate", "convert") if channels in (1, 3) else ("convert",)  # its features
     return (
@@ -231,10 +232,12 @@ def _uses(kind: Content, target: Target | None, channels: int) -> tuple[str, ...
     )
 
 
-def _advice(kind: Content, target: Target | None, channels: int) -> str:
+def _advice(kind: Content, target: Target | None, channels: int, names: bool) -> str:
     """One sentence."""
     if kind == "encoder":
         return f"No decoder: it cannot reconstruct; for pictures use {_FULL}, for features it is fine."
+    if kind == "classifier" and names:
+        return f"A fine-tuned classifier: python -m model classify names photos with it; for pictures use {_FULL}."
     if kind == "classifier":
         return f"A fine-tuned classifier: it cannot reconstruct; for pictures use {_FULL}."
     if target is None:

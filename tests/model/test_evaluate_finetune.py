@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from model.__main__ import main
 from model.checkpoints import store
+from model.checkpoints.report import inspect
 from model.config import IMAGE_MEAN, IMAGE_STD, SIZES
 from model.errors import CheckpointError, DataError
 from model.evaluate import classifier, finetune, judge, state, transfer
@@ -270,6 +271,7 @@ def test_a_classifier_names_photos_as_it_was_judged_and_what_is_none_is_refused(
     assert 100 * sum(right) / len(right) == judged
     assert len(set(named)) == 2, "else any classifier would do"
     assert all(sum(line["probabilities"].values()) == pytest.approx(1) for line in told)
+    assert inspect(left).usable_for == ("classify",)
 
     (broken := tmp_path / "broken.jpg").write_bytes(b"no picture")
     one = test.photos.entries[0].path

@@ -78,7 +78,7 @@ async function reports(model) {
   const facts = () => factsOf(report, [['use.file_size', words('use.megabytes', { x: number(report.size_bytes / 1e6) })]]);
   fill($('.um-use-report'), report.note ? [['use.note', report.note, true]] : facts());
 }
-const USES = { reconstruct: 'use.for_reconstruct', evaluate: 'use.for_evaluate', serve: 'use.for_serve', convert: 'use.for_convert' };
+const USES = { reconstruct: 'use.for_reconstruct', evaluate: 'use.for_evaluate', serve: 'use.for_serve', convert: 'use.for_convert', classify: 'use.for_classify' };
 /** The report on a weight file as pairs for `fill`; what is known of this file alone stands after its content. */
 function factsOf(report, further) {
   const contents = { full: 'use.content_full', encoder: 'use.content_encoder', classifier: 'use.content_classifier' };
