@@ -15,7 +15,7 @@ def test_a_form_needs_nothing_but_a_photo(
     page.goto(server_url + "/docs")
     for operation in ("reconstruct", "reconstruct_batch", "embed"):
         with subtests.test(operation=operation):
-            block = page.locator(f"#operations-default-{operation}")
+            block = page.locator(f".opblock[id$='-{operation}']")
             block.locator(".opblock-summary-control").click()
             block.locator(".try-out__btn").click()
             block.locator("input[type=file]").first.set_input_files(samples.FOLDER / "cat.jpg")
