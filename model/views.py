@@ -114,27 +114,30 @@ class Colours:
         Returns:
             ``[H, W, C]``, clamped to 0..1.
         """
-        own = per_pixel(values, standardised.shape[0] // values.shape[0])
-        mean, std = self._arrays()
-        image = (standardised * own[..., 1:] + own[..., :1]) * std + mean
-        return image.clip(0, 1)
+        cut = by_patch(standardised, standardised.shape[0] // values.shape[0])
+        deviation, mean = (values[:, None, :, None, None, which] for which in (1, 0))
+        return self.shown((cut * deviation + mean).reshape(standardised.shape))
 
     def shown(self, normalised: Floats) -> Floats:
         """Normalised units ``[..., C]`` to pixels, clamped to 0..1."""
-        mean, std = self._arrays()
-        return (normalised * std + mean).clip(0, 1)
+        mean, std = self._of_row(normalised)
+        return (normalised.reshape(-1, mean.size) * std + mean).clip(0, 1).reshape(normalised.shape)
 
     def as_contrast(self, image: Floats, patch_size: int) -> Floats:
         """What a prediction in the view ``normalised`` is held against: the photo ``[H, W, C]`` seen the same way."""
-        own = per_pixel(self.statistics(image, patch_size), patch_size)
-        return contrast((self._normalised(image) - own[..., :1]) / own[..., 1:])
+        values = self.statistics(image, patch_size)
+        deviation, mean = (values[:, None, :, None, None, which] for which in (1, 0))
+        cut = by_patch(self._normalised(image), patch_size)
+        return contrast(((cut - mean) / deviation).reshape(image.shape))
 
     def _normalised(self, image: Floats) -> Floats:
-        mean, std = self._arrays()
-        return (image - mean) / std
+        mean, std = self._of_row(image)
+        return ((image.reshape(-1, mean.size) - mean) / std).reshape(image.shape)
 
-    def _arrays(self) -> tuple[Floats, Floats]:
-        return np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
+    def _of_row(self, image: Floats) -> tuple[Floats, Floats]:
+        """Mean and deviation of every value in a row of ``[..., W, C]``: numpy takes rows at once, but not channels."""
+        mean, std = (np.tile(np.array(of, dtype=np.float32), image.shape[-2]) for of in (self.mean, self.std))
+        return mean, std
 
 
 def unpatchify(pred: Floats, grid: tuple[int, int], patch_size: int) -> Floats:
