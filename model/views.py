@@ -115,7 +115,7 @@ class Colours:
             ``[H, W, C]``, clamped to 0..1.
         """
         cut = by_patch(standardised, standardised.shape[0] // values.shape[0])
-        deviation, mean = (values[:, None, :, None, None, which] for which in (1, 0))
+        mean, deviation = _beside(values)
         return self.shown((cut * deviation + mean).reshape(standardised.shape))
 
     def shown(self, normalised: Floats) -> Floats:
@@ -125,8 +125,7 @@ class Colours:
 
     def as_contrast(self, image: Floats, patch_size: int) -> Floats:
         """What a prediction in the view ``normalised`` is held against: the photo ``[H, W, C]`` seen the same way."""
-        values = self.statistics(image, patch_size)
-        deviation, mean = (values[:, None, :, None, None, which] for which in (1, 0))
+        mean, deviation = _beside(self.statistics(image, patch_size))
         cut = by_patch(self._normalised(image), patch_size)
         return contrast(((cut - mean) / deviation).reshape(image.shape))
 
@@ -138,6 +137,11 @@ class Colours:
         """Mean and deviation of every value in a row of ``[..., W, C]``: numpy takes rows at once, but not channels."""
         mean, std = (np.tile(np.array(of, dtype=np.float32), image.shape[-2]) for of in (self.mean, self.std))
         return mean, std
+
+
+def _beside(values: Floats) -> tuple[Floats, Floats]:
+    """Mean and deviation of each patch ``[rows, columns, 2]``, each in the shape that meets ``by_patch``."""
+    return values[:, None, :, None, None, 0], values[:, None, :, None, None, 1]
 
 
 def unpatchify(pred: Floats, grid: tuple[int, int], patch_size: int) -> Floats:

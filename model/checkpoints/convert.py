@@ -53,7 +53,7 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     if to == "unmask":
         store.write(out, checkpoint.network, name=checkpoint.name, card=checkpoint.card)
         return out
-    tensors = {key: value.detach() for key, value in checkpoint.network.state_dict().items()}
+    tensors = {key: value.detach().contiguous() for key, value in checkpoint.network.state_dict().items()}
     if config.target == "norm_pixel_stats":
         config = _without_statistics(tensors, config)
         _LOGGER.warning(
@@ -62,7 +62,6 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
             to,
         )
     _check_common(checkpoint.name, config, to)
-    tensors = {key: value.contiguous() for key, value in tensors.items()}
     facts = {"config": config.to_dict(), "name": checkpoint.name, "card": checkpoint.card}
     if to == "authors":
         _save_pickle(out, {"model": tensors, "unmask": facts})
@@ -104,7 +103,7 @@ def _without_statistics(tensors: dict[str, Tensor], config: MAEConfig) -> MAECon
         The config of what is left.
     """
     for name in ("decoder_pred.weight", "decoder_pred.bias"):
-        tensors[name] = tensors[name][: config.patch_values]
+        tensors[name] = tensors[name][: config.patch_values].clone()  # a pickle would keep the rest of a view
     return replace(config, target="norm_pixel")
 
 
