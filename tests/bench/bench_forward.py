@@ -60,8 +60,8 @@ def main() -> None:
     said = ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items() if peak)
     note = (
         f"The sample photos, 75 % hidden, {threads} threads. Peak: the best matrix product of this run, {said}. "
-        "Error: largest difference over largest value against torch float32. int8 is not offered: 3 to 6 % off, and slower than bfloat16 where a "
-        "processor has units for both (docs/log.md)."
+        "Error: largest difference over largest value against torch float32. int8 is not offered: 3 to 6 % off, and "
+        "slower than bfloat16 where a processor has units for both (docs/log.md)."
     )
     publish("forward", note + "\n\n" + table(HEAD, rows), write=given.write)
 
