@@ -44,10 +44,10 @@ def convert(source: Path, out: Path, *, to: To, given: Given | None = None) -> P
     Raises:
         CheckpointError: The source cannot be read, lacks what the new layout needs, or ``out`` cannot hold that.
     """
-    check_out(source, out, to)
     if to == "timm":
         write_timm(source, out, given)
         return out
+    check_out(source, out, to)
     checkpoint = store.read(source, given)
     config = checkpoint.network.config
     if to == "unmask":
@@ -144,7 +144,11 @@ def write_timm(source: Path, out: Path, given: Given | None = None) -> MAEConfig
 
     Returns:
         Its shape, for ``timm_call``.
+
+    Raises:
+        CheckpointError: As for ``convert``.
     """
+    check_out(source, out, "timm")
     file = store.read_encoder(source, given, "Convert the pre-trained file that it was made from.")
     config = file.config
     encoder = {key: value.float().contiguous() for key, value in file.tensors.items() if sees_images(key)}

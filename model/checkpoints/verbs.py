@@ -88,7 +88,6 @@ def _convert(given: argparse.Namespace) -> str:
         check_out(given.source, given.out, "onnx")
         return f"Written: {write_onnx(store.read(given.source, _given(given)), given.out)}"
     if given.to == "timm":
-        check_out(given.source, given.out, "timm")
         config = write_timm(given.source, given.out, _given(given))
         return f"Written: {given.out}\nOpen it: {timm_call(config, given.out)}"
     return f"Written: {convert(given.source, given.out, to=given.to, given=_given(given))}"
