@@ -7,10 +7,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from model import __version__
+from model import __version__, weights
 from model import verbs as pictures
 from model.ablate import verbs as ablations
-from model.checkpoints import verbs as checkpoints
 from model.errors import UnmaskError
 from model.evaluate import verbs as evaluate
 from model.pretrain import verbs as training
@@ -58,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add(verbs)
     evaluate.add(verbs)
     ablations.add(verbs)
-    checkpoints.add(verbs)
+    weights.add(verbs)
     return parser
 
 

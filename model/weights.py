@@ -1,4 +1,4 @@
-"""Command line of this room: options in, one function called, what to print out."""
+"""The verbs about weight files: ``inspect``, ``convert``, ``prove``, ``weights``. Options in, what to print out."""
 
 from __future__ import annotations
 
