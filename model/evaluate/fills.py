@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model import scores
+from model import scores, views
 from model.config import IMAGE_MEAN, IMAGE_STD
 from model.masking import Bools
 from model.scores import Floats
@@ -40,8 +40,7 @@ def _inpainted(method: int) -> Callable[[Floats, Bools, int], Floats]:
 
 def _true_means(original: Floats, hidden: Bools, patch_size: int) -> Floats:
     """The mean colour of every hidden patch: uses the answer."""
-    height, width, channels = original.shape
-    cut = original.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
+    cut = views.by_patch(original, patch_size)
     means = np.broadcast_to(cut.mean(axis=(1, 3), keepdims=True), cut.shape).reshape(original.shape)
     return np.where(hidden[..., None], means, original)
 
@@ -142,9 +141,7 @@ def fine_detail(image: Floats, hidden: Bools, patch_size: int) -> float:
         hidden: ``[H, W]``.
         patch_size: Side of a patch.
     """
-    height, width, _ = image.shape
-    rows, columns = height // patch_size, width // patch_size
-    grey = image.mean(axis=2).reshape(rows, patch_size, columns, patch_size).swapaxes(1, 2)
+    grey = views.by_patch(image, patch_size).mean(axis=4).swapaxes(1, 2)
     patches = grey[hidden[::patch_size, ::patch_size]]
     window = np.hanning(patch_size + 2)[1:-1]
     window = np.outer(window, window) / np.sqrt(np.square(np.outer(window, window)).sum())
@@ -179,9 +176,8 @@ def norm_pixel_loss(normalised: Floats, pred: Floats, hidden: Bools, patch_size:
 
 def _patches(image: Floats, side: int) -> Floats:
     """``[H, W, C]`` cut into ``[L, P*P*C]``: patches row-major; inside one row, column, colour."""
-    height, width, channels = image.shape
-    cut = image.reshape(height // side, side, width // side, side, channels).transpose(0, 2, 1, 3, 4)
-    return cut.reshape(-1, side * side * channels).astype(np.float32)
+    cut = views.by_patch(image, side).swapaxes(1, 2)
+    return cut.reshape(-1, side * side * image.shape[2]).astype(np.float32)
 
 
 def resampled(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
