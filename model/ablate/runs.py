@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 
 from model.ablate.tables import Row, Table
-from model.checkpoints.containers import open_raw
 from model.checkpoints.files import make_folder, write_json
 from model.devices import find_device
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
@@ -26,6 +25,7 @@ from model.evaluate import bounds, finetune, knn, linear, reconstruction, state
 from model.evaluate.features import load_encoder
 from model.evaluate.labelled import Labelled
 from model.evaluate.task import Task
+from model.loading import said_of
 from model.pretrain.data import Photos, places, refuse_shared
 from model.pretrain.launch import pretrain
 from model.pretrain.recipe import Recipe, load_recipe
@@ -284,9 +284,7 @@ def _trained(recipe: Recipe, setting: Setting) -> Path:
 
 
 def _steps_made(weights: Path) -> int:
-    card = open_raw(weights).own.card
-    assert card is not None  # the run wrote it
-    return int(card["steps"])
+    return int(said_of(weights)["steps"])
 
 
 def _of_training(folder: Path) -> dict[str, float]:

@@ -102,11 +102,8 @@ def inner_steps(image: Floats, hidden: Bools, patch_size: int) -> float:
         hidden: ``[H, W]``; at least one patch.
         patch_size: Side of a patch.
     """
-    inside = np.ones(image.shape[:2], dtype=bool)
-    inside[patch_size - 1 :: patch_size] = False
-    down = np.diff(image, axis=0)[(hidden & inside)[:-1]]
-    across = np.diff(image, axis=1)[(hidden & inside.T)[:, :-1]]
-    return float(np.sqrt(np.square(down).mean() + np.square(across).mean()))
+    patches = views.by_patch(image, patch_size).swapaxes(1, 2)[hidden[::patch_size, ::patch_size]]
+    return float(np.sqrt(sum(np.square(np.diff(patches, axis=axis)).mean() for axis in (1, 2))))
 
 
 def border_steps(image: Floats, hidden: Bools, patch_size: int) -> float:

@@ -130,6 +130,7 @@ def test_steps_inside_patches_are_counted_down_and_across() -> None:
     for image in (stripes, stripes.swapaxes(0, 1)):
         assert inner_steps(image, hidden, 16) == pytest.approx(0.25)
     assert inner_steps(stripes + stripes.swapaxes(0, 1), hidden, 16) == pytest.approx(0.25 * np.sqrt(2))
+    assert inner_steps(stripes[:48], hidden[:48], 16) == pytest.approx(0.25)  # and where it is no square
 
 
 def test_steps_at_borders_are_counted_there_and_nowhere_else() -> None:
