@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,12 @@ class Source:
     Attributes:
         name: What it is called here, in requests and answers.
         path: Its file, or its folder.
+        found: What the registry knows of it, where it was found by a name of that.
     """
 
     name: str
     path: Path
+    found: registry.Found | None = field(default=None, compare=False)
 
     @property
     def size_bytes(self) -> int:
@@ -106,7 +108,7 @@ def _able(entry: registry.Entry) -> Source:
         raise ValueError("Its file is gone.")
     if not files.names_decoder(found.path):
         raise ValueError("It has no decoder.")
-    return _named(entry.name.rpartition("/")[2], found.path)
+    return _named(entry.name.rpartition("/")[2], found.path, found)
 
 
 def _source(entry: str) -> Source:
@@ -118,29 +120,30 @@ def _source(entry: str) -> Source:
         if entry in known:
             return known[entry]
         name = path.stem if path.is_file() else path.name
-    if not path.exists():
-        path = _pulled(text)
-    return _named(name, path)
+    if path.exists():
+        return _named(name, path)
+    found = _pulled(text)
+    return _named(name, found.path, found)
 
 
-def _named(name: str, path: Path) -> Source:
+def _named(name: str, path: Path, found: registry.Found | None = None) -> Source:
     if not NAME.fullmatch(name):
         raise ValueError(
             f"'{name}' cannot be a model's name; write NAME={path} with letters, digits, . _ or -."
         )
-    return Source(name, path)
+    return Source(name, path, found)
 
 
-def _pulled(name: str) -> Path:
-    """Where the weights of a public name lie; nothing is fetched."""
+def _pulled(name: str) -> registry.Found:
+    """Where the weights of a name of the registry lie; nothing is fetched."""
     try:
-        path = registry.locate(name).path
+        found = registry.locate(name)
     except UnmaskError as error:
         raise ValueError(f"{error} {error.hint}") from error
-    if not path.exists():
+    if not found.path.exists():
         names = ", ".join(source.name for source in shipped())
-        raise ValueError(f"There is no weight file {path.absolute()}. Shipped models are {names}.")
-    return path
+        raise ValueError(f"There is no weight file {found.path.absolute()}. Shipped models are {names}.")
+    return found
 
 
 class Models:
@@ -263,6 +266,8 @@ class Models:
 
     def _read(self, source: Source) -> Reconstructor:
         reconstructor = self._load(source.path)
+        if source.found:  # by a path alone a file that was added may be another one by now; by its name it may not
+            source.found.check(reconstructor.digest)
         reconstructor.name = source.name  # answers name what was asked for, whatever the file calls itself
         return reconstructor
 

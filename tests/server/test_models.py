@@ -322,6 +322,20 @@ def test_names_of_public_weights_lead_to_their_files(tmp_path: Path, monkeypatch
     assert find_sources(["owner/mine", "b=owner/mine"]) == [Source("mine", file), Source("b", file)]
 
 
+def test_weights_that_changed_since_they_were_added_are_served_by_their_path_and_not_by_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug_weights: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shutil.copy(debug_weights, file := tmp_path / "mine.safetensors")
+    registry.add(registry.Entry(name="owner/mine", path=str(file)))
+    by_name, by_path = find_sources(["owner/mine", f"path={file}"])
+    file.write_bytes(debug_weights.read_bytes()[:-1] + b"\x01")
+    for source in (by_name, next(each for each in find_sources([]) if each.name == "mine")):
+        with pytest.raises(CheckpointError, match="since it was added"):
+            Models([source], lambda path: load(path, "cpu"), max_bytes=2**30).load_default()
+    Models([by_path], lambda path: load(path, "cpu"), max_bytes=2**30).load_default()
+
+
 def test_what_was_pulled_or_added_and_has_a_decoder_is_served_behind_the_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug_weights: Path
 ) -> None:
