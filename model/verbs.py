@@ -138,8 +138,8 @@ def reconstruct(given: argparse.Namespace) -> str | None:
     result = load(given.weights, given.device)(photo, options)
     if given.json:
         return json.dumps(result.to_dict(panels))
-    picture = _full_size(result, photo, panels) if given.full_size else result.sheet(panels)
-    told = _told(result) + _other_model(result, like)
+    picture = _picture(given, result, photo, panels)
+    told = _told(result, like)
     if out is None:
         sys.stdout.buffer.write(picture)
         sys.stderr.write(told + "\n")
@@ -172,10 +172,10 @@ def _reconstruct_all(
         result = model.finish(job, prediction)
         if given.json:
             return json.dumps({"photo": name, "result": result.to_dict(panels)})
-        picture = _full_size(result, photos[name], panels) if given.full_size else result.sheet(panels)
+        picture = _picture(given, result, photos[name], panels)
         with replacing(outs[name]) as part:
             part.write_bytes(picture)
-        return f"{outs[name]}: {_told(result)}{_other_model(result, like)}"
+        return f"{outs[name]}: {_told(result, like)}"
 
     done = 0
     for name, made in each(photos, lambda data: model.prepare(data, options), model.run, finish):
@@ -376,21 +376,30 @@ def _panels(given: argparse.Namespace, like: Settings | None) -> tuple[str, ...]
     return panels
 
 
-def _full_size(result: Reconstruction, photo: Photo, panels: tuple[str, ...]) -> bytes:
+def _picture(
+    given: argparse.Namespace, result: Reconstruction, photo: Photo, panels: tuple[str, ...]
+) -> bytes:
     from model import provenance
 
+    if not given.full_size:
+        return result.sheet(panels)
     return provenance.write(result.full_size(photo, panels[0]), result.settings(panels))
 
 
-def _told(result: Reconstruction) -> str:
+def _told(result: Reconstruction, like: Settings | None) -> str:
     job, own, fill = result.job, result.metrics, result.metrics["plain_fill"]
     seed = "" if job.seed is None else f", seed {job.seed}"
     others = f"a plain fill: {fill['colour_error_percent']:.1f} %"
     if interpolation := result.metrics.get("interpolation"):
         others += f", linear interpolation: {interpolation['colour_error_percent']:.1f} %"
+    other_model = ""
+    if like and like.get("model_digest") not in (None, result.digest):
+        other_model = (
+            f" These are not the weights that made the --like picture ({like.get('model', 'unnamed')})."
+        )
     return (
         f"{_hid(job.masks)} ({job.options.strategy}{seed}); "
-        f"colours there are off by {own['colour_error_percent']:.1f} % on average ({others})."
+        f"colours there are off by {own['colour_error_percent']:.1f} % on average ({others}).{other_model}"
     )
 
 
@@ -399,12 +408,6 @@ def _hid(masks: Sequence[Mask]) -> str:
     if len(set(counts)) > 1:
         return f"hid {' and then '.join(map(str, counts))} {patches}"
     return f"hid {counts[0]} {patches}" + (f" at a time, {len(masks)} times" if len(masks) > 1 else "")
-
-
-def _other_model(result: Reconstruction, like: Settings | None) -> str:
-    if like is None or like.get("model_digest") in (None, result.digest):
-        return ""
-    return f" These are not the weights that made the --like picture ({like.get('model', 'unnamed')})."
 
 
 def _settings(path: Path) -> Settings:
