@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,10 +71,11 @@ class Facts:
         return cls(checkpoint.name, checkpoint.digest, network.config, checkpoint.card, parameters)
 
 
+@dataclass(eq=False)
 class Loaded:
     """Weights with the engine that computes them.
 
-    Args:
+    Attributes:
         facts: What they are.
         engine: The chosen one.
         device: Where it computes: ``cpu``, ``cuda:0``.
@@ -83,22 +84,13 @@ class Loaded:
         again: Reads the file with torch, for what the engine cannot do.
     """
 
-    def __init__(
-        self,
-        facts: Facts,
-        engine: Engine,
-        *,
-        device: str = "cpu",
-        error: float | None = None,
-        note: str = "",
-        again: Callable[[], Checkpoint] | None = None,
-    ) -> None:
-        self.facts = facts
-        self.engine = engine
-        self.device = device
-        self.error = error
-        self.note = note
-        self._again = again
+    facts: Facts
+    engine: Engine
+    _: KW_ONLY
+    device: str = "cpu"
+    error: float | None = None
+    note: str = ""
+    again: Callable[[], Checkpoint] | None = None
 
     def engine_for(self, grid: Grid) -> Engine:
         """The engine for pictures of this many patches.
@@ -110,8 +102,8 @@ class Loaded:
 
     @cached_property
     def _torch(self) -> Engine:
-        assert self._again is not None  # torch's engine handles everything, so this is another one
-        return TorchEngine(self._again().network, self.device)
+        assert self.again is not None  # torch's engine handles everything, so this is another one
+        return TorchEngine(self.again().network, self.device)
 
     def describe(self) -> dict[str, Any]:
         """Engine and precision, and how they were proved, JSON-ready."""
@@ -225,10 +217,6 @@ def report_beside(path: Path, digest: str) -> dict[str, Any] | None:
     return report if isinstance(report, dict) and report.get("digest") == digest else None
 
 
-class _Unproved(Exception):
-    """OpenVINO cannot be had, or does not compute what torch does."""
-
-
 def said_of(path: Path) -> dict[str, Any]:
     """What is known of weights before they are read.
 
@@ -241,6 +229,10 @@ def said_of(path: Path) -> dict[str, Any]:
     if own.config:
         return {**(own.card or {}), "grid": list(own.config.grid), **own.config.to_dict()}
     return {"strategy": found.entry.trained_with} if found.entry and found.entry.trained_with else {}
+
+
+class _Unproved(Exception):
+    """OpenVINO cannot be had, or does not compute what torch does."""
 
 
 @dataclass(frozen=True)

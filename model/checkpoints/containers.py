@@ -97,23 +97,19 @@ def open_raw(path: Path, key: str | None = None) -> RawFile:
             in it.
     """
     with files.reading(path):
-        return _open_raw(path, key)
-
-
-def _open_raw(path: Path, key: str | None) -> RawFile:
-    parts = files.parts(path)
-    read = [_open_part(part, key) for part in parts]
-    tensors = {name: value for part in read for name, value in part.tensors.items()}
-    config, processor = files.configs_beside(path)
-    return replace(
-        read[-1],
-        path=path,
-        tensors=files.without_prefixes(tensors),
-        digest=files.joint_digest([files.sha256(part) for part in parts]),
-        size_bytes=sum(part.stat().st_size for part in parts),
-        config=config,
-        processor=processor,
-    )
+        parts = files.parts(path)
+        read = [_open_part(part, key) for part in parts]
+        tensors = {name: value for part in read for name, value in part.tensors.items()}
+        config, processor = files.configs_beside(path)
+        return replace(
+            read[-1],
+            path=path,
+            tensors=files.without_prefixes(tensors),
+            digest=files.joint_digest([files.sha256(part) for part in parts]),
+            size_bytes=sum(part.stat().st_size for part in parts),
+            config=config,
+            processor=processor,
+        )
 
 
 def _open_part(path: Path, key: str | None) -> RawFile:
