@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -26,12 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.devices import has_bf16
-from model.errors import DataError
 from model.evaluate import bounds, classifier, pages, plots, state
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.augment import DRAWS, Augmented, Samples, batches, seeded
 from model.evaluate.features import whole
-from model.evaluate.labelled import Labelled
+from model.evaluate.labelled import Labelled, Labels
 from model.evaluate.task import Task
 from model.network import unfuse_attention
 
@@ -124,8 +123,12 @@ SHORT: dict[str, Any] = {
 class _Run:
     """A classifier in training: what a state file holds, and one step of it."""
 
-    def __init__(self, task: Task, settings: Settings, batch_size: int) -> None:
-        self.settings, self.device, self.batch_size = settings, task.device, batch_size
+    def __init__(self, task: Task, settings: Settings) -> None:
+        self.task, self.settings, self.device = task, settings, task.device
+        self.batch_size = task.batch(settings.batch_size) // 2 * 2  # mixup pairs photos
+        side = task.encoder.config.image_size
+        self._data = Augmented(task.train, side, settings.auto_augment, settings.erasing)
+        self._samples = Samples(len(task.train), self.batch_size, settings.seed)
         classes = len(task.train.classes)
         vit = classifier.build(task.encoder, classes, drop_path=settings.drop_path, seed=settings.seed)
         if settings.blocks is not None:
@@ -138,7 +141,7 @@ class _Run:
         groups = param_groups_layer_decay(
             self.vit, settings.weight_decay, self.vit.no_weight_decay(), layer_decay=settings.layer_decay
         )
-        rate = settings.base_lr * batch_size / 256
+        rate = settings.base_lr * self.batch_size / 256
         self.optimiser: Any = create_optimizer_v2(groups, opt="adamw", lr=rate, betas=settings.betas)
         self.ema: Any = averaged(self.vit, settings.ema) if settings.ema is not None else None
         mixed = settings.mixup > 0 or settings.cutmix > 0
@@ -162,6 +165,10 @@ class _Run:
             self.optimiser, t_initial=max(self.steps - warmup, 2), lr_min=1e-6, warmup_t=warmup,
             warmup_prefix=True, t_in_epochs=False,
         )  # fmt: skip
+
+    def batches(self, first: int, last: int) -> Iterator[Any]:
+        """Images and labels of the steps ``first`` to ``last`` - 1."""
+        return batches(self._data, self._samples, first, last, self.task.workers)
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """Loss and gradients of one batch; its draws follow from the seed and the step."""
@@ -238,26 +245,24 @@ def evaluate(task: Task, settings: Settings, *, save_every_s: float = 120) -> di
         DataError: The loss is not finite, or a photo cannot be decoded.
     """
     name = name_of(task, settings)
-    size = _batch_size(task, settings)
     keep = state.Keeper(task.out / f"{name}.state", task.facts(_asked(settings)))
-    run = _Run(task, settings, size)
+    run = _Run(task, settings)
     if saved := keep.load():
         run.restore(saved)
     else:
         _refuse_broken(task.test)
-    side = task.encoder.config.image_size
-    data, samples = _feed(task, settings, size)
     if run.steps == 0:
-        run.steps = _planned(run, data, samples, task)
+        run.steps = _planned(run)
     began = time.monotonic()
-    _train(run, data, samples, keep, task.workers, save_every_s)
+    _train(run, keep, save_every_s)
     minutes = (time.monotonic() - began) / 60
-    found = Accuracy.of(
-        answers(run.result, task.test, side, task.device), task.test.labels, task.train.classes
-    )
+    named = answers(run.result, task.test, task.encoder.config.image_size, task.device)
+    found = Accuracy.of(named, task.test.labels, task.train.classes)
+    samples = run.steps * run.batch_size
     facts = {
-        **task.facts(_asked(settings)), "question": settings.kind, "settings": asdict(settings), "batch_size": size,
-        "steps": run.steps, "samples": run.steps * size, "epochs": round(run.steps * size / len(task.train), 3),
+        **task.facts(_asked(settings)), "question": settings.kind, "settings": asdict(settings),
+        "batch_size": run.batch_size, "steps": run.steps, "samples": samples,
+        "epochs": round(samples / len(task.train), 3),
         "minutes_of_last_call": round(minutes, 2), "answer": found.to_dict(), "curve": run.curve,
     }  # fmt: skip
     classifier.write(
@@ -287,20 +292,19 @@ def name_of(task: Task, settings: Settings) -> str:
 
 def epochs_in(task: Task, settings: Settings) -> float:
     """Epochs that fit into ``settings.minutes`` here, without training anything."""
-    size = _batch_size(task, settings)
-    data, samples = _feed(task, settings, size)
-    return _planned(_Run(task, settings, size), data, samples, task) * size / len(task.train)
+    run = _Run(task, settings)
+    return _planned(run) * run.batch_size / len(task.train)
 
 
-def _planned(run: _Run, data: Augmented, samples: Samples, task: Task) -> int:
+def _planned(run: _Run) -> int:
     """Steps in all: from the epochs, or from the time a few of them take (their gradients are thrown away)."""
-    settings = run.settings
+    settings, task = run.settings, run.task
     if settings.minutes is None:
         return max(math.ceil(settings.epochs * len(task.train) / run.batch_size - 1e-9), 1)
     # Other processes have made some batches before the clock starts: those are not typical.
     ahead = 1 + 2 * task.workers
     timed = _TIMED + 4 * task.workers
-    for number, (images, labels) in enumerate(batches(data, samples, 0, ahead + timed, task.workers)):
+    for number, (images, labels) in enumerate(run.batches(0, ahead + timed)):
         if number == ahead:
             began = time.monotonic()
         run.backward(images, labels, number)
@@ -310,32 +314,12 @@ def _planned(run: _Run, data: Augmented, samples: Samples, task: Task) -> int:
     return max(int(settings.minutes * 60 * timed / (time.monotonic() - began)), 1)
 
 
-def _batch_size(task: Task, settings: Settings) -> int:
-    size = min(settings.batch_size, len(task.train)) // 2 * 2  # mixup pairs photos
-    if size < 2:
-        raise DataError(
-            f"batch_size {settings.batch_size} with {len(task.train)} photos leaves fewer than two photos per batch.",
-            code="batch-size",
-            hint="Give at least two photos and a batch of at least two.",
-            field="batch_size",
-        )
-    return size
-
-
-def _feed(task: Task, settings: Settings, size: int) -> tuple[Augmented, Samples]:
-    side = task.encoder.config.image_size
-    data = Augmented(task.train, side, settings.auto_augment, settings.erasing)
-    return data, Samples(len(task.train), size, settings.seed)
-
-
-def _train(
-    run: _Run, data: Augmented, samples: Samples, keep: state.Keeper, workers: int, save_every_s: float
-) -> None:
+def _train(run: _Run, keep: state.Keeper, save_every_s: float) -> None:
     schedule = run.schedule()
     every = max(run.steps // _POINTS, 1)
     saved_at = time.monotonic()
     bar = tqdm(total=run.steps, initial=run.step, desc=run.settings.kind, unit="step")
-    for images, labels in batches(data, samples, run.step, run.steps, workers):
+    for images, labels in run.batches(run.step, run.steps):
         schedule.step_update(run.step)
         run.losses.append(run.backward(images, labels, run.step))
         run.update()
@@ -358,9 +342,7 @@ def _train(
 
 
 @torch.inference_mode()
-def answers(
-    vit: VisionTransformer, test: Labelled, side: int, device: torch.device
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def answers(vit: VisionTransformer, test: Labelled, side: int, device: torch.device) -> Labels:
     """Classes ``[N]`` of whole photos."""
     vit.eval()
     named = []

@@ -21,7 +21,6 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model.errors import DataError
 from model.evaluate import bounds, pages, plots, state
 from model.evaluate.accuracy import Accuracy
 from model.evaluate.augment import shuffled
@@ -238,14 +237,7 @@ def evaluate(task: Task, protocol: Protocol) -> dict[str, Any]:
     Raises:
         DataError: There are not two photos per step, one cannot be decoded, or the loss is not finite.
     """
-    size = min(protocol.batch_size, len(task.train))
-    if size < 2:
-        raise DataError(
-            f"batch_size {protocol.batch_size} with {len(task.train)} photos leaves fewer than two photos per batch.",
-            code="batch-size",
-            hint="Give at least two photos and a batch of at least two.",
-            field="batch_size",
-        )
+    size = task.batch(protocol.batch_size)
     name = name_of(task, protocol)
     train, test = task.features()
     features = train.to(task.device)

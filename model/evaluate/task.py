@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.errors import DataError
 from model.evaluate import bounds, state
 from model.evaluate.features import Encoder, extract
 from model.evaluate.labelled import Labelled
@@ -55,6 +56,21 @@ class Task:
         """Name of an answer's files: one of another seed than 0 lies beside the first."""
         return f"{question}-{self.tag}" + state.of_seed(seed)
 
+    def batch(self, size: int) -> int:
+        """Training photos per step: as many as were asked for, or all where there are fewer.
+
+        Raises:
+            DataError: That is fewer than two, of which no norm and no mixture can be made.
+        """
+        if (taken := min(size, len(self.train))) >= 2:
+            return taken
+        raise DataError(
+            f"batch_size {size} with {len(self.train)} photos leaves fewer than two photos per batch.",
+            code="batch-size",
+            hint="Give at least two photos and a batch of at least two.",
+            field="batch_size",
+        )
+
     def features(self) -> tuple[Tensor, Tensor]:
         """Of the training and the test photos, ``[N, 2, D]`` each."""
         threads = max(self.workers, 1)
@@ -94,7 +110,7 @@ class Task:
         return state.answered(self.out / f"{name}.json", self.asked(settings), ask)
 
     def words(self) -> str:
-        """The same for people."""
+        """Model and photos, for people."""
         return (
             f"{self.encoder.name} (weights {self.encoder.digest[:12]}): {len(self.train)} training photos of "
             f"{len(self.train.classes)} classes ({self.label_share:.0%} of the labels), "

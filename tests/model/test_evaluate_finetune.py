@@ -92,7 +92,7 @@ def test_rates_fall_from_layer_to_layer_and_vectors_are_not_decayed(
     debug_file: Path, shapes: Path, tmp_path: Path
 ) -> None:
     settings = finetune.load_settings("finetune", {"layer_decay": 0.5})
-    run = finetune._Run(_task(debug_file, shapes, tmp_path), settings, 4)
+    run = finetune._Run(_task(debug_file, shapes, tmp_path), settings)
     of = {
         id(parameter): (group["lr_scale"], group["weight_decay"])
         for group in run.optimiser.param_groups
@@ -125,7 +125,7 @@ def test_another_seed_draws_other_mixtures_and_another_step_too(
     images, labels = torch.rand(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
 
     def mixed(seed: int, step: int) -> float:
-        run = finetune._Run(_task(debug_file, shapes, tmp_path), finetune.load_settings("finetune", {}), 4)
+        run = finetune._Run(_task(debug_file, shapes, tmp_path), finetune.load_settings("finetune", {}))
         run.settings = replace(run.settings, seed=seed)  # of the draws alone: the weights are one model's
         mixture = images.clone()  # mixed in place
         run.backward(mixture, labels, step)
