@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -157,14 +158,8 @@ def extract(
 def _batches(photos: Photos, numbers: range, side: int, pool: ThreadPoolExecutor) -> Iterator[Tensor]:
     """Photos as judged, ``[B, 3, S, S] uint8``, decoded ahead by the pool."""
     loaded = in_order(lambda number: whole(photos.decode(number), side), numbers, pool, 2 * _BATCH)
-    waiting: list[Tensor] = []
-    for image in loaded:
-        waiting.append(image)
-        if len(waiting) == _BATCH:
-            yield torch.stack(waiting)
-            waiting = []
-    if waiting:
-        yield torch.stack(waiting)
+    while batch := list(islice(loaded, _BATCH)):
+        yield torch.stack(batch)
 
 
 def _key(encoder: Encoder, photos: Photos, numbers: range) -> str:

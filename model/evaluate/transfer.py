@@ -7,7 +7,6 @@ with layer-wise decay and a bound on the gradient. Positions are the encoder's, 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields
@@ -237,7 +236,7 @@ def evaluate(
             hint="Correct it on the command line or in the recipe.",
             field="side",
         )
-    facts = {
+    facts: dict[str, Any] = {
         "model": encoder.name,
         "digest": encoder.digest,
         "asked": _asked(encoder, train, test, settings),
@@ -256,27 +255,28 @@ def evaluate(
     curve = _train(model, train, side, settings, device, keep, save_every)
     judged = _detected if settings.task == "detect" else _segmented
     scores = {key: round(value, 3) for key, value in judged(model, test, side, device).items()}
-    whole = {
-        **facts,
+    facts = facts | {
         "question": settings.task,
         "settings": asdict(settings),
         "scores": scores,
         "curve": curve,
     }
-    steps, losses = ([line[key] for line in curve] for key in ("step", "loss"))
-    blocks: list[pages.Block] = [
+    words = (
         f"{encoder.name}. Training: {train.told}. Test: {test.told}. {len(train.classes)} classes, "
-        f"{settings.steps} steps of {settings.batch_size}, side {side}. Not the paper's setting.",
-        pages.Table(("score", "percent"), list(scores.items())),
-        pages.Figure(
-            f"{name}-curve", plots.lines("Training loss", "step", "loss", {"loss": (steps, losses)}), "Loss"
-        ),
-    ]
-    pages.write(
-        out, name, f"Transfer, {settings.task}: {encoder.name}", json.loads(json.dumps(whole)), blocks
+        f"{settings.steps} steps of {settings.batch_size}, side {side}. Not the paper's setting."
     )
+    steps, losses = ([line[key] for line in curve] for key in ("step", "loss"))
+    plot = plots.lines("Training loss", "step", "loss", {"loss": (steps, losses)})
+    pages.write(
+        out, name, f"Transfer, {settings.task}: {encoder.name}", facts,
+        [
+            words,
+            pages.Table(("score", "percent"), list(scores.items())),
+            pages.Figure(f"{name}-curve", plot, "Loss"),
+        ],
+    )  # fmt: skip
     keep.forget()
-    return whole
+    return facts
 
 
 def _train(
