@@ -63,7 +63,7 @@ class BatchItem(BaseModel):
     index: int = Field(description="Place in the batch, from 0: by picture, strategy, ratio, seed.")
     image: int = Field(description="Which picture of the request, from 0.")
     asked: Asked = Field(description="How its patches were to be hidden; null for what was not said.")
-    result: "ReconstructAnswer | None" = None
+    result: ReconstructAnswer | None = None
     problem: "Problem | None" = None
 
 
@@ -91,7 +91,10 @@ class SettingsAnswer(BaseModel):
     """How a picture was made."""
 
     settings: dict[str, Any] = Field(description="The label in the file, as it stands there.")
-    fields: dict[str, Any] = Field(description="Fields of /v1/reconstruct that make it again from the photo.")
+    fields: dict[str, Any] = Field(
+        description="Fields of /v1/reconstruct that make it again from the photo, at the size of what the model sees; "
+        "for one at the photo's own size send its panel as 'panel', in place of 'panels', with 'full_size'."
+    )
 
 
 class Models(BaseModel):

@@ -345,13 +345,14 @@ def test_a_picture_that_came_back_tells_the_request_that_makes_it_again(client: 
         "panel": "pasted",
         "seed": "0",
     }
-    for kind in ("png", "webp", "jpeg"):
+    for kind, full_size in (("png", "false"), ("webp", "false"), ("jpeg", "false"), ("png", "true")):
+        asked["full_size"] = full_size
         made = post(client, photo(size=(200, 80)), headers={"accept": f"image/{kind}"}, **asked)
         told = client.post("/v1/settings", files={"image": made.content}).json()
         assert told["settings"]["panels"] == ["pasted"]
         assert (told["fields"]["model"], told["fields"]["seed"]) == ("debug", 0)
         fields = told["fields"]
-        fields["panel"] = fields.pop("panels")
+        fields |= {"panel": fields.pop("panels"), "full_size": full_size}
         again = post(client, photo(size=(200, 80)), headers={"accept": f"image/{kind}"}, **fields)
         assert again.content == made.content
 
