@@ -120,7 +120,14 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not a request."""
-        self._refuse(self._refusal or _no_request())
+        no_request = problems.BadRequestError(
+            "What arrived is not an HTTP/1.1 request.",
+            status=400,
+            code="no-request",
+            hint="Check the first line, its method and the header lines; https is left to a proxy.",
+            field="head",
+        )
+        self._refuse(self._refusal or no_request)
 
     def _expect(self, seconds: float | None) -> None:
         """Close the connection if nothing more is heard in that time; None waits for as long as it takes."""
@@ -130,7 +137,14 @@ class Protocol(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         if self._arrived and not self._in_body:
-            self._refuse(_slow())
+            slow = problems.BadRequestError(
+                f"The request's head had not arrived after {HEAD_S:g} s.",
+                status=408,
+                code="slow-head",
+                hint="Send address and header lines at once.",
+                field="head",
+            )
+            self._refuse(slow)
         elif not self.transport.is_closing():
             self.transport.close()
 
@@ -157,25 +171,5 @@ def _too_large() -> problems.BadRequestError:
         status=431,
         code="head-too-large",
         hint="Send a shorter address and fewer or shorter header lines; pictures belong in the body.",
-        field="head",
-    )
-
-
-def _slow() -> problems.BadRequestError:
-    return problems.BadRequestError(
-        f"The request's head had not arrived after {HEAD_S:g} s.",
-        status=408,
-        code="slow-head",
-        hint="Send address and header lines at once.",
-        field="head",
-    )
-
-
-def _no_request() -> problems.BadRequestError:
-    return problems.BadRequestError(
-        "What arrived is not an HTTP/1.1 request.",
-        status=400,
-        code="no-request",
-        hint="Check the first line, its method and the header lines; https is left to a proxy.",
         field="head",
     )
