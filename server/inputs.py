@@ -33,7 +33,7 @@ ACCEPTED = (FORM, PICTURE, JSON)
 MAX_FIELDS = 32
 MAX_TEXT_BYTES = 64 * 1024
 MAX_BRACKETS = (
-    64  # lists and objects in JSON; a thousand in each other could be read, but not looked at again
+    64  # lists and objects in JSON; a thousand in each other would be read, but not looked at again
 )
 
 OBJECT = re.compile(rb"(\xef\xbb\xbf)?[ \t\r\n]*\{")  # how one begins, maybe behind a mark of UTF-8
@@ -101,8 +101,7 @@ async def read(request: Request, shape: Shape[F]) -> tuple[F, Files]:
         InvalidFieldsError: Fields are missing, unknown, repeated or wrong.
         TooLargeError: A file is larger than allowed.
     """
-    check_encoding(request)
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    kind = kind_of(request)
     query = _read_query(request, shape)
     if kind == FORM:
         values, files = await _read_form(request, shape)
@@ -152,11 +151,11 @@ def _words(entry: ErrorDetails) -> str:
     return entry["msg"].removeprefix("Value error, ")
 
 
-def check_encoding(request: Request) -> None:
-    """Refuse a body that is compressed.
+def kind_of(request: Request) -> str:
+    """The media type of a body.
 
     Raises:
-        BadRequestError: It is.
+        BadRequestError: It is compressed.
     """
     if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
         raise BadRequestError(
@@ -166,6 +165,7 @@ def check_encoding(request: Request) -> None:
             hint="Send the body as it is: pictures are small already.",
             field="Content-Encoding",
         )
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 def unknown_kind(kind: str) -> BadRequestError:

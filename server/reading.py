@@ -12,7 +12,7 @@ from model import Options, Reconstructor, provenance
 from model.result import check_panels
 from server import openapi
 from server.answers import JSON, dump
-from server.inputs import Shape, check_encoding, read
+from server.inputs import Shape, kind_of, read
 from server.limits import unless_gone
 from server.problems import BadRequestError
 from server.responses import Long
@@ -150,9 +150,7 @@ def _add_inspect(router: APIRouter, service: Service) -> None:
         The body is the beginning of a safetensors file: eight bytes that tell the length of its head, and the
         head. The weights stay where they are. Other files are looked at with `python -m model inspect FILE`.
         """
-        check_encoding(request)
-        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind != OCTETS:
+        if (kind := kind_of(request)) != OCTETS:
             raise BadRequestError(
                 f"The body is '{kind[:60]}'; only {OCTETS} is accepted.",
                 status=415,

@@ -117,47 +117,31 @@ def _etag(fields: ReconstructFields, files: Files, media_type: str, digest: str)
 def _check_forms(fields: ReconstructFields, media_type: str) -> None:
     """Refuse options that the answer would have to ignore."""
     as_json, listed = media_type == JSON, "panels" in fields.model_fields_set
-    refusals = (
-        (
-            fields.panel and as_json,
-            (
-                "panel",
-                "'panel' picks a picture, but the answer is JSON.",
-                "Send 'Accept: image/png' with it.",
-            ),
-        ),
-        (
-            fields.panel not in (None, SHEET) and listed,
-            ("panel", "'panel' names one picture, but 'panels' several.", "Leave one of them out."),
-        ),
-        (
-            fields.full_size and as_json,
-            (
-                "full_size",
-                "'full_size' is for one picture, but the answer is JSON.",
-                "Send 'Accept: image/jpeg' with it, or image/png or image/webp.",
-            ),
-        ),
-        (
-            fields.full_size and (fields.panel == SHEET or listed),
-            (
-                "full_size",
-                "'full_size' lays one panel over the photo, not several side by side.",
-                f"Name one with 'panel', or none for '{FULL_SIZE}'.",
-            ),
-        ),
-        (
-            fields.picture_format and not as_json,
-            (
-                "picture_format",
-                f"'picture_format' is for JSON, but the answer is {media_type}.",
-                "Leave it out, or send 'Accept: application/json'.",
-            ),
-        ),
-    )
-    for applies, refusal in refusals:
-        if applies:
-            raise InvalidFieldsError.one(*refusal)
+    refuse = InvalidFieldsError.one
+    if fields.panel and as_json:
+        raise refuse(
+            "panel", "'panel' picks a picture, but the answer is JSON.", "Send 'Accept: image/png' with it."
+        )
+    if fields.panel not in (None, SHEET) and listed:
+        raise refuse("panel", "'panel' names one picture, but 'panels' several.", "Leave one of them out.")
+    if fields.full_size and as_json:
+        raise refuse(
+            "full_size",
+            "'full_size' is for one picture, but the answer is JSON.",
+            "Send 'Accept: image/jpeg' with it, or image/png or image/webp.",
+        )
+    if fields.full_size and (fields.panel == SHEET or listed):
+        raise refuse(
+            "full_size",
+            "'full_size' lays one panel over the photo, not several side by side.",
+            f"Name one with 'panel', or none for '{FULL_SIZE}'.",
+        )
+    if fields.picture_format and not as_json:
+        raise refuse(
+            "picture_format",
+            f"'picture_format' is for JSON, but the answer is {media_type}.",
+            "Leave it out, or send 'Accept: application/json'.",
+        )
 
 
 def _add_facts(
