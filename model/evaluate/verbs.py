@@ -80,7 +80,7 @@ def _add_training(questions: argparse._SubParsersAction[argparse.ArgumentParser]
         _labelled(verb, checkpoint=kind != "scratch", workers=0)
         _drawn(verb)
         if kind == "scratch":
-            verb.add_argument("--size", default="small", help=f"{', '.join(SIZES)} (default small)")
+            verb.add_argument("--size", default="mini", help=f"{', '.join(SIZES)} (default mini)")
         if kind == "partial":
             verb.add_argument(
                 "--blocks",

@@ -20,6 +20,7 @@ from torch import nn
 from model.__main__ import main
 from model.checkpoints import store
 from model.checkpoints.convert import convert
+from model.checkpoints.registry import DEFAULT
 from model.checkpoints.report import inspect
 from model.checkpoints.shapes import Given
 from model.config import SIZES, MAEConfig
@@ -291,11 +292,14 @@ def test_judge_has_shares_of_its_own_and_no_seed(capsys: pytest.CaptureFixture[s
         assert f"unrecognized arguments: {option[0]}" in capsys.readouterr().err
 
 
-def test_the_help_of_scratch_names_every_size(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_scratch_names_every_size_and_its_default_is_the_shipped_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["evaluate", "scratch", "--help"])
     said = capsys.readouterr().out
     assert all(size in said for size in SIZES)
+    assert f"default {DEFAULT}" in " ".join(said.split())
 
 
 def test_labels_come_from_folders_and_from_sidecars(shapes: Path, tmp_path: Path) -> None:
