@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from model.network import MAE
     from model.options import Options
     from model.reconstruct import Reconstructor, load
-    from model.result import Job, Prediction, Reconstruction
+    from model.result import Job, Prediction, Reconstruction, Sheet
     from model.scores import Score
     from model.views import EVERY_PANEL, PANELS
 
@@ -38,7 +38,7 @@ _HOMES = {
     "model.network": ("MAE",),
     "model.options": ("Options",),
     "model.reconstruct": ("Reconstructor", "load"),
-    "model.result": ("Job", "Prediction", "Reconstruction"),
+    "model.result": ("Job", "Prediction", "Reconstruction", "Sheet"),
     "model.scores": ("Score",),
     "model.views": ("EVERY_PANEL", "PANELS"),
 }
@@ -63,6 +63,7 @@ __all__ = [
     "Reconstruction",
     "Reconstructor",
     "Score",
+    "Sheet",
     "UnmaskError",
     "load",
     "load_encoder",

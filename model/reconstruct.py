@@ -87,6 +87,14 @@ class Reconstructor:
         self.views = _views_of(loaded.facts)
         self.parameters = loaded.facts.parameters
 
+    def __repr__(self) -> str:
+        rows, columns = self.grid
+        engine = self.loaded.engine
+        return (
+            f"<Reconstructor {self.name}: {self.parameters / 1e6:.1f} M weights, {rows} x {columns} patches of "
+            f"{self.patch_size} px, {engine.name} in {engine.precision} on {self.device}>"
+        )
+
     def describe(self) -> dict[str, Any]:
         """What this model is, JSON-ready: name, shape, parameters, digest, and its card's facts."""
         return {
