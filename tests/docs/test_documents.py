@@ -131,7 +131,9 @@ def test_every_document_block_has_a_language() -> None:
         assert all(fences[::2]), f"{path.name}: a block without a language is neither run nor shown well"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, ROOT / "docs" / "tour.ipynb"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_every_relative_link_leads_to_a_file(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
         if "://" not in target:
