@@ -149,6 +149,15 @@ class Point(BaseModel):
     )
 
 
+class Validation(BaseModel):
+    """A loss on photos that were held out of the training."""
+
+    step: int
+    samples: Long = Field(description="Photos seen.")
+    val_loss: float
+    target: str | None = Field(None, description="As of a point.")
+
+
 class Sheet(BaseModel):
     """A picture of the same photos at one step: rows are photos; masked, repainted and original beside each other."""
 
@@ -161,6 +170,7 @@ class Training(BaseModel):
     """The record of a training."""
 
     points: list[Point]
+    validation: list[Validation] = Field(description="Empty where nothing was held out.")
     photos: list[str] = Field(description="Names of the photos, from the top row.")
     pictures: list[Sheet]
 

@@ -16,6 +16,7 @@ from server.models import Source
 # More points than a curve on a screen has pixels; longer records are thinned out.
 MAX_POINTS = 2000
 POINT = ("step", "samples", "loss", "lr")
+VALIDATION = ("step", "samples", "val_loss")
 MEDIA_TYPES = {".webp": "image/webp", ".png": "image/png"}
 
 
@@ -24,7 +25,7 @@ class Record:
     """Where a training's record lies; any part may be absent.
 
     Attributes:
-        curve: JSON lines with step, samples, loss and lr.
+        curve: JSON lines with step, samples, loss and lr; of some val_loss, or that alone.
         pictures: Folder of sheets with `index.json`.
     """
 
@@ -32,14 +33,17 @@ class Record:
     pictures: Path
 
     def read(self, url: str) -> dict[str, Any]:
-        """Points and pictures. Reads files: not for the event loop.
+        """Points, losses on held-out photos and pictures. Reads files: not for the event loop.
 
         Args:
             url: Address of the pictures, to which a file's name is added.
         """
         index = self._index()
+        # Apart from each other: few lines have a loss on held-out photos, and the first of them has no other.
+        validated = (line for line in _lines(self.curve) if '"val_loss"' in line)
         return {
-            "points": list(_thinned(self.curve)),
+            "points": [point for line in _thinned(_lines(self.curve)) for point in _values(line, POINT)],
+            "validation": [point for line in _thinned(validated) for point in _values(line, VALIDATION)],
             "photos": index.get("photos", []),
             "pictures": [
                 {"step": entry["step"], "samples": entry["samples"], "url": url + entry["file"]}
@@ -97,19 +101,18 @@ def _inside(folder: Path) -> Record:
     return Record(folder / "metrics.jsonl", folder / "pictures")
 
 
-def _thinned(path: Path) -> Iterator[dict[str, Any]]:
-    """At most `MAX_POINTS` points, evenly spaced, the newest always among them."""
+def _thinned(lines: Iterable[str]) -> list[str]:
+    """At most `MAX_POINTS` of them and the newest, evenly spaced."""
     kept: list[str] = []
     last, stride = "", 1
-    for number, last in enumerate(_lines(path)):
+    for number, last in enumerate(lines):
         if number % stride == 0:
             kept.append(last)
         if len(kept) == MAX_POINTS:
             kept, stride = kept[::2], 2 * stride
     if kept and kept[-1] != last:
         kept.append(last)
-    for line in kept:
-        yield from _point(line)
+    return kept
 
 
 def _lines(path: Path) -> Iterable[str]:
@@ -120,12 +123,12 @@ def _lines(path: Path) -> Iterable[str]:
         return
 
 
-def _point(line: str) -> Iterator[dict[str, Any]]:
-    """The point of a line, unless it is none: a run may be writing it just now."""
+def _values(line: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """These of a line, unless it lacks one: a run may be writing it just now."""
     try:
         values = json.loads(line)
-        point = {name: values[name] for name in POINT}
-        if all(math.isfinite(value) for value in point.values()):
-            yield point | ({"target": str(values["target"])} if "target" in values else {})
+        found = {name: values[name] for name in names}
+        if all(math.isfinite(value) for value in found.values()):
+            yield found | ({"target": str(values["target"])} if "target" in values else {})
     except (ValueError, KeyError, TypeError):
         return

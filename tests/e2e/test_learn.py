@@ -178,6 +178,7 @@ def test_the_shipped_model_shows_its_own_curve(learn: ExplorePage) -> None:
     assert "0.36 at step 16,300" in lead, "the loss of another target is not a worse one"
     alt = learn.one(".um-curve-canvas").get_attribute("aria-label") or ""
     assert re.fullmatch(r"Loss [\d.]+ at first, [\d.]+ after [\d,]+ steps", alt)
+    assert learn.one(".um-key-val").is_hidden(), "nothing was held out of its training"
 
 
 def test_a_record_that_could_not_be_fetched_is_not_taken_for_none(new_page: OpenPage) -> None:
@@ -229,7 +230,9 @@ def run_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     run = tmp_path_factory.mktemp("runs") / "going-on"
     (run / "pictures").mkdir(parents=True)
     points = [{"step": s, "samples": 32 * s, "loss": 2 - s / 100, "lr": 0.5} for s in (10, 20, 30, 40)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    held_out = [{"step": 0, "samples": 0, "val_loss": 2.1}, points[1] | {"val_loss": 1.95}]
+    lines = [held_out[0], points[0], held_out[1], *points[2:]]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in lines))
     listed = []
     for step, shade in ((0, 20), (10, 40), (40, 200)):
         name = f"step-{step:07d}.webp"
@@ -272,6 +275,10 @@ def test_a_slider_walks_through_the_pictures_of_a_run(new_page: OpenPage, run_ur
     # The record of the shipped model, six photos, makes room for the run's three.
     learn.page.wait_for_function("document.querySelectorAll('.um-training-sheet canvas').length === 3")
     assert learn.one(".um-training-now").inner_text() == "step 40 · 1,280 crops · loss 1.6"
+    held_out = "On photos held out from the training the loss was 2.1 at step 0 and 1.95 at step 20."
+    assert held_out in learn.one(".um-training-lead").inner_text()
+    assert held_out in (learn.one(".um-curve-canvas").get_attribute("aria-label") or "")
+    assert learn.one(".um-key-val").is_visible()
     shade = "document.querySelector('.um-training-sheet canvas').getContext('2d').getImageData(9, 9, 1, 1).data[0]"
     learn.page.wait_for_function(f"{shade} === 200")
     learn.one("#um-training-step").focus()

@@ -26,7 +26,9 @@ def write_record(curve: Path, pictures: Path, steps: int) -> None:
         )
         for step in range(1, steps + 1)
     ]
-    curve.write_text("\n".join([*lines, '{"step": 7, "samp']))  # as while it is being written
+    held_out = '{"step": 0, "samples": 0, "val_loss": 1.5}'  # before the first step there is no other loss
+    lines[-1] = lines[-1].replace("}", ', "val_loss": 0.5}')
+    curve.write_text("\n".join([held_out, *lines, '{"step": 7, "samp']))  # as while it is being written
     pictures.mkdir()
     (pictures / "step-0000002.webp").write_bytes(png())
     (pictures / "unlisted.webp").write_bytes(png())
@@ -60,6 +62,7 @@ def test_a_model_shows_its_curve_and_its_pictures(client: TestClient) -> None:
         {"step": step, "samples": 32 * step, "loss": 1 / step, "lr": 1.0, "target": TARGETS[step > 2]}
         for step in (1, 2, 3)
     ]
+    assert [(point["step"], point["val_loss"]) for point in told["validation"]] == [(0, 1.5), (3, 0.5)]
     assert told["photos"] == ["cat", "coffee"]
     first = told["pictures"][0]
     assert first == {"step": 2, "samples": 64, "url": "/v1/models/small/training/step-0000002.webp"}
@@ -72,8 +75,8 @@ def test_a_run_that_goes_on_can_be_watched(client: TestClient) -> None:
     told = client.get("/v1/models/my%20run/training").json()
     steps = [point["step"] for point in told["points"]]
     assert len(steps) <= MAX_POINTS
-    assert steps[0] == 1
     assert {after - before for before, after in pairwise(steps)} == {4}, "evenly thinned"
+    assert [point["step"] for point in told["validation"]] == [0, 5001], "of few none is left out"
     assert client.get(told["pictures"][0]["url"]).status_code == 200
 
 
@@ -116,4 +119,9 @@ def test_nothing_else_of_the_folder_is_to_be_had(path: str, client: TestClient) 
 def test_a_record_that_is_broken_shows_what_there_is(client: TestClient, tmp_path: Path) -> None:
     (tmp_path / "small-training" / "index.json").write_text("[")
     (tmp_path / "small.jsonl").write_bytes(b'\xff\n{"step": 1, "samples": 2, "loss": NaN, "lr": 1}\n[]\n')
-    assert client.get("/v1/models/small/training").json() == {"points": [], "photos": [], "pictures": []}
+    assert client.get("/v1/models/small/training").json() == {
+        "points": [],
+        "validation": [],
+        "photos": [],
+        "pictures": [],
+    }

@@ -35,7 +35,7 @@ function createTraining(element, words) {
     if (mine !== round) return;
     if (found === undefined) { fail(); return; }
     failed = false;
-    const grown = !record || !found || found.points.length !== record.points.length || found.pictures.length !== record.pictures.length;
+    const grown = !record || !found || ['points', 'validation', 'pictures'].some((list) => found[list].length !== record[list].length);
     const last = record && at === record.pictures.length - 1;
     unchanged = grown ? 0 : unchanged + 1;
     record = found;
@@ -68,10 +68,18 @@ function createTraining(element, words) {
       : turned ? words('learn.training_turned', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(points[turned - 1].loss, 2), t: number(points[turned - 1].step), c: number(points[turned].loss, 2), d: number(last.loss, 2) })
       : last ? words('learn.training_lead', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(last.loss, 2) })
         : words('learn.training_pictures_only');
+    if (!failed && points.length > 1 && has('validation')) $('.um-training-lead').textContent += ' ' + heldOut();
+    $('.um-key-val').parentElement.hidden = !has('validation');
     $('.um-curve').hidden = points.length < 2;
     $('.um-training-pictures').hidden = !has('pictures');
     if (has('pictures')) { $('.um-training-step').max = String(record.pictures.length - 1); caption(); }
     redraw();
+  }
+
+  /** How the loss on photos that were held out went, in words. */
+  function heldOut() {
+    const { validation } = record, [first, last] = [validation[0], validation[validation.length - 1]];
+    return words('learn.training_held_out', { a: number(first.val_loss, 2), s: number(first.step), b: number(last.val_loss, 2), t: number(last.step) });
   }
 
   // --- pictures ----------------------------------------------------------------------------------------------------
@@ -124,14 +132,14 @@ function createTraining(element, words) {
   function redraw() {
     const canvas = $('.um-curve-canvas'), { clientWidth: w, clientHeight: h } = canvas;
     if (!has('points') || record.points.length < 2 || !w) return;
-    const { points } = record, cx = canvas.getContext('2d');
+    const { points, validation } = record, cx = canvas.getContext('2d');
     const colour = (token) => getComputedStyle(canvas).getPropertyValue(token).trim();
     canvas.width = Math.round(w * devicePixelRatio); canvas.height = Math.round(h * devicePixelRatio);
     cx.scale(devicePixelRatio, devicePixelRatio);
     cx.font = `13px ${getComputedStyle(canvas).fontFamily}`;
     const left = 44, right = w - 12, top = 10, bottom = h - 34;
-    const first = points[0].step, end = points[points.length - 1].step;
-    const highest = Math.max(...points.map((p) => p.loss)), lowest = Math.min(...points.map((p) => p.loss)), fastest = Math.max(...points.map((p) => p.lr)) || 1;
+    const steps = [...points, ...validation].map((p) => p.step), losses = [...points.map((p) => p.loss), ...validation.map((p) => p.val_loss)];
+    const first = Math.min(...steps), end = Math.max(...steps), highest = Math.max(...losses), lowest = Math.min(...losses), fastest = Math.max(...points.map((p) => p.lr)) || 1;
     const floor = Math.floor(lowest * 5) / 5, roof = Math.ceil(highest * 5) / 5 || 1;
     const x = (step) => left + ((step - first) / (end - first || 1)) * (right - left);
     const y = (share) => bottom - share * (bottom - top);
@@ -147,18 +155,23 @@ function createTraining(element, words) {
       const step = Math.round(first + ((end - first) * k) / 2);
       cx.fillText(words('learn.curve_step', { s: number(step) }), x(step), bottom + 10);
     }
-    const stroke = (token, width, value, dash = []) => {
+    const height = (loss) => y((loss - floor) / (roof - floor));
+    const dot = (token, step, loss, radius) => { cx.fillStyle = colour(token); cx.beginPath(); cx.arc(x(step), height(loss), radius, 0, 7); cx.fill(); };
+    const stroke = (token, width, list, value, dash = []) => {
       cx.strokeStyle = colour(token); cx.lineWidth = width; cx.lineJoin = 'round'; cx.setLineDash(dash);
-      cx.beginPath(); points.forEach((p, i) => (i && p.target !== points[i - 1].target ? cx.moveTo(x(p.step), y(value(p))) : cx.lineTo(x(p.step), y(value(p))))); cx.stroke(); cx.setLineDash([]);
+      cx.beginPath(); list.forEach((p, i) => (i && p.target !== list[i - 1].target ? cx.moveTo(x(p.step), value(p)) : cx.lineTo(x(p.step), value(p)))); cx.stroke(); cx.setLineDash([]);
     };
-    stroke('--um-muted', 1.5, (p) => p.lr / fastest, [5, 4]);
-    stroke('--um-accent', 2, (p) => (p.loss - floor) / (roof - floor));
+    stroke('--um-muted', 1.5, points, (p) => y(p.lr / fastest), [5, 4]);
+    stroke('--um-accent', 2, points, (p) => height(p.loss));
+    stroke('--um-good', 2, validation, (p) => height(p.val_loss));
+    for (const p of validation) dot('--um-good', p.step, p.val_loss, 3); // measured seldom, and told from the other line without its colour
     if (has('pictures') && at >= 0) {
       const { step } = record.pictures[at], point = pointAt(step), px = x(Math.min(end, Math.max(first, step)));
       cx.strokeStyle = colour('--um-ink'); cx.lineWidth = 1; cx.beginPath(); cx.moveTo(px, top); cx.lineTo(px, bottom); cx.stroke();
-      if (point) { cx.fillStyle = colour('--um-accent'); cx.beginPath(); cx.arc(px, y((point.loss - floor) / (roof - floor)), 5, 0, 7); cx.fill(); }
+      if (point) dot('--um-accent', step, point.loss, 5);
     }
-    canvas.setAttribute('aria-label', words('learn.curve_alt', { a: number(points[0].loss, 2), b: number(points[points.length - 1].loss, 2), s: number(end) }));
+    const alt = words('learn.curve_alt', { a: number(points[0].loss, 2), b: number(points[points.length - 1].loss, 2), s: number(points[points.length - 1].step) });
+    canvas.setAttribute('aria-label', [alt, has('validation') && heldOut()].filter(Boolean).join('. '));
   }
   new ResizeObserver(redraw).observe($('.um-curve-canvas'));
   return { of, redraw, speak() { if (name || failed) paint(); if (sheet) photos(); } };
