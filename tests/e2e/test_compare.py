@@ -75,6 +75,20 @@ def pixels(data: bytes) -> bytes:
         return picture.convert("RGB").tobytes()
 
 
+# Seconds of waiting take hundredths.
+HURRY = """() => {
+  const later = window.setTimeout;
+  window.setTimeout = (run, ms, ...all) => later(run, ms >= 500 ? ms / 100 : ms, ...all);
+}"""
+
+
+def test_after_an_outage_the_row_that_runs_by_itself_goes_on_by_itself(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource", "ERR_")
+    explore.evaluate(HURRY)
+    explore.page.route("**/v1/reconstruct", lambda route: route.abort(), times=9)
+    opened(explore)
+
+
 def test_page_rest_and_command_line_give_the_same_pixels(
     compared: ExplorePage, server_url: str, tmp_path: Path
 ) -> None:

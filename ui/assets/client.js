@@ -157,7 +157,7 @@ window.unmask.turn ||= Promise.resolve();
  *
  * @param fields  The API's form fields, as strings, panels among them.
  * @param blob    The picture.
- * @param options signal and waiting as of patiently, which also says what is thrown; queue(line) as watchQueue tells.
+ * @param options signal, waiting and tries as of patiently, which also says what is thrown; queue(line) as watchQueue tells.
  */
 function askFigure(fields, blob, options = {}) {
   const mine = window.unmask.turn.then(() => askPatiently({ ...fields, picture_format: 'webp' }, blob, options)).then(readAnswer);
@@ -165,12 +165,12 @@ function askFigure(fields, blob, options = {}) {
   return mine;
 }
 /** The same without a turn, for an answer of any kind: its response. */
-function askPatiently(fields, blob, { accept = 'application/json', signal, waiting, queue = () => {} }) {
+function askPatiently(fields, blob, { accept = 'application/json', queue = () => {}, ...patience }) {
   return patiently(() => {
     const body = new FormData();
     body.append('image', blob, 'picture');
     for (const [key, value] of Object.entries(fields)) body.append(key, value);
     const id = requestId(), unwatch = watchQueue(id, queue), headers = { accept, 'x-request-id': id };
-    return fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers, signal }).finally(unwatch);
-  }, { signal, waiting });
+    return fetch(rootUrl('v1/reconstruct'), { method: 'POST', body, headers, signal: patience.signal }).finally(unwatch);
+  }, patience);
 }

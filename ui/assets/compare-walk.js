@@ -56,7 +56,7 @@ async function gather() {
     const progress = (left) => tellWalk('compare.progress', { i: i + 1, n: STEPS.length, left });
     progress(leftOf(STEPS.length - i));
     const waiting = (state, s) => progress(words('status.' + state, { s: Math.ceil(s) })), queue = (line) => progress(queueWords(words, line));
-    const began = performance.now(), found = await askFigure(requests[i], picture.blob, { signal: stop.signal, waiting, queue }).catch((error) => { failure = error; });
+    const began = performance.now(), found = await askFigure(requests[i], picture.blob, { signal: stop.signal, waiting, queue, tries: Infinity }).catch((error) => { failure = error; });
     took(performance.now() - began);
     if (!found || stop.signal.aborted) break;
     frames.push(found); at = i; walkWords();

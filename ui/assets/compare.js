@@ -140,8 +140,9 @@ function createRow(name, { jobs, uses, paint, after = () => {}, own = false, bef
     if (running) running.abort('replaced');
     const stop = (running = new AbortController()), { picture } = store.state;
     const waiting = (state, s) => tell('status.' + state, { s: Math.ceil(s) });
+    const options = { signal: stop.signal, waiting, tries: Infinity }; // after an outage a row goes on by itself; a press stops it
     draw();
-    await before({ signal: stop.signal, waiting });
+    await before(options);
     if (stop !== running) return;
     results = []; of = shownNow();
     asked = jobs().map((job) => ({ ...job, sent: job.blob ? job.fields : sent(job.fields) })); // now: Explore may go on meanwhile
@@ -152,7 +153,7 @@ function createRow(name, { jobs, uses, paint, after = () => {}, own = false, bef
       tell('compare.progress', { i: i + 1, n: asked.length, left: leftOf(asked.length - i) });
       try {
         const queue = (line) => tell('compare.progress', { i: i + 1, n: asked.length, left: (line.before && queueWords(words, line)) || leftOf(asked.length - i) || queueWords(words, line) });
-        results[i] = await askWithin(asked[i], blob || picture.blob, { signal: stop.signal, waiting, queue });
+        results[i] = await askWithin(asked[i], blob || picture.blob, { ...options, queue });
         took(performance.now() - began);
         if (stop === running) draw();
       } catch (error) {

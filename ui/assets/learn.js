@@ -26,7 +26,7 @@ const training = createTraining($('.um-training'), words);
 function reconstruct({ picture, fields }, change, panels, signal) {
   const queue = (line) => { const text = queueWords(words, line); if (text && told[0] === 'learn.working') $('.um-learn-say').textContent = words('status.slow_queue', { line: text }); };
   const waiting = (state, s) => status('status.' + state, false, { s });
-  return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue, waiting });
+  return askFigure({ ...fields, ...change, panels }, picture.blob, { signal, queue, waiting, tries: Infinity }); // after an outage it comes by itself
 }
 /** Without the crop: what is sent is the crop already. */
 function single({ crop, view, ...fields }) {
