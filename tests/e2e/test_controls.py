@@ -138,7 +138,15 @@ def test_the_error_view_has_a_legend_with_numbers(explore: ExplorePage) -> None:
     assert len(ticks) == 3
     assert "Largest error in row" in explore.one(".um-worst").inner_text()
     assert "error" in explore.sent()[-1]["panels"]
+    switch = explore.one(".um-paste")
+    assert switch.is_disabled()
+    reason = explore.one(f"#{switch.get_attribute('aria-describedby')}")
+    assert reason.is_visible()
+    assert reason.inner_text().startswith("For pictures only")
     explore.screenshot("view-error")
+    explore.choose("view", "slider")
+    assert switch.is_enabled()
+    assert reason.is_hidden()
 
 
 def test_pasted_patches_are_the_originals(explore: ExplorePage) -> None:
@@ -153,17 +161,17 @@ def test_pasted_patches_are_the_originals(explore: ExplorePage) -> None:
 def test_there_is_nothing_to_download_where_nothing_is_reconstructed(explore: ExplorePage) -> None:
     for mask in ("show", "hide"):
         explore.press(mask)
-        assert explore.one(".um-download").is_disabled(), mask
+        assert explore.one(".um-download:disabled").count() == 2, mask
         explore.press("undo")
         explore.settle()
-        assert explore.one(".um-download").is_enabled(), mask
+        assert explore.one(".um-download:enabled").count() == 2, mask
 
 
 def test_download_gives_the_triptych(explore: ExplorePage) -> None:
     explore.drag((4, 4), (8, 8))
     explore.settle()
     with explore.page.expect_download() as waiting:
-        explore.one(".um-download").click()
+        explore.one(".um-download-sheet").click()
     download = waiting.value
     assert download.suggested_filename == f"unmask-coffee-{len(explore.hidden)}-of-196.png"
     picture = Image.open(io.BytesIO(download.path().read_bytes()))
@@ -180,12 +188,14 @@ def test_download_gives_what_is_shown(explore: ExplorePage, subtests: pytest.Sub
         else:
             explore.choose("view", view)
             explore.one(".um-legend").wait_for()
-        with explore.page.expect_download():
-            explore.one(".um-download").click()
+        for button in ("sheet", "photo"):
+            with explore.page.expect_download():
+                explore.one(f".um-download-{button}").click()
         with subtests.test(view=view):
-            sent = explore.sent()[-1]
-            assert sent["panels"] == f"masked,{view},original"
-            assert ("cover" in sent) == (view == "uncertainty")
+            sheet, photo = explore.sent()[-2:]
+            assert sheet["panels"] == f"masked,{view},original"
+            assert (photo["panel"], photo["full_size"]) == (view, "true")
+            assert ("cover" in sheet, "cover" in photo) == (view == "uncertainty",) * 2
 
 
 def test_the_uncertainty_comes_without_the_update_while_drawing(explore: ExplorePage) -> None:

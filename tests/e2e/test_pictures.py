@@ -145,6 +145,77 @@ def test_a_refused_file_leaves_the_square_where_it_was_moved(explore: ExplorePag
     assert explore.evaluate(crop) == "0,0,200"
 
 
+def file_of(explore: ExplorePage, kind: str) -> tuple[str, Image.Image]:
+    """What the button for the photo at its own size gives: the name and the picture."""
+    with explore.page.expect_download() as waiting:
+        explore.one(".um-download-photo").click()
+    name, picture = waiting.value.suggested_filename, Image.open(waiting.value.path())
+    explore.page.wait_for_function("document.querySelector('.um-download-photo').ariaBusy === 'false'")
+    assert picture.format == kind
+    return name, picture
+
+
+def test_the_photo_is_given_at_its_own_size_with_the_hidden_patches_painted_in(explore: ExplorePage) -> None:
+    file = io.BytesIO()
+    photo = Image.effect_noise((840, 280), 60).convert("RGB")
+    photo.save(file, "PNG")
+    explore.upload("wide.png", file.getvalue())
+    wait_for_picture(explore, "wide.png")
+    explore.one(".um-move-range").press("End")
+    explore.page.wait_for_function("window.unmask.store.state.fields.crop === '560,0,280'")
+    explore.click(2, 3)
+    explore.settle()
+    name, painted = file_of(explore, "PNG")
+    assert name == f"unmask-wide-{len(explore.hidden)}-of-196-full-size.png"
+    assert explore.status == f"Saved as {name}"
+    assert painted.size == photo.size
+    changed = {
+        i
+        for i in range(3 * 196)
+        for box in [(i % 42 * 20, i // 42 * 20, i % 42 * 20 + 20, i // 42 * 20 + 20)]
+        if painted.crop(box).tobytes() != photo.crop(box).tobytes()
+    }
+    assert changed == {i // 14 * 42 + 28 + i % 14 for i in explore.hidden}, (
+        "what was visible keeps its pixels"
+    )
+
+
+def test_a_photo_that_is_too_large_as_png_comes_as_jpeg_and_else_is_told(explore: ExplorePage) -> None:
+    explore.expected = ("Failed to load resource",)
+    explore.upload("own.png", quarters())
+    wait_for_picture(explore, "own.png")
+    accepted: list[str] = []
+    fits = {"image/jpeg"}
+
+    def too_large(route: Route) -> None:
+        accepted.append(route.request.headers["accept"])
+        if accepted[-1] in fits:
+            route.continue_()
+        elif len(accepted) == 1:
+            route.fulfill(status=503, headers={"Retry-After": "2"}, json={"type": "busy", "status": 503})
+        else:
+            route.fulfill(status=413, json={"type": "urn:unmask:problem:answer-too-large", "status": 413})
+
+    explore.page.route("**/v1/reconstruct", too_large)
+    explore.one(".um-download-photo").focus()
+    with explore.page.expect_download() as waiting:
+        explore.page.keyboard.press("Enter")
+        explore.page.wait_for_function(
+            "document.querySelector('.um-status-text').textContent.includes('Trying again')"
+        )
+        explore.page.keyboard.press("Enter")  # one that is busy takes no second press
+    assert waiting.value.suggested_filename.endswith("-full-size.jpg")
+    assert accepted == ["image/png", "image/png", "image/jpeg"]
+    explore.page.wait_for_function(
+        "document.querySelector('.um-status-text').textContent.endsWith('as PNG it is larger than the server sends.')"
+    )
+    assert explore.one(".um-download-photo").evaluate("(node) => node === document.activeElement")
+    fits.clear()
+    explore.page.keyboard.press("Enter")
+    explore.one(".um-status.um-error").wait_for()
+    assert explore.status.endswith("larger than the server sends. Choose a smaller photo.")
+
+
 def test_a_photo_over_the_limit_is_made_smaller(explore: ExplorePage) -> None:
     explore.expected = ("Failed to load resource",)
     explore.upload("phone.png", large_quarters())
@@ -273,7 +344,7 @@ def test_a_hostile_file_name_does_nothing(explore: ExplorePage) -> None:
     assert HOSTILE in (explore.one(".um-result").get_attribute("aria-label") or "")
     assert explore.one(".um img[src=x]").count() == 0
     with explore.page.expect_download() as waiting:
-        explore.one(".um-download").click()
+        explore.one(".um-download-sheet").click()
     assert set(waiting.value.suggested_filename) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 

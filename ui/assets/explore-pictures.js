@@ -70,20 +70,46 @@ on(document, 'drop', (event) => {
   offerFile(files[0]);
 });
 
-on('.um-download', 'click', async () => {
-  const { picture, mask } = store.state, { fields: { crop, ...fields }, panels } = store.request(); // what is sent is the crop already
-  if (fields.fit === 'whole') fields.grid = `${mask.rows}x${mask.columns}`;
-  const waiting = (what, s) => status('status.' + what, { s });
-  const response = await askPatiently({ ...fields, panels: panels.join(',') }, picture.blob, { accept: 'image/png', waiting }).catch((error) => error);
-  if (!response.ok) {
-    status(...failureOf(response), 'error');
-    return;
+// --- files of what is on screen --------------------------------------------------------------------------------------------
+/** The panels beside each other; what is sent is the crop already. */
+function sheetOf({ fields: { crop, ...fields }, panels }, picture) {
+  return { fields: { ...fields, panels: panels.join(',') }, blob: picture.blob, types: ['image/png'] };
+}
+/** What is on the right, laid over the file as it was given. A PNG stays exact where the server sends one so large. */
+function photoOf({ fields, panels }, picture) {
+  const types = picture.source.type === 'image/png' ? ['image/png', 'image/jpeg'] : ['image/jpeg'];
+  return { fields: { ...fields, panel: panels[1], full_size: 'true' }, blob: picture.source, types, name: '-full-size' };
+}
+/** Asks for a file in the first of its types that the server does not find too large. */
+async function askFile({ fields, blob, types: [type, ...others] }, waiting) {
+  try {
+    return await askPatiently(fields, blob, { accept: type, waiting });
+  } catch (error) {
+    if (problemType(error.problem) === 'answer-too-large' && others.length) return askFile({ fields, blob, types: others }, waiting);
+    throw error;
   }
-  const title = picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
-  const name = `unmask-${title}-${mask.hidden.length}-of-${mask.rows * mask.columns}.png`;
-  save(await response.blob(), name);
-  status('status.saved', { name });
-});
+}
+/** Of what is on screen now, whatever is drawn while the file is made; a button that is busy takes no second press. */
+async function download(button, fileOf) {
+  if (button.ariaBusy === 'true') return;
+  const { picture, mask } = store.state, file = fileOf(store.request(), picture);
+  if (file.fields.fit === 'whole') file.fields.grid = `${mask.rows}x${mask.columns}`;
+  button.ariaBusy = 'true';
+  status('status.making');
+  try {
+    const blob = await (await askFile(file, (what, s) => status('status.' + what, { s }))).blob();
+    const title = picture.title.toLowerCase().replace(/\.\w+$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '').slice(0, 40) || 'picture';
+    const name = `unmask-${title}-${mask.hidden.length}-of-${mask.rows * mask.columns}${file.name || ''}.${blob.type === 'image/png' ? 'png' : 'jpg'}`;
+    save(blob, name);
+    status(blob.type === file.types[0] ? 'status.saved' : 'status.saved_jpeg', { name });
+  } catch (error) {
+    if (problemType(error.problem) === 'answer-too-large') status('status.answer_too_large', {}, 'error'); else status(...failureOf(error), 'error');
+  } finally {
+    button.ariaBusy = 'false';
+  }
+}
+on('.um-download-sheet', 'click', (event) => download(event.currentTarget, sheetOf));
+on('.um-download-photo', 'click', (event) => download(event.currentTarget, photoOf));
 
 // --- which part of the picture -----------------------------------------------------------------------------------------
 /** A picture that is not square can be seen whole, or by a square that is moved along its longer side. */

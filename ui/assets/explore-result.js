@@ -10,7 +10,8 @@ function renderRight() {
   $('.um-badge').hidden = !stale; $('.um-run').hidden = state.live; $('.um-run').disabled = !stale;
   $('.um-split').hidden = $('.um-line').hidden = !slider;
   $('.um-sentence').hidden = plain;
-  $('.um-download').disabled = plain || !state.picture;
+  for (const button of all('.um-download')) button.disabled = plain || !shown;
+  $('.um-paste').disabled = MAPS.includes(view); $('.um-paste-off').hidden = !MAPS.includes(view);
   note(none ? words('status.nothing') : everything ? words('status.all') : view === 'uncertainty' && !shown?.spread ? words('view.spread_wait', { s: state.samples }) : '');
   legend(view, plain ? null : scaleOf(view));
   if (!state.picture) return;
@@ -23,7 +24,8 @@ function note(text) {
   if (text && text !== $('.um-note').textContent) say(text);
   $('.um-note').textContent = text; $('.um-note').hidden = !text;
 }
-/** The picture of a view that is one of its own, as soon as it is there. */
+const MAPS = ['error', 'uncertainty']; // views with a picture of their own
+/** That picture, as soon as it is there. */
 const mapOf = (view) => (view === 'error' ? shown?.images.error : view === 'uncertainty' ? shown?.spread?.image : null);
 function paintView(view) {
   const map = mapOf(view);
@@ -35,7 +37,7 @@ function paintView(view) {
 function viewFault() {
   if (state.view === 'uncertainty' && !isRule()) return 'view.spread_rule';
   if (state.view === 'uncertainty' && alwaysSame()) return 'view.spread_same';
-  const lacks = shown && ['error', 'uncertainty'].includes(state.view) && !mapOf(state.view);
+  const lacks = shown && MAPS.includes(state.view) && !mapOf(state.view);
   return lacks && state.behind && !state.spread ? 'view.missing' : '';
 }
 /** What is on the right: the chosen view, or the result where that cannot be shown. */
