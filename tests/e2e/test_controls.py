@@ -181,6 +181,21 @@ def test_download_gives_the_triptych(explore: ExplorePage) -> None:
     assert explore.sent()[-1]["panels"] == "masked,pasted,original"
 
 
+def test_what_is_said_over_the_controls_goes_by_itself(explore: ExplorePage) -> None:
+    explore.resize(1280, 720)
+    explore.evaluate(
+        "() => { const later = setTimeout;"
+        " window.setTimeout = (run, ms, ...all) => later(run, ms >= 5000 ? 500 : ms, ...all); }"
+    )
+    with explore.page.expect_download():
+        explore.one(".um-download-sheet").click()
+    explore.page.wait_for_function(
+        "document.querySelector('.um-status-text').textContent.startsWith('Saved as')"
+    )
+    assert explore.one(".um-status.um-away").is_visible()
+    explore.page.wait_for_function("document.querySelector('.um-status-text').textContent === ''")
+
+
 def test_download_gives_what_is_shown(explore: ExplorePage, subtests: pytest.Subtests) -> None:
     for view in ("reconstruction", "error", "uncertainty"):
         if view == "reconstruction":

@@ -275,6 +275,8 @@ function report(what, seconds) {
   else if (what !== 'bar') status('status.' + what, {}, 'error', true);
 }
 const COUNTED = ['status.busy', 'status.limited', 'status.loading', 'status.offline', 'status.away', 'status.slow_queue'];
+const DONE = ['status.saved', 'status.saved_jpeg', 'status.link', 'status.link_own', 'status.link_address'];
+let leaving = 0;
 let told = ['']; // what the status line says, to say it again in the other language
 function status(key, values = {}, tone = '', again = false) {
   const line = $('.um-status'), text = key && words(key, values);
@@ -283,5 +285,7 @@ function status(key, values = {}, tone = '', again = false) {
   if ($('.um-status-text').textContent !== text) $('.um-status-text').textContent = text;
   line.classList.toggle('um-error', tone === 'error');
   $('.um-again').hidden = !again;
+  clearTimeout(leaving); // where it lies over the page, what needs no answer goes by itself
+  if (DONE.includes(key)) leaving = setTimeout(() => { if (line.classList.contains('um-away')) status(''); }, 8000);
 }
 const client = createClient({ url: rootUrl('v1/reconstruct'), next: nextJob, accept, refuse, report });
