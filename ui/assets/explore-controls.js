@@ -122,7 +122,7 @@ function offerViews() {
   if (names.length > 1) tellView(state.honest || names[0]);
 }
 function tellView(name) {
-  $('.um-honest summary').textContent = `${words('view.honest')}: ${words(`view.honest_${name}`)}`;
+  $('.um-honest summary').textContent = words('view.honest_now', { way: words(`view.honest_${name}`) });
   $('.um-honest-hint').textContent = words(`view.note_${name}`);
 }
 on('.um-honest', 'change', (event) => {

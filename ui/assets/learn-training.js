@@ -64,11 +64,11 @@ function createTraining(element, words) {
   function paint() {
     const points = has('points') ? record.points : [], last = points[points.length - 1], turned = turn(points);
     $('.um-training-again').hidden = !failed;
-    $('.um-training-lead').textContent = failed ? words('learn.training_failed') : !has('points') && !has('pictures') ? words('learn.no_record')
+    const lead = failed ? words('learn.training_failed') : !has('points') && !has('pictures') ? words('learn.no_record')
       : turned ? words('learn.training_turned', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(points[turned - 1].loss, 2), t: number(points[turned - 1].step), c: number(points[turned].loss, 2), d: number(last.loss, 2) })
       : last ? words('learn.training_lead', { s: number(last.step), n: number(last.samples), a: number(points[0].loss, 2), b: number(last.loss, 2) })
         : words('learn.training_pictures_only');
-    if (!failed && points.length > 1 && has('validation')) $('.um-training-lead').textContent += ' ' + heldOut();
+    $('.um-training-lead').textContent = sentences([lead, last && heldOut()]);
     $('.um-key-val').parentElement.hidden = !has('validation');
     $('.um-curve').hidden = points.length < 2;
     $('.um-training-pictures').hidden = !has('pictures');
@@ -76,10 +76,10 @@ function createTraining(element, words) {
     redraw();
   }
 
-  /** How the loss on photos that were held out went, in words. */
+  /** How the loss on photos that were held out went, in words; '' where it was not measured twice. */
   function heldOut() {
-    const { validation } = record, [first, last] = [validation[0], validation[validation.length - 1]];
-    return words('learn.training_held_out', { a: number(first.val_loss, 2), s: number(first.step), b: number(last.val_loss, 2), t: number(last.step) });
+    const validation = has('validation') ? record.validation : [], [first, last] = [validation[0], validation[validation.length - 1]];
+    return first === last ? '' : words('learn.training_held_out', { a: number(first.val_loss, 2), s: number(first.step), b: number(last.val_loss, 2), t: number(last.step) });
   }
 
   // --- pictures ----------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ function createTraining(element, words) {
       if (point) dot('--um-accent', step, point.loss, 5);
     }
     const alt = words('learn.curve_alt', { a: number(points[0].loss, 2), b: number(points[points.length - 1].loss, 2), s: number(points[points.length - 1].step) });
-    canvas.setAttribute('aria-label', [alt, has('validation') && heldOut()].filter(Boolean).join('. '));
+    canvas.setAttribute('aria-label', [alt, heldOut()].filter(Boolean).join('. '));
   }
   new ResizeObserver(redraw).observe($('.um-curve-canvas'));
   return { of, redraw, speak() { if (name || failed) paint(); if (sheet) photos(); } };

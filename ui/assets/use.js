@@ -22,7 +22,7 @@ function paint() {
   $('.um-use-code').textContent = code();
   $('.um-use-code').setAttribute('aria-label', words('use.code_label'));
   const hints = [picture.sample ? 'use.hint_sample' : 'use.hint_own', keyed && 'use.hint_key', way === 'javascript' && 'use.hint_javascript'];
-  $('.um-use-hint').textContent = hints.filter(Boolean).map((key) => words(key)).join(' ');
+  $('.um-use-hint').textContent = sentences(hints.map((key) => key && words(key)));
   $('.um-use-docs').href = rootUrl('docs');
   const link = new URL(store.link());
   link.searchParams.delete('tab'); // a link to the view leads to the pictures

@@ -21,6 +21,8 @@ function trainedOn({ recipe }) {
   const hidden = bounds.map((bound, i) => (i === bounds.length - 1 ? shareText(bound) : number(100 * bound, 0))).join('–');
   return { kinds: Object.entries(masking).filter(([, part]) => part > 0), hidden };
 }
+/** Sentences one after the other, as the page's language sets them; what is none is left out. */
+const sentences = (texts) => texts.filter(Boolean).join(language() === 'zh' ? '' : ' ');
 /** An element with its class and its text. */
 const make = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
 
