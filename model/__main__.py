@@ -33,6 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = str(error).removesuffix(".")
         print(f"{parser.prog}: {said}. {error.hint}", file=sys.stderr)
         return 2
+    except OSError as error:  # of a path that nobody expected to be more than absent
+        if error.filename is None:
+            raise
+        said = f"{error.filename!s:.200} cannot be used ({error.strerror})"
+        print(f"{parser.prog}: {said}. Check the path, and who may read and write there.", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -160,9 +160,7 @@ def locate(name_or_path: str | Path) -> Found:
     """
     known = entries()
     path = Path(name_or_path)
-    with files.reading(path):
-        there = path.exists()
-    if there:
+    if _is_there(path):
         for entry in known.values():  # a path may be that of a name: then what was recorded holds too
             try:
                 found = find(entry)
@@ -340,7 +338,7 @@ def find(entry: Entry) -> Found | None:
         path = shipped(entry.shipped)
         return Found(path, entry) if path.exists() else None
     if entry.path:
-        return Found(Path(entry.path), entry, entry.sha256) if Path(entry.path).exists() else None
+        return Found(Path(entry.path), entry, entry.sha256) if _is_there(Path(entry.path)) else None
     record = _record(entry)
     if record:
         first, *parts = (name for name in record if name not in files.CONFIGS)
@@ -349,6 +347,11 @@ def find(entry: Entry) -> Found | None:
         return Found(home if entry.hub else home / first, entry, digest)
     cached = _in_hub_cache(entry.hub)
     return Found(cached, entry) if cached else None
+
+
+def _is_there(path: Path) -> bool:
+    with files.reading(path):
+        return path.exists()
 
 
 def _record(entry: Entry) -> dict[str, dict[str, Any]]:
@@ -362,7 +365,7 @@ def _faults(entry: Entry) -> Iterator[str]:
     if entry.shipped:
         return
     if entry.path:
-        if not Path(entry.path).exists():
+        if not _is_there(Path(entry.path)):
             yield f"{entry.path} is gone"
         elif (now := files.digest(Path(entry.path))) != entry.sha256:
             yield f"sha256 is {now}, {entry.sha256} when it was added"

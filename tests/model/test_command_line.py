@@ -407,6 +407,23 @@ def test_who_stops_a_verb_sees_a_line_and_no_traceback(
     assert capsys.readouterr() == ("", "p: stopped.\n")
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "reconstruct {}.jpg",
+        "reconstruct {sample} --out {}.png",
+        "convert mini {} --to unmask",
+        "inspect mini --photos {}",
+        "evaluate knn mini --data {} --test {sample} --out runs",
+    ],
+)
+def test_a_path_that_no_file_can_have_is_told_in_a_line(
+    verb: str, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(verb.format("x" * 300, sample=picture).split()) == 2
+    assert "x" * 100 in capsys.readouterr().err
+
+
 def test_an_unknown_option_is_refused_with_the_usage_of_its_verb(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["pretrain", "mini", "--data", "photos", "--out", "run", "--stepz", "3"])

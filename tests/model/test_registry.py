@@ -98,6 +98,15 @@ def test_an_unknown_name_is_an_absent_file() -> None:
     assert _refused("nobody").code == "checkpoint-unknown"
 
 
+def test_an_added_file_that_cannot_be_looked_at_stands_in_no_other_ones_way(debug_file: Path) -> None:
+    registry.add(Entry(name="far", path=str(debug_file)))
+    record = registry.weights_folder() / "added.json"
+    record.write_text(record.read_text().replace(str(debug_file), "/" + "x" * 300))
+    assert registry.locate(debug_file).path == debug_file
+    with pytest.raises(CheckpointError, match="xxx cannot be read"):
+        registry.locate("far")
+
+
 # --- pulling ----------------------------------------------------------------------------------------------------
 
 
