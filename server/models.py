@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from server.reports import Reports
 logger = structlog.stdlib.get_logger("unmask.models")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SUFFIX = ".safetensors"
 
 WEIGHT_BYTES = 4  # the network computes in float32
 # A file that could not be used is not read again by every request that names it.
@@ -42,7 +41,7 @@ class Source:
     Attributes:
         name: What it is called here, in requests and answers.
         path: Its file, or its folder.
-        found: What the registry knows of it, where it was found by a name of that.
+        found: What the registry knows of it, and holds it to.
     """
 
     name: str
@@ -71,7 +70,7 @@ def find_sources(entries: Sequence[str]) -> list[Source]:
         ValueError: An entry leads nowhere, or two have one name.
     """
     if not entries:
-        return [*(ours := shipped()), *_fetched({source.name for source in ours})]
+        return [*(ours := _shipped()), *_fetched({source.name for source in ours})]
     sources = [_source(entry) for entry in entries]
     names = [source.name for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -79,9 +78,9 @@ def find_sources(entries: Sequence[str]) -> list[Source]:
     return sources
 
 
-def shipped() -> list[Source]:
+def _shipped() -> list[Source]:
     """The weight files that come with the program, the default first."""
-    found = [Source(path.stem, path) for path in sorted(registry.shipped_folder().glob("*" + SUFFIX))]
+    found = [Source(path.stem, path) for path in sorted(registry.shipped_folder().glob("*.safetensors"))]
     return sorted(found, key=lambda source: source.name != registry.DEFAULT)
 
 
@@ -108,41 +107,37 @@ def _able(entry: registry.Entry) -> Source:
         raise ValueError("Its file is gone.")
     if not files.names_decoder(found.path):
         raise ValueError("It has no decoder.")
-    return _named(entry.name.rpartition("/")[2], found.path, found)
+    return _named(entry.name.rpartition("/")[2], found)
 
 
 def _source(entry: str) -> Source:
     name, equals, text = entry.partition("=")
-    text = text if equals else entry
-    path = Path(text).absolute()
-    if not equals:
-        known = {source.name: source for source in shipped()}
-        if entry in known:
-            return known[entry]
-        name = path.stem if path.is_file() else path.name
-    if path.exists():
-        return _named(name, path)
-    found = _pulled(text)
-    return _named(name, found.path, found)
+    if equals:
+        return _named(name, _located(text))
+    if found := next((source for source in _shipped() if source.name == entry), None):
+        return found
+    weights, path = _located(entry), Path(entry).absolute()
+    return _named(path.stem if path.is_file() else path.name, weights)
 
 
-def _named(name: str, path: Path, found: registry.Found | None = None) -> Source:
+def _named(name: str, found: registry.Found) -> Source:
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"'{name}' cannot be a model's name; write NAME={path} with letters, digits, . _ or -."
+            f"'{name}' cannot be a model's name; write NAME={found.path} with letters, digits, . _ or -."
         )
-    return Source(name, path, found)
+    return Source(name, found.path, found)
 
 
-def _pulled(name: str) -> registry.Found:
-    """Where the weights of a name of the registry lie; nothing is fetched."""
+def _located(text: str) -> registry.Found:
+    """Where the weights of a path or of a name of the registry lie; nothing is fetched."""
     try:
-        found = registry.locate(name)
+        found = registry.locate(text)
     except UnmaskError as error:
         raise ValueError(f"{error} {error.hint}") from error
+    found = replace(found, path=found.path.absolute())
     if not found.path.exists():
-        names = ", ".join(source.name for source in shipped())
-        raise ValueError(f"There is no weight file {found.path.absolute()}. Shipped models are {names}.")
+        names = ", ".join(source.name for source in _shipped())
+        raise ValueError(f"There is no weight file {found.path}. Shipped models are {names}.")
     return found
 
 

@@ -375,6 +375,7 @@ def test_what_was_pulled_or_added_and_has_a_decoder_is_served_behind_the_shipped
         (["mae-finetuned-huge"], "weights pull mae-finetuned-huge"),
         (["small", "small"], "small"),
         (["a b={}"], "NAME="),
+        (["a=" + "x" * 300], "xxx cannot be read"),
     ],
 )
 def test_a_wrong_entry_is_told(entries: list[str], told: str, tmp_path: Path) -> None:
