@@ -114,11 +114,10 @@ class Gate:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        path = local_path(scope)
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
             return
-        if not is_served(path):
+        if not is_served(local_path(scope)):
             detail = "There is nothing at this path. The API is described at /docs."
             await problems.problem(404, "not-found", detail=detail)(scope, receive, send)
             return

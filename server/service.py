@@ -31,6 +31,7 @@ from server.problems import (
     ModelLoadingError,
     OverloadedError,
     ReportPendingError,
+    ServiceError,
     ShuttingDownError,
     TooMuchWorkError,
 )
@@ -131,9 +132,8 @@ class Service:
         self.drain()
         self._worker.stop()
         self.models.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-        self._encoders.shutdown(wait=False, cancel_futures=True)
-        self._large_encoder.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._decoders, self._encoders, self._large_encoder):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def ready(self) -> bool:
@@ -152,11 +152,8 @@ class Service:
         """
         self.models.source(name, status=404)
         model = await self.model(name)
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return model.describe() | {"report": await self.models.report(name)}
-        except TimeoutError:
-            raise ReportPendingError(name) from None
+        async with self._deadline(ReportPendingError(name)):
+            return model.describe() | {"report": await self.models.report(name)}
 
     async def model(self, name: str | None = None) -> Reconstructor:
         """The model a request names, loaded if need be; without a name the default.
@@ -174,10 +171,8 @@ class Service:
             raise OverloadedError(LOADING_RETRY_S)
         self._awaiting_model += 1
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with self._deadline(ModelLoadingError(name)):
                 return await self.models.get(name)
-        except TimeoutError:
-            raise ModelLoadingError(name) from None
         finally:
             self._awaiting_model -= 1
 
@@ -300,13 +295,13 @@ class Service:
         return await self._in_pool(encoder, self.metrics.encode, lambda: finish(work, done))
 
     @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
+    async def _deadline(self, refusal: ServiceError | None = None) -> AsyncIterator[None]:
         """Leaving the block early cancels what has not started, in the pools and in the queue."""
         try:
             async with asyncio.timeout(self._deadline_s):
                 yield
         except TimeoutError:
-            raise DeadlineExceededError(self._deadline_s) from None
+            raise refusal or DeadlineExceededError(self._deadline_s) from None
 
     async def look(self, read: Callable[[], T]) -> T:
         """What a picture's header says; no network is needed for it.

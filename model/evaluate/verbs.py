@@ -23,7 +23,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb = questions.add_parser("reconstruct", help="errors over hidden pixels, beside classical fills")
     verb.set_defaults(verb=_reconstruct)
-    verb.add_argument("checkpoint", type=Path)
+    verb.add_argument("checkpoint", type=Path, help="weight file, folder, or a name of `weights list`")
     verb.add_argument(
         "--data",
         nargs="+",
@@ -42,8 +42,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("--out", type=Path, help="folder for a report with plots and a contact sheet")
     verb.add_argument("--limit", type=int, help="take only this many photos, evenly spaced")
+    verb.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     verb.add_argument("--json", action="store_true")
-    verb.add_argument("--device")
 
     verb = questions.add_parser("knn", help="name photos by their nearest neighbours in feature space")
     verb.set_defaults(verb=_knn)
