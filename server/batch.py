@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, aclosing
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import structlog
@@ -140,16 +141,14 @@ async def _run(
     service: Service, model: Reconstructor, images: list[bytes], fields: BatchFields, heads: list[Head]
 ) -> AsyncIterator[bytes]:
     """The entries in order. No more are in progress, or done and unsent, than one call of the network takes."""
-    variants = fields.variants()
+    left = deque(zip(heads, cycle(fields.variants()), strict=False))
     begun: deque[asyncio.Task[bytes]] = deque()
-    index = 0
     try:
-        while index < len(heads) or begun:
-            while index < len(heads) and len(begun) < service.max_batch:
-                image, variant = images[heads[index]["image"]], variants[index % len(variants)]
-                entry = _entry(service, model, image, fields, variant, heads[index])
+        while left or begun:
+            while left and len(begun) < service.max_batch:
+                head, variant = left.popleft()
+                entry = _entry(service, model, images[head["image"]], fields, variant, head)
                 begun.append(asyncio.create_task(entry))
-                index += 1
             yield await begun[0]
             begun.popleft()
     finally:
