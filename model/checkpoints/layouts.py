@@ -256,25 +256,19 @@ def content(house: Tensors) -> Content:
 def _joined(house: Tensors) -> Tensors:
     """Stack separate query, key and value tensors to one, in that order; absent biases become zeros."""
     joined = dict(house)
-    for name in house:
-        if not name.endswith(".attn.query.weight") and not name.endswith(".attn.q.weight"):
-            continue
-        stem = name[: name.index(".attn.") + 6]
-        parts = ("query", "key", "value") if name.endswith("query.weight") else ("q", "k", "v")
-        for kind in ("weight", "bias"):
-            pieces = [joined.pop(f"{stem}{part}.{kind}", None) for part in parts]
-            present = [piece for piece in pieces if piece is not None]
-            if len(present) == 3:
-                joined[f"{stem}qkv.{kind}"] = torch.cat(present)
-            elif kind == "bias" and not present and f"{stem}qkv.weight" in joined:
-                weight = joined[f"{stem}qkv.weight"]
-                joined[f"{stem}qkv.bias"] = weight.new_zeros(len(weight))
-            else:  # leave the fragments in, so that they are named as missing and left over
-                joined |= {
-                    f"{stem}{part}.{kind}": piece
-                    for part, piece in zip(parts, pieces, strict=True)
-                    if piece is not None
-                }
+    for query, key, value in (("query", "key", "value"), ("q", "k", "v")):
+        for name in house:
+            if not name.endswith(f".attn.{query}.weight"):
+                continue
+            stem = name.removesuffix(f"{query}.weight")
+            for kind in ("weight", "bias"):
+                # Fragments stay in, so that they are named as missing and left over.
+                pieces = [f"{stem}{part}.{kind}" for part in (query, key, value)]
+                if joined.keys() >= set(pieces):
+                    joined[f"{stem}qkv.{kind}"] = torch.cat([joined.pop(piece) for piece in pieces])
+                elif kind == "bias" and not joined.keys() & pieces and f"{stem}qkv.weight" in joined:
+                    weight = joined[f"{stem}qkv.weight"]
+                    joined[f"{stem}qkv.bias"] = weight.new_zeros(len(weight))
     return joined
 
 
