@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from model.ablate.tables import Row, Table
-from model.checkpoints.files import make_folder, write_json
+from model.checkpoints.files import make_folder
 from model.devices import find_device
 from model.errors import CheckpointError, DataError, MaskError, RecipeError, UnmaskError
 from model.evaluate import bounds, finetune, knn, linear, reconstruction, state
@@ -322,10 +322,9 @@ def _epochs(kind: str, task: Task, table: Table, setting: Setting) -> float:
         ]
         minutes = setting.budget_min * _FINETUNING / len(table.rows)
         dearest = {**finetune.SHORT, "blocks": max(blocks, default=None), "minutes": minutes}
-        epochs = finetune.epochs_in(task, finetune.load_settings(kind, dearest))
-        return _written(file, {"asked": asked, "epochs": epochs})
+        return {"epochs": finetune.epochs_in(task, finetune.load_settings(kind, dearest))}
 
-    return float(state.answered(file, asked, plan)["epochs"])
+    return float(state.planned(file, asked, plan)["epochs"])
 
 
 def _repainted(weights: Path, recipe: Recipe, setting: Setting) -> dict[str, Any]:
@@ -358,9 +357,10 @@ def _steps(table: Table, setting: Setting) -> tuple[dict[str, int], dict[str, st
     file = setting.folder(table) / "plan.json"
     recipe = load_recipe(setting.recipe).to_dict()
     asked = state.digest(recipe, setting.size, setting.budget_min, setting.equal)
-    plan = state.answered(file, asked, lambda: _written(file, {"asked": asked, **_planned(table, setting)}))
+    plan = state.planned(file, asked, lambda: _planned(table, setting))
     if not plan["steps"].keys() | plan.get("failed", {}).keys() >= {row.name for row in table.rows}:
-        plan = _written(file, {"asked": asked, **_planned(table, setting)})
+        file.unlink()  # it is about fewer rows
+        plan = state.planned(file, asked, lambda: _planned(table, setting))
     return plan["steps"], plan.get("failed", {})
 
 
@@ -406,8 +406,3 @@ def _seconds_a_step(row: Row, setting: Setting) -> float:
         pretrain(recipe, setting.data, folder, device=setting.device, workers=setting.workers)
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return recipe.batch_size / float(last["images_per_second"])
-
-
-def _written(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    write_json(file, facts)
-    return facts

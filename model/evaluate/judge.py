@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from model.checkpoints.files import write_json
 from model.evaluate import bounds, classifier, finetune, knn, linear, pages, plots, state
 from model.evaluate.features import Encoder
 from model.evaluate.task import Task
@@ -124,15 +123,12 @@ def _settings(kind: str, questions: Questions, changes: dict[str, Any], task: Ta
 def _plan(task: Task, questions: Questions) -> dict[str, Any]:
     """``samples``: photos that every fine-tuning sees, of all models judged in the folder; by the first one's speed."""
     file, length = task.out / "judge-plan.json", {"minutes": questions.minutes}
-    asked = state.digest(length)
 
     def plan() -> dict[str, Any]:
         epochs = finetune.epochs_in(task, _settings("finetune", questions, length, task))
-        facts = {"asked": asked, "samples": round(epochs * len(task.train))}
-        write_json(file, facts)
-        return facts
+        return {"samples": round(epochs * len(task.train))}
 
-    return state.answered(file, asked, plan)
+    return state.planned(file, state.digest(length), plan)
 
 
 def _line(name: str, task: Task, found: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from model.checkpoints.containers import DAMAGED
-from model.checkpoints.files import make_folder, replacing
+from model.checkpoints.files import make_folder, replacing, write_json
 from model.errors import CheckpointError, DataError, first_line
 
 #: Bytes of a model's name that the names of files take.
@@ -73,6 +73,17 @@ def answered(file: Path, asked: str, ask: Callable[[], dict[str, Any]]) -> dict[
             field="out",
         )
     return facts
+
+
+def planned(file: Path, asked: str, plan: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """As ``answered``, for a plan that is nothing but its facts: written here."""
+
+    def ask() -> dict[str, Any]:
+        facts = {"asked": asked, **plan()}
+        write_json(file, facts)
+        return facts
+
+    return answered(file, asked, ask)
 
 
 @dataclass(frozen=True)
