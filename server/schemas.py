@@ -257,7 +257,7 @@ def _split(value: object) -> object:
     """A comma-separated list, or the list itself in JSON."""
     parts = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
     if not 0 < len(parts) <= MAX_LISTED:
-        raise ValueError("must have at least one entry, and at most " + str(MAX_LISTED))
+        raise ValueError(f"must have at least one entry, and at most {MAX_LISTED}")
     return tuple(parts)
 
 

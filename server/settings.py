@@ -10,7 +10,6 @@ import ipaddress
 import os
 import re
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -288,22 +287,20 @@ def _listed(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def described(width: int = 80) -> str:
-    """Every variable with its default and meaning, in lines of at most so many characters."""
+def described() -> str:
+    """Every variable with its default and meaning, in lines for a terminal of 80 characters."""
     lines = []
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
         text = ",".join(default) if isinstance(default, tuple) else str("" if default is None else default)
         lines.append(f"  {PREFIX}{name.upper()}" + (f" ({text.lower()})" if text else ""))
-        lines += textwrap.wrap(
-            field.description or "", width, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
+        lines += textwrap.wrap(field.description or "", 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
-def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+def unknown_variables() -> list[str]:
     """Names that start like ours but are not ours, sorted."""
-    names = os.environ if environment is None else environment  # noqa: TID251 - settings own the environment
+    names = os.environ  # noqa: TID251 - settings own the environment
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
 

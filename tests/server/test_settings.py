@@ -156,8 +156,10 @@ def test_a_port_on_the_command_line_stands_above_the_variable(
     assert "UNMASK_PORT: Input should be less than or equal to 65535" in capsys.readouterr().err
 
 
-def test_a_mistyped_variable_is_found() -> None:
-    assert unknown_variables({"UNMASK_PRT": "1", "UNMASK_PORT": "1", "PATH": ""}) == ["UNMASK_PRT"]
+def test_a_mistyped_variable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UNMASK_PRT", "UNMASK_PORT"):
+        monkeypatch.setenv(name, "1")
+    assert unknown_variables() == ["UNMASK_PRT"]
 
 
 @pytest.mark.parametrize(
