@@ -150,8 +150,12 @@ class Segmenter(nn.Module):
 
 
 def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
-    """The encoder with a fresh head."""
-    side = settings.side or encoder.config.image_size
+    """The encoder with a fresh head.
+
+    Raises:
+        RecipeError: The side is not in whole patches.
+    """
+    side = _side(encoder, settings)
     with seeded(settings.seed):
         pyramid = Pyramid(encoder, settings.width)
         if settings.task == "segment":
@@ -169,6 +173,18 @@ def build(encoder: Encoder, classes: int, settings: Settings) -> nn.Module:
             mask_head=MaskRCNNHeads(width, (width,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(width, width, classes + 1),
         )  # fmt: skip
+
+
+def _side(encoder: Encoder, settings: Settings) -> int:
+    side, patch_size = settings.side or encoder.config.image_size, encoder.config.patch_size
+    if side % patch_size:
+        raise RecipeError(
+            f"side is {side}; it must be a multiple of {patch_size}, the model's patch.",
+            code="settings",
+            hint="Correct it on the command line or in the recipe.",
+            field="side",
+        )
+    return side
 
 
 def answer(
@@ -228,14 +244,7 @@ def evaluate(
             field="test",
         )
     refuse_shared(train.photos, test.photos)
-    side = settings.side or encoder.config.image_size
-    if side % encoder.config.patch_size:
-        raise RecipeError(
-            f"side is {side}; it must be a multiple of {encoder.config.patch_size}, the model's patch.",
-            code="settings",
-            hint="Correct it on the command line or in the recipe.",
-            field="side",
-        )
+    side = _side(encoder, settings)
     facts: dict[str, Any] = {
         "model": encoder.name,
         "digest": encoder.digest,
