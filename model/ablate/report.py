@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -344,12 +344,10 @@ def _first_less_second(means: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(means[..., 0] - means[..., 1])
 
 
-def _plots(table: Table, found: Found) -> list[pages.Block]:
+def _plots(table: Table, found: Found) -> Iterator[pages.Figure]:
     """Ours and the paper's, each on its own axis, where the rows are more than two."""
-    figures: list[pages.Block] = []
     done = [row for row in table.rows if row.name in found]
-    if len(done) < 3:
-        return figures
+    label = "row: " + ", ".join(f"{place} = {row.name}" for place, row in enumerate(done, 1))
     for name in ("linear", "finetune"):
         for whose, values in (
             ("ours", [found[row.name]["figures"].get(name) for row in done]),
@@ -359,11 +357,5 @@ def _plots(table: Table, found: Found) -> list[pages.Block]:
             if len(points) < 3:
                 continue
             series = {whose: ([float(place) for place, _ in points], [float(value) for _, value in points])}
-            label = "row: " + ", ".join(f"{place} = {row.name}" for place, row in enumerate(done, 1))
-            title = f"{FIGURES[name]}, {whose}"
-            figures.append(
-                pages.Figure(
-                    f"table-{table.name}-{name}-{whose}", plots.lines(title, "row", "percent", series), label
-                )
-            )
-    return figures
+            plot = plots.lines(f"{FIGURES[name]}, {whose}", "row", "percent", series)
+            yield pages.Figure(f"table-{table.name}-{name}-{whose}", plot, label)

@@ -24,8 +24,6 @@ FIGURES = {
     "sharpness": "sharpness",
     "images_per_second": "photos/s",
 }
-
-
 #: How much more of a figure still counts as no more, for ``Claim.at_most``: what two runs of recipe ``ablation`` must
 #: differ by for the seed and the photos to tell them apart (five seeds, 3,707 photos: 4 and 2.6 points, 7 % of an nmse
 #: of 0.8). Less has no meaning at this length. They follow from the seeds' rows alone, but were set after the runs.

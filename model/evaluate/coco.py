@@ -232,10 +232,9 @@ def _precision(photos: list[Finds], class_: int, wanted: int, at: float) -> floa
             continue
         free = set(np.flatnonzero((truth == class_).numpy()).tolist())
         for number in own[np.argsort(-scores.numpy()[own], kind="stable")].tolist():
-            best = max(free, key=lambda place, row=number: overlap[row, place], default=None)  # type: ignore[misc]
-            hit = False
-            if best is not None and overlap[number, best] >= at:
-                hit = True
+            best = max(free, key=overlap[number].__getitem__, default=-1)
+            hit = best >= 0 and bool(overlap[number, best] >= at)
+            if hit:
                 free.remove(best)
             hits.append((float(scores[number]), hit))
     hits.sort(key=lambda pair: -pair[0])
