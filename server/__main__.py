@@ -164,9 +164,13 @@ def _read_settings(given: Mapping[str, Any]) -> Settings:
         _fail(f"{error} Set {PREFIX}MODELS to what is there, or leave it out.")
     if settings.run is None:
         return settings
-    if not settings.run.is_dir():
-        _fail(f"There is no folder {settings.run}. Set {PREFIX}RUN to the folder of a run, or leave it out.")
-    return settings.model_copy(update={"run": settings.run.absolute()})
+    run = settings.run.absolute()
+    try:
+        next(run.iterdir(), None)
+    except OSError as error:
+        reason = f"{run!s:.200} is no folder that can be read ({error.strerror})"
+        _fail(f"{reason}. Set {PREFIX}RUN to the folder of a run, or leave it out.")
+    return settings.model_copy(update={"run": run})
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -156,6 +156,17 @@ def test_a_port_on_the_command_line_stands_above_the_variable(
     assert "UNMASK_PORT: Input should be less than or equal to 65535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("run", ["/nowhere", __file__, "/" + "x" * 300])
+def test_what_is_no_folder_of_a_run_is_told_at_start(
+    run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["server"])
+    monkeypatch.setenv("UNMASK_RUN", run)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith(run[:200] + " is no folder that can be read")
+
+
 def test_a_mistyped_variable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UNMASK_PRT", "UNMASK_PORT"):
         monkeypatch.setenv(name, "1")
