@@ -99,9 +99,7 @@ def download(url: str, out: Path, *, sha256: str = "", md5: str = "") -> str:
 
 
 def _download(file: _Received, out: Path, md5: str) -> str:
-    with _alone(file.part), tqdm(
-        desc=out.name, unit="B", unit_scale=True, disable=None
-    ) as bar:  # fmt: skip
+    with _alone(file.part), tqdm(desc=out.name, unit="B", unit_scale=True, disable=None) as bar:
         _remember(file)
         barren = 0
         while file.total is None or file.have != file.total:
