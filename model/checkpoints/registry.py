@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -218,6 +218,9 @@ def add(entry: Entry, *, replace: bool = False) -> Entry:
         entry: The name and what is known of it.
         replace: The name may be one that was added before.
 
+    Returns:
+        The entry as it is kept: of a file with its whole path and its hash.
+
     Raises:
         CheckpointError: The name is taken or cannot be one, the file is not there, or address or hash is
             none.
@@ -233,21 +236,19 @@ def add(entry: Entry, *, replace: bool = False) -> Entry:
         _check_address(entry)
     if entry.hub and not ("/" in entry.hub and _NAME.fullmatch(entry.hub)):
         raise refuse(f"hub:{entry.hub:.80} is no repository of the Hub", "Give hub:OWNER/NAME.", "address")
-    values = asdict(entry)
     if entry.path:
         path = Path(entry.path).absolute()
         with files.reading(path):
-            values |= {"path": str(path), "sha256": files.digest(path)}
-        if entry.sha256 and entry.sha256 != values["sha256"]:
-            raise refuse(
-                f"{path} has sha256 {values['sha256']}, not {entry.sha256}", "Fetch it again.", "hash"
-            )
-    plain = {field.name: field.default for field in fields(Entry)}
+            digest = files.digest(path)
+        if entry.sha256 not in ("", digest):
+            raise refuse(f"{path} has sha256 {digest}, not {entry.sha256}", "Fetch it again.", "hash")
+        entry = Entry(**vars(entry) | {"path": str(path), "sha256": digest})
+    told = {field.name: of for field in fields(Entry) if (of := getattr(entry, field.name)) != field.default}
     with alone(_ADDED):
         _check_free(entry.name, replace)  # again: a large file takes its time
-        rows = _added() | {entry.name: {key: of for key, of in values.items() if of != plain[key]}}
+        rows = _added() | {entry.name: told}
         write_json(weights_folder() / _ADDED, {"weights": list(rows.values())})
-    return Entry(**values)
+    return entry
 
 
 def _check_free(name: str, replace: bool) -> None:
