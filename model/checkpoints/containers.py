@@ -266,8 +266,17 @@ def _without_tensors(path: Path, content: object) -> CheckpointError:
 
 def _read_state(path: Path, state: Mapping[str, Any]) -> RawFile:
     """A state of ``model.pretrain``: the running average where it keeps one, as the run itself would give."""
+    from torch import Tensor
+
     recipe = state["recipe"] if isinstance(state["recipe"], dict) else {}
-    weights = state.get("average") or state["network"]
+    weights = state["network"] if state.get("average") is None else state["average"]
+    for name in ("positions", "origin", "unmask"):
+        if not isinstance(state.get(name, {}), dict):
+            raise refuse(
+                f"{path.name} is a state whose {name!r} is a {type(state[name]).__name__}, not a dict",
+                "Take a state as the run wrote it.",
+                "layout",
+            )
     if not isinstance(weights, Mapping):
         raise refuse(
             f"{path.name} is a state in parts, one per process",
@@ -285,9 +294,13 @@ def _read_state(path: Path, state: Mapping[str, Any]) -> RawFile:
     if size := SIZES.get(str(recipe.get("size", ""))):
         options["input_size"] = size.image_size
     card = {"steps": step, "samples": step * batch_size, "recipe": recipe}
+    kept = {**weights, **state.get("positions", {})}
+    tensors = {str(name): value for name, value in kept.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise _without_tensors(path, state)
     return RawFile(
         path,
-        {**weights, **state.get("positions", {})},
+        tensors,
         options=options,
         beside={"name": str(recipe.get("name", path.stem)), "card": card, **state.get("unmask", {})},
         nested=True,
@@ -299,11 +312,11 @@ def _read_state(path: Path, state: Mapping[str, Any]) -> RawFile:
 def lost_positions(state: Mapping[str, Any]) -> str:
     """What to know of a state of before these kept the positions that their run began with; empty of any other."""
     before = state.get("origin", {}).get("begun_from")
-    if "positions" in state or before is None:
+    if "positions" in state or not isinstance(before, dict):
         return ""
     return (
-        f"This state was written before states kept positions, and its run began from {before['name']}: if that stores "
-        "positions other than the formula's, they are missing here, and predictions are wrong."
+        f"This state was written before states kept positions, and its run began from {before.get('name')}: if that "
+        "stores positions other than the formula's, they are missing here, and predictions are wrong."
     )
 
 

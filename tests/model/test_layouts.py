@@ -823,6 +823,22 @@ def test_a_state_that_does_not_count_is_refused(tmp_path: Path, network: MAE, wr
         store.read(tmp_path)
 
 
+@pytest.mark.parametrize("wrong", [{"unmask": [1]}, {"positions": "sincos"}, {"origin": None}])
+def test_a_state_whose_parts_are_no_dicts_is_refused_by_their_name(
+    tmp_path: Path, network: MAE, wrong: dict[str, Any]
+) -> None:
+    _state(tmp_path, network, **{"unmask": {"config": ODD.to_dict()}, **wrong})
+    with pytest.raises(CheckpointError, match=f"whose '{next(iter(wrong))}' is a") as caught:
+        store.read(tmp_path)
+    assert caught.value.code == "checkpoint-layout"
+
+
+def test_a_state_whose_weights_are_no_tensors_is_refused(tmp_path: Path, network: MAE) -> None:
+    _state(tmp_path, network, unmask={"config": ODD.to_dict()}, network={"norm.weight": [1.0], 7: "seven"})
+    with pytest.raises(CheckpointError, match="a dict without named tensors"):
+        store.read(tmp_path)
+
+
 def test_a_pointer_to_a_state_that_is_gone_is_named(tmp_path: Path, network: MAE) -> None:
     _state(tmp_path, network).unlink()
     with pytest.raises(CheckpointError, match=r"state-0000007\.pt, which is not there"):
