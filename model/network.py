@@ -298,13 +298,14 @@ class MAE(nn.Module):
         return (error * weight).sum() / weight.sum()
 
 
-def unfuse_attention(network: nn.Module) -> None:
-    """Let timm's blocks compute attention from matrix products and a softmax instead of by torch's fused kernel.
+def unfuse_on_cpu(network: nn.Module) -> None:
+    """Let timm's blocks compute attention from matrix products and a softmax where they are on a CPU, for bfloat16.
 
-    That one makes no use of a CPU's units for bfloat16 products: there it takes three to five times as long.
+    Torch's fused kernel makes no use of a CPU's units for bfloat16 products: it takes three to five times as long.
     """
+    on_cpu = next(network.parameters()).device.type == "cpu"
     for module in network.modules():
-        if isinstance(module, Attention):
+        if on_cpu and isinstance(module, Attention):
             module.fused_attn = False  # type: ignore[misc]  # final for TorchScript alone
 
 

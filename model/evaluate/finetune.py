@@ -32,7 +32,7 @@ from model.evaluate.augment import DRAWS, Augmented, Samples, batches, seeded
 from model.evaluate.features import whole
 from model.evaluate.labelled import Labelled, Labels
 from model.evaluate.task import Task
-from model.network import unfuse_attention
+from model.network import unfuse_on_cpu
 
 #: Steps that are timed, after one that is not, to turn minutes into steps.
 _TIMED = 3
@@ -135,8 +135,8 @@ class _Run:
             classifier.freeze(vit, settings.blocks)
         self.vit: VisionTransformer = vit.to(task.device)
         self._bf16 = has_bf16(task.device)
-        if self._bf16 and task.device.type == "cpu":
-            unfuse_attention(self.vit)
+        if self._bf16:
+            unfuse_on_cpu(self.vit)
         # Rates fall from layer to layer towards the input (BEiT); vectors, positions and class token do not decay.
         groups = param_groups_layer_decay(
             self.vit, settings.weight_decay, self.vit.no_weight_decay(), layer_decay=settings.layer_decay

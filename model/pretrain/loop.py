@@ -3,7 +3,8 @@
     batch -> normalise -> forward on the visible patches -> loss on the hidden ones
           -> backward -> clip -> optimiser at the step's learning rate -> log, validation, picture, checkpoint
 
-Nothing in a step makes the host wait for a GPU: losses are read when a report or a state is due.
+Nothing in a step makes the host wait for a GPU (in float16 one number does, whether gradients overflowed): losses are
+read when a report or a state is due.
 Source: arXiv 2111.06377, appendix A.1. Muon for the block matrices: docs/log.md says what it brought.
 """
 
@@ -26,9 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model.checkpoints.files import write_json
-from model.devices import has_bf16
-from model.errors import DataError
-from model.network import MAE, in_decoder, unfuse_attention
+from model.errors import DataError, RecipeError
+from model.network import MAE, in_decoder, unfuse_on_cpu
 from model.pretrain import feed, resume, sharded, targets
 from model.pretrain.adversarial import Adversary
 from model.pretrain.beginning import Beginning
@@ -42,25 +42,28 @@ from model.pretrain.validation import Validation
 from model.pretrain.watch import Progress
 from model.pretrain.world import ALONE, World
 
+#: Below it gradients overflow for another reason than their scale, which is 65536 at first and halved each time.
+_LEAST_SCALE = 1.0
+
 
 class Objective(nn.Module):
     """What is minimised, as one module: compiled as a whole, and its gradients shared between processes."""
 
     def __init__(
-        self, network: MAE, bf16: bool, adversary: Adversary | None = None, *, on_all: bool = False
+        self, network: MAE, dtype: torch.dtype, adversary: Adversary | None = None, *, on_all: bool = False
     ) -> None:
         super().__init__()
         self.network = network
-        if bf16 and network.pos_embed.device.type == "cpu":
-            unfuse_attention(network)
-        self.bf16 = bf16
+        if dtype is torch.bfloat16:
+            unfuse_on_cpu(network)
+        self.dtype = dtype
         self.adversary = adversary
         self.on_all = on_all
 
     def forward(self, images: Tensor, ids_keep: Tensor, ids_restore: Tensor, hidden: Tensor) -> Tensor:
         """Loss of ``images [B, 3, H, W] uint8`` under a mask given in its three forms."""
         image = self.network.normalise(images.float() / 255)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             pred = self.network(image, ids_keep, ids_restore)
         loss = self.network.loss(image, pred, torch.ones_like(hidden) if self.on_all else hidden)
         if self.adversary is not None:
@@ -106,13 +109,10 @@ def build_optimisers(network: MAE, recipe: Recipe) -> list[torch.optim.Optimizer
     )
     if not matrices:
         return [adamw]
-    dtype = torch.bfloat16 if wants_bf16(recipe, matrices[0].device) else torch.float32
+    dtype = recipe.arithmetic(matrices[0].device)
+    if dtype is torch.float16:  # it has digits enough, but not the range
+        dtype = torch.float32
     return [adamw, Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay, dtype=dtype)]
-
-
-def wants_bf16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: as the recipe says, or where the device has arithmetic for it."""
-    return has_bf16(device) if recipe.precision == "auto" else recipe.precision == "bf16"
 
 
 def step(objective: Objective | DistributedDataParallel, batch: Batch, training: Training) -> Tensor:
@@ -137,28 +137,46 @@ def step(objective: Objective | DistributedDataParallel, batch: Batch, training:
         copied = isinstance(objective, DistributedDataParallel)
         with objective.no_sync() if copied and held_back else nullcontext():  # type: ignore[operator]
             loss = objective(*part) / recipe.accumulate
-            loss.backward()
+            training.scaler.scale(loss).backward()
             if training.adversary is not None:
                 training.adversary.judge(1 / recipe.accumulate)
         total += loss.detach()
+    _update(training)
+    return total
+
+
+def _update(training: Training) -> None:
+    """Move the weights by their gradients, and the average after them.
+
+    In float16 neither moves where gradients overflowed; schedule and samples go on as after any other step.
+    """
+    recipe, scaler = training.recipe, training.scaler
+    for optimiser in training.optimisers:
+        scaler.unscale_(optimiser)
     if recipe.clip_norm is not None:
         nn.utils.clip_grad_norm_(training.network.parameters(), recipe.clip_norm)
     scale = learning_rate(recipe, training.step)
     if training.adversary is not None:
         training.adversary.step(scale)
+    # One answer for all optimisers: ``scaler.step`` would let the one move whose own gradients are finite. And in every
+    # process: gradients are shared by now, and what overflowed in one did so in the sum (``unscale_`` makes parts of
+    # FSDP2 tell each other).
+    loss_scale = scaler.get_scale()
+    scaler.update()
+    overflowed = scaler.get_scale() < loss_scale
     for optimiser, top in zip(training.optimisers, (recipe.lr, recipe.muon_lr), strict=False):
         for group in optimiser.param_groups:
             group["lr"] = top * scale
-        optimiser.step()
+        if not overflowed:
+            optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    if training.average is not None and recipe.ema is not None:
+    if training.average is not None and recipe.ema is not None and not overflowed:
         # At first the average follows quickly, so that the random start is soon forgotten.
         kept = min(recipe.ema, (1 + training.step) / (10 + training.step))
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(training.average.parameters()), list(training.network.parameters()), 1 - kept
             )
-    return total
 
 
 @torch.no_grad()
@@ -166,7 +184,7 @@ def validate(training: Training, batches: Sequence[Batch]) -> float:
     """Loss on held-out photos of what the run would leave now; among several processes the same in each."""
     recipe, network = training.recipe, training.result.eval()
     device = network.pos_embed.device
-    objective = Objective(network, wants_bf16(recipe, device), on_all=recipe.loss_on == "all")
+    objective = Objective(network, recipe.arithmetic(device), on_all=recipe.loss_on == "all")
     losses = []
     for batch in batches:
         images, hidden = batch.images.to(device), batch.hidden.to(device)
@@ -218,7 +236,8 @@ def run(
     Raises:
         DataError: Too many photos are broken, or the loss is no longer finite (the last state on disk is
             from before that).
-        RecipeError: The photos do not fit the device's memory, where they are to be kept.
+        RecipeError: The photos do not fit the device's memory, where they are to be kept; or processes compute in
+            different numbers.
     """
     began = time.monotonic()
     with _stop_signals() as stop:
@@ -298,6 +317,15 @@ def _begin(
         recipe, network, optimisers, photos.digest, recipe.minutes, average, adversary,
         held_out=validation.digest if validation else None, origin=init.origin if init else {},
     )  # fmt: skip
+    scaled = training.scaler.is_enabled()
+    if world.any(scaled) and world.any(not scaled):  # their gradients are of different sizes
+        raise RecipeError(
+            f"precision: {recipe.precision} is float16 in some processes and not in others, whose GPUs are of another "
+            "kind.",
+            code="recipe",
+            hint='Write precision = "fp16" or "fp32" into the recipe, which all of them can do.',
+            field="precision",
+        )
     if resumed:
         resume.restore(out, training)
     elif validation:  # what the best state must be better than
@@ -325,7 +353,7 @@ def _adversary(recipe: Recipe, network: MAE, warn: bool) -> Adversary | None:
 def _objective(training: Training, device: torch.device, world: World) -> Objective | DistributedDataParallel:
     recipe = training.recipe
     objective = Objective(
-        training.network, wants_bf16(recipe, device), training.adversary, on_all=recipe.loss_on == "all"
+        training.network, recipe.arithmetic(device), training.adversary, on_all=recipe.loss_on == "all"
     )
     if recipe.compile:
         objective.compile()
@@ -350,6 +378,9 @@ def _share(training: Training, world: World) -> None:
 
 def _progress(training: Training, scale: float, pace: Pace) -> Progress:
     """What there is to say since the last report; the host waits for the device here."""
+    extra = training.adversary.report() if training.adversary else {}
+    if training.scaler.is_enabled():
+        extra["loss_scale"] = training.scaler.get_scale()
     return Progress(
         training.step,
         training.recipe.steps,
@@ -357,19 +388,28 @@ def _progress(training: Training, scale: float, pace: Pace) -> Progress:
         scale,
         training.recipe.batch_size * pace.since_report(training.step),
         frozenset(training.broken),
-        training.adversary.report() if training.adversary else {},
+        extra,
     )
 
 
 def _refuse_not_finite(training: Training, photos: Photos, out: Path, world: World, saving: bool) -> None:
     """Stop when a loss since the last report is no longer finite, and say on which photos.
 
-    Before a state is written also when the last update lost the weights, which the next loss alone would tell.
+    In float16 too: there gradients overflow now and then, which a smaller scale cures; the loss, which is not scaled,
+    where the network's own values do. Before a state is written also when the last update lost the weights, which the
+    next loss alone would tell.
     """
     losses = [float(loss) for loss in training.losses]
     bad = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
     if bad is not None:
         raise _not_finite(losses[bad], training.step - len(losses) + bad, training, photos, out, world)
+    if training.scaler.get_scale() < _LEAST_SCALE:
+        raise DataError(
+            f"Gradients are not finite in step after step, last in step {training.step - 1}: the network has left "
+            "float16's range.",
+            code="loss",
+            hint='Resume from the last state with precision = "fp32" in the recipe, or with a lower learning rate.',
+        )
     if saving:
         parameters = [sharded.own(parameter) for parameter in training.network.parameters()]
         finite = bool(torch.stack([parameter.isfinite().all() for parameter in parameters]).all())
@@ -388,7 +428,8 @@ def _not_finite(
         f"The loss is {loss} in step {step}, or after it. Its photos and the keys of their crops and masks are in "
         f"{record}.",
         code="loss",
-        hint="Inspect these photos; resume from the last state with a lower learning rate, or set clip_norm.",
+        hint="Inspect these photos; resume from the last state with a lower learning rate, or set clip_norm"
+        + (', or precision = "fp32".' if training.scaler.is_enabled() else "."),
     )
 
 

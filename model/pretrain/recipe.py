@@ -9,12 +9,16 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from model import presets
 from model.config import SIZES, MAEConfig, Target, choices
+from model.devices import has_bf16
 from model.errors import CheckpointError, RecipeError
 from model.masking import MAX_SEED, SAMPLERS
+
+if TYPE_CHECKING:
+    import torch
 
 #: What a run's length may be given as.
 _LENGTHS = {"steps", "epochs", "minutes"}
@@ -105,8 +109,8 @@ class Recipe:
 
     adversarial: Adversarial | None = None  # a second stage, begun from the weights of a first with --init
 
-    # bf16: autocast, weights stay float32; auto: where fast
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    # bf16, fp16: autocast, weights stay float32; auto: see ``arithmetic``
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     # fsdp2: processes share weights and optimiser; ddp: each holds all
     sharding: Literal["ddp", "fsdp2"] = "ddp"
     compile: bool = False  # torch.compile network and loss, for one shape
@@ -138,6 +142,11 @@ class Recipe:
             self.adversarial is None or (self.target == "pixel" and not self.compile),
             "adversarial",
             "it works on pictures (target = 'pixel') and without compile",
+        )
+        _require(
+            self.adversarial is None or self.precision != "fp16",
+            "precision",
+            "fp16 does not work in an adversarial stage, whose gradients are too small for it; take auto, bf16 or fp32",
         )
         plain = (
             self.optimiser == "adamw" and self.ema is None and self.adversarial is None and not self.compile
@@ -256,6 +265,20 @@ class Recipe:
         return MAEConfig.from_dict(
             values | self.network | {name: value for name, value in given.items() if value is not None}
         )
+
+    def arithmetic(self, device: torch.device) -> torch.dtype:
+        """Numbers that the network computes in on a device; weights, loss and optimisers stay float32.
+
+        With ``auto`` those that are fast: bfloat16 where there is arithmetic for it, else float16 on a GPU. The
+        adversarial stage weighs its terms by gradients of its own, which nothing scales: there float32.
+        """
+        import torch
+
+        if self.precision != "auto":
+            return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
+        if has_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" and self.adversarial is None else torch.float32
 
     @property
     def masks(self) -> str:

@@ -60,6 +60,7 @@ class Training:
         held_out: Digest of the photos it is validated on, if there are any.
         best: Lowest loss of a state so far: on these, else the mean of the steps before it.
         origin: What its card owes to the weights it began with, see ``beginning``.
+        scaler: Keeps small gradients above zero in float16; does nothing in other numbers.
     """
 
     recipe: Recipe
@@ -75,6 +76,13 @@ class Training:
     held_out: str | None = None
     best: float = float("inf")
     origin: dict[str, Any] = field(default_factory=dict)
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Scale the loss where the recipe computes in float16 on this device."""
+        device = self.network.pos_embed.device
+        half = self.recipe.arithmetic(device) is torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -139,6 +147,7 @@ def save(folder: Path, training: Training, loss: float | None, world: World = AL
         "best": training.best,
         "held_out": training.held_out,
         "origin": training.origin,
+        "scaler": training.scaler.state_dict(),
         # For whoever opens it as weights.
         "unmask": {"config": training.network.config.to_dict(), "card": training.card},
     }
@@ -214,6 +223,8 @@ def restore(folder: Path, training: Training) -> None:
     if state.get("held_out") == training.held_out:  # else the loss was another one
         training.best = float(state.get("best", float("inf")))
     training.origin = state.get("origin", {})
+    if scaler := state.get("scaler"):  # empty in other numbers than float16
+        training.scaler.load_state_dict(scaler)
     if 0 < training.recipe.steps < training.step:
         raise CheckpointError(
             f"The run in {folder} has made {training.step} steps, and {training.recipe.steps} are asked for.",

@@ -31,7 +31,7 @@ class Progress:
     lr: float  # share of the top learning rate, 0..1
     images_per_second: float  # since the last report
     broken: frozenset[int]  # numbers of the photos found undecodable so far
-    extra: dict[str, float] = field(default_factory=dict)  # what an adversarial stage watches
+    extra: dict[str, float] = field(default_factory=dict)  # of an adversarial stage, of float16
     val_loss: float | None = None  # on held-out photos, where it was measured
 
 

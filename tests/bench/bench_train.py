@@ -29,7 +29,7 @@ from model.config import IMAGE_MEAN, IMAGE_STD, MAEConfig
 from model.network import MAE
 from model.pretrain import feed, host, resume
 from model.pretrain.data import Photos
-from model.pretrain.loop import Objective, build_optimisers, mask_orders, step, wants_bf16
+from model.pretrain.loop import Objective, build_optimisers, mask_orders, step
 from model.pretrain.recipe import Recipe
 from model.pretrain.resume import Training
 from model.pretrain.samples import Batch
@@ -152,7 +152,7 @@ def reference_step(config: MAEConfig, batch_size: int) -> Callable[[], object]:
 def our_step(recipe: Recipe) -> Callable[[], object]:
     """One step of ours, as ``pretrain`` makes it, on a batch that is there."""
     training, batch = _training(recipe), _batch(recipe)
-    objective = Objective(training.network, wants_bf16(recipe, CPU))
+    objective = Objective(training.network, recipe.arithmetic(CPU))
     if recipe.compile:
         objective.compile(dynamic=False)
     return lambda: step(objective, batch, training)
@@ -185,7 +185,7 @@ def asymmetry(scale: Scale) -> list[Row]:
 
     def work(recipe: Recipe) -> Callable[[], object]:
         network, batch = MAE(recipe.config).train(), _batch(recipe)
-        objective = Objective(network, wants_bf16(recipe, CPU))
+        objective = Objective(network, recipe.arithmetic(CPU))
         arguments = (batch.images, *mask_orders(batch.hidden, int((~batch.hidden[0]).sum())), batch.hidden)
 
         def one() -> None:
@@ -259,7 +259,7 @@ def stalls(photos: Photos, scale: Scale, workers: int) -> list[Row]:
     size, batch_size = list(scale.sizes.items())[-1]
     recipe = _recipe(size, batch_size)
     training = _training(recipe)
-    objective = Objective(training.network, wants_bf16(recipe, CPU))
+    objective = Objective(training.network, recipe.arithmetic(CPU))
     stream = feed.batches(photos, recipe, 0, device=CPU, workers=workers)
     step(objective, next(stream), training)
     waited, began = 0.0, time.perf_counter()
@@ -295,7 +295,7 @@ def main() -> None:
     given = parser.parse_args()
     scale = TINY if given.tiny else FULL
     photos = Photos.open(given.data)
-    arithmetic = "bfloat16" if wants_bf16(_recipe("small", 1), CPU) else "float32"
+    arithmetic = str(_recipe("small", 1).arithmetic(CPU)).removeprefix("torch.")
     rows: list[Row] = []
     parts: tuple[Callable[[], list[Row]], ...] = (
         lambda: steps(scale, given.compile),

@@ -27,7 +27,7 @@ from model.errors import CheckpointError
 from model.loading import open_weights, prove, said_of
 from model.masking import hidden_count, random_hidden
 from model.network import MAE
-from model.pretrain.loop import wants_bf16
+from model.pretrain.recipe import Adversarial
 from model.proof import LIMITS, Proof, make_proof
 from tests.training import toy
 
@@ -339,9 +339,21 @@ def test_training_and_serving_agree_on_what_a_device_has(has: HasBF16, able: boo
     has(able)
     for kind in ("cpu", "cuda", "mps"):
         device = torch.device(kind)
-        assert wants_bf16(toy(precision="auto"), device) == has_bf16(device) == (able and kind != "mps")
-        assert wants_bf16(toy(precision="bf16"), device)
-        assert not wants_bf16(toy(precision="fp32"), device)
+        fast = toy(precision="auto").arithmetic(device) is torch.bfloat16
+        assert fast == has_bf16(device) == (able and kind != "mps")
+        assert toy(precision="bf16").arithmetic(device) is torch.bfloat16
+        assert toy(precision="fp16").arithmetic(device) is torch.float16
+        assert toy(precision="fp32").arithmetic(device) is torch.float32
+
+
+def test_a_gpu_without_bfloat16_trains_in_float16_but_for_an_adversarial_stage(has: HasBF16) -> None:
+    has(False)
+    first = toy(precision="auto")
+    second = toy(precision="auto", adversarial=Adversarial())
+    assert [first.arithmetic(torch.device(kind)) for kind in ("cuda", "cpu", "mps")] == [
+        torch.float16, torch.float32, torch.float32,
+    ]  # fmt: skip
+    assert second.arithmetic(torch.device("cuda")) is torch.float32
 
 
 def test_the_precision_asked_for_reaches_torch(debug_file: Path, has: HasBF16) -> None:

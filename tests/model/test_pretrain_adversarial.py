@@ -247,7 +247,8 @@ def test_each_scale_sees_the_picture_at_half_the_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "word"), [({"target": "norm_pixel"}, "pictures"), ({"compile": True}, "compile")]
+    ("change", "word"),
+    [({"target": "norm_pixel"}, "pictures"), ({"compile": True}, "compile"), ({"precision": "fp16"}, "fp16")],
 )
 def test_the_stage_is_refused_where_it_cannot_work(change: dict[str, object], word: str) -> None:
     with pytest.raises(RecipeError, match=word):

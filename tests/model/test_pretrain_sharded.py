@@ -46,6 +46,15 @@ def test_shared_out_weights_train_as_copies_do_and_resume(folder: Path, shard: P
     alone = pretrain(toy(**parted), [folder], tmp_path / "parts", resumed=True, device="cpu")
     by_two = weights(tmp_path / "by-two.safetensors")
     assert all(torch.allclose(value, by_two[key], atol=1e-4) for key, value in weights(alone).items())
+    _run(
+        write_recipe(tmp_path / "half.toml", **parted | {"precision": "fp16"}),
+        folder,
+        tmp_path / "half",
+        *val,
+    )
+    for half, whole in zip(log(tmp_path / "half"), theirs, strict=True):
+        assert half.pop("loss_scale", 65536) == 65536
+        assert half == pytest.approx(whole, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -33,8 +34,12 @@ from model.pretrain.recipe import load_recipe
 from model.pretrain.resume import Training
 from model.pretrain.samples import Batch
 from model.pretrain.watch import Progress
+from model.pretrain.world import World
 from model.reconstruct import load
 from tests.training import equal, log, processes, run_until, toy, weights, write_recipe
+
+#: Colours so far apart that the first gradients overflow in float16, until the loss is scaled by less.
+OVERFLOWING: dict[str, object] = {"pixel_mean": [0.5, 0.5, 0.5], "pixel_std": [1e-4, 1e-4, 1e-4]}
 
 # --- states on disk ---------------------------------------------------------------------------------------
 
@@ -174,14 +179,15 @@ def test_a_run_that_may_begin_or_go_on_does_either(folder: Path, tmp_path: Path)
 
 
 def test_states_from_before_averages_and_logs_were_kept_can_be_resumed(folder: Path, tmp_path: Path) -> None:
-    whole = pretrain(toy(), [folder], tmp_path / "whole", device="cpu")
-    run_until(toy(), folder, tmp_path / "old", 5)
+    recipe = toy(precision="fp16")  # whose loss scale is not in them either
+    whole = pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
+    run_until(recipe, folder, tmp_path / "old", 5)
     path = tmp_path / "old/state-0000004.pt"
     state = torch.load(path, weights_only=True)
     new_keys = ("minutes", "accumulate", "ema", "keep", "data_path", "max_broken_share")
     state["recipe"] = {key: value for key, value in state["recipe"].items() if key not in new_keys}
     torch.save({key: state[key] for key in ("step", "network", "optimisers", "recipe")}, path)
-    assert equal(whole, pretrain(toy(), [folder], tmp_path / "old", resumed=True, device="cpu"))
+    assert equal(whole, pretrain(recipe, [folder], tmp_path / "old", resumed=True, device="cpu"))
 
 
 def test_a_state_of_before_positions_were_kept_says_that_they_may_be_lost(
@@ -199,9 +205,12 @@ def test_a_state_of_before_positions_were_kept_says_that_they_may_be_lost(
     assert sum("missing here" in line for line in caplog.messages) == 2
 
 
-def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(folder: Path, tmp_path: Path) -> None:
-    recipe = toy(steps=11, log_every=3, checkpoint_every=4)
-    pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
+@pytest.mark.parametrize("changes", [{}, {"precision": "fp16", "network": OVERFLOWING}])
+def test_a_resumed_run_ends_and_logs_as_an_unbroken_one(
+    changes: dict[str, object], folder: Path, tmp_path: Path
+) -> None:
+    recipe = toy(**{"steps": 11, "log_every": 3, "checkpoint_every": 4} | changes)
+    whole = pretrain(recipe, [folder], tmp_path / "whole", device="cpu")
     out = tmp_path / "parts"
     out.mkdir()
     run_until(recipe, folder, out, 6)
@@ -209,7 +218,7 @@ def test_the_log_of_a_resumed_run_is_that_of_an_unbroken_one(folder: Path, tmp_p
     # What a killed process may leave: a line of a later step, and one cut off.
     lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
     (out / "metrics.jsonl").write_text("\n".join([*lines[:3], lines[3][:20]]))
-    pretrain(recipe, [folder], out, resumed=True, device="cpu")
+    assert equal(whole, pretrain(recipe, [folder], out, resumed=True, device="cpu"))
     assert log(out) == log(tmp_path / "whole")
     assert [line["step"] for line in log(out)] == [3, 4, 6, 8, 9, 11]
 
@@ -238,6 +247,22 @@ def test_a_state_is_never_written_from_weights_that_are_lost(
     assert not (tmp_path / "run/toy.safetensors").exists()
     for path in (tmp_path / "run").glob("state-*.pt"):
         assert all(value.isfinite().all() for value in torch.load(path)["network"].values())
+
+
+@pytest.mark.parametrize(
+    ("network", "gradient", "said"),
+    [({"pixel_std": [1e-9, 1e-9, 1e-9]}, 1.0, "loss is nan"), ({}, float("inf"), "left float16's range")],
+)
+def test_a_run_that_leaves_the_range_of_float16_stops_and_names_the_way_on(
+    network: dict[str, object], gradient: float, said: str, folder: Path, tmp_path: Path
+) -> None:
+    def begin(step: int, network: MAE, loss: float | None) -> None:
+        network.mask_token.register_hook(lambda grad: grad * gradient)  # type: ignore[no-untyped-call]
+
+    recipe = toy(precision="fp16", network=network, steps=100, log_every=20, checkpoint_every=100)
+    with pytest.raises(DataError, match=said) as caught:
+        run(recipe, Photos.open([folder]), tmp_path, device=torch.device("cpu"), begin=begin)
+    assert 'precision = "fp32"' in caught.value.hint
 
 
 # --- ways to train ----------------------------------------------------------------------------------------
@@ -321,6 +346,59 @@ def test_parts_of_a_batch_add_up_to_the_batch(folder: Path, tmp_path: Path) -> N
             assert ours["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
+def test_a_run_in_float16_learns_as_one_in_float32_does(folder: Path, tmp_path: Path) -> None:
+    moments = []
+    for precision in ("fp32", "fp16"):
+        recipe = toy(precision=precision, optimiser="adamw", accumulate=2, clip_norm=0.5)
+        pretrain(recipe, [folder], tmp_path / precision, device="cpu")
+        state = torch.load(tmp_path / precision / "state-0000006.pt", weights_only=True)
+        moments.append([of["exp_avg"] for of in state["optimisers"][0]["state"].values()])
+    for exact, half in zip(
+        *moments, strict=True
+    ):  # gradients of the size that they have, clipped as they are
+        assert 0 < float((half - exact).norm() / exact.norm()) < 0.05
+    for one, other in zip(log(tmp_path / "fp16"), log(tmp_path / "fp32"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mask_token", "blocks.0.attn.qkv.weight"])  # AdamW's, Muon's
+def test_a_step_whose_gradients_overflow_moves_nothing_and_halves_the_scale(
+    name: str, debug_network: MAE
+) -> None:
+    recipe = toy(precision="fp16", ema=0.9, clip_norm=1.0, accumulate=2)
+    training = Training(
+        recipe,
+        debug_network,
+        build_optimisers(debug_network, recipe),
+        "",
+        average=copy.deepcopy(debug_network),
+    )
+    objective = Objective(debug_network, recipe.arithmetic(torch.device("cpu")))
+    batch = Batch(torch.zeros(4, 3, 64, 64, dtype=torch.uint8), torch.arange(16).expand(4, -1) >= 4)
+    moving = [*debug_network.parameters(), *cast("MAE", training.average).parameters()]
+    for scale, moves in ((65536, True), (32768, False), (16384, False)):
+        before = [parameter.detach().clone() for parameter in moving]
+        if training.step == 1:
+            debug_network.get_parameter(name).register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[no-untyped-call]
+        loop.step(objective, batch, training)
+        training.step += 1
+        assert training.scaler.get_scale() == scale
+        stayed = [torch.equal(old, new) for old, new in zip(before, moving, strict=True)]
+        assert not any(stayed) if moves else all(stayed)
+
+
+def test_processes_that_would_compute_in_different_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
+    class Mixed(World):
+        """Another process says of itself what this one does not."""
+
+        def any(self, flag: bool) -> bool:
+            return True
+
+    with pytest.raises(RecipeError, match="float16 in some processes") as caught:
+        run(toy(), Photos.open([folder]), tmp_path, device=torch.device("cpu"), world=Mixed(0, 2))
+    assert caught.value.field == "precision"
+
+
 def test_an_average_follows_the_weights_and_is_what_the_run_leaves(folder: Path, tmp_path: Path) -> None:
     recipe = toy(ema=0.9)
     plain = pretrain(replace(recipe, ema=None), [folder], tmp_path / "plain", device="cpu")
@@ -354,8 +432,9 @@ def test_a_stack_of_matrices_moves_as_each_alone() -> None:
         assert float((together[n] - alone[n]).detach().norm() / moved.detach().norm()) < 0.02
 
 
-def test_network_and_loss_compile_as_one_graph(debug_network: MAE) -> None:
-    objective = Objective(debug_network, bf16=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_network_and_loss_compile_as_one_graph(debug_network: MAE, dtype: torch.dtype) -> None:
+    objective = Objective(debug_network, dtype)
     images = torch.randint(
         0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -371,7 +450,7 @@ def test_a_step_compiles_once_for_any_number_of_visible_patches(debug_network: M
     compiled = CompileCounter()
     recipe = toy(compile=True, mask_ratio=(0.5, 0.9), batch_size=6)
     training = Training(recipe, debug_network, build_optimisers(debug_network, recipe), photos="")
-    objective = torch.compile(Objective(debug_network, bf16=False), backend=compiled)
+    objective = torch.compile(Objective(debug_network, torch.float32), backend=compiled)
     images = torch.zeros(6, 3, 64, 64, dtype=torch.uint8)
     for visible in (8, 3, 5, 2):
         hidden = torch.arange(16).expand(6, -1) >= visible
@@ -387,17 +466,18 @@ def test_attention_in_bfloat16_on_a_cpu_is_made_of_its_parts(
     )
     hidden = torch.arange(16).expand(4, -1) >= 4
     arguments = (images, *mask_orders(hidden, 4), hidden)
-    expected = float(Objective(debug_network, bf16=False)(*arguments).detach())
+    expected = float(Objective(debug_network, torch.float32)(*arguments).detach())
     monkeypatch.delattr("torch.nn.functional.scaled_dot_product_attention")
-    loss = Objective(debug_network, bf16=True)(*arguments)
+    loss = Objective(debug_network, torch.bfloat16)(*arguments)
     assert float(loss.detach()) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_run_compiles_fits_the_clock_and_goes_on(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_gpu_run_compiles_fits_the_clock_and_goes_on(precision: str, folder: Path, tmp_path: Path) -> None:
     recipe = toy(
-        steps=0, minutes=2.0, batch_size=64, compile=True, precision="bf16", data_path="device", ema=0.99,
+        steps=0, minutes=2.0, batch_size=64, compile=True, precision=precision, data_path="device", ema=0.99,
         log_every=10, checkpoint_every=50, clip_norm=1.0,
     )  # fmt: skip
     run_until(recipe, folder, tmp_path / "run", 60, "cuda")

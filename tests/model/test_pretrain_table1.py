@@ -85,7 +85,7 @@ def test_recomputed_blocks_give_the_same_gradients() -> None:
         torch.manual_seed(0)  # of the fresh weights
         network = MAE(toy().config).train()
         network.recompute = recompute
-        loss = Objective(network, bf16=False)(_images(), *_masks())
+        loss = Objective(network, torch.float32)(_images(), *_masks())
         loss.backward()
         losses.append(loss.detach())
         gradients.append([parameter.grad for parameter in network.parameters()])
@@ -110,7 +110,8 @@ def test_the_loss_can_be_taken_on_all_patches() -> None:
     image = network.normalise(_images().float() / 255)
     error = (network(image, ids_keep, ids_restore) - network.target(image)).square()
     on_all, on_hidden = (
-        Objective(network, False, on_all=on)(_images(), ids_keep, ids_restore, hidden) for on in (True, False)
+        Objective(network, torch.float32, on_all=on)(_images(), ids_keep, ids_restore, hidden)
+        for on in (True, False)
     )
     assert float(on_all.detach()) == pytest.approx(float(error.mean().detach()), rel=1e-5)
     assert float(on_hidden.detach()) == pytest.approx(float(error[hidden].mean().detach()), rel=1e-5)
