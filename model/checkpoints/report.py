@@ -160,14 +160,15 @@ def _look(raw: RawFile, given: Given, path: str, photos: tuple[Path, ...] = ()) 
     layout = layouts.recognise(raw)
     house = layout.to_house(raw.tensors)
     kind = layouts.content(house)
-    target, source = shapes.find_target(raw, given) if kind == "full" else (None, "")
+    told, source = shapes.find_target(raw, given)
+    target = told if kind == "full" else None
     notes = store.doubts(layout) + store.of_classes(raw, kind)
     missing: list[str] = []
     left_over: list[str] = []
     config: MAEConfig | None = None
     sound = False
     try:
-        config, assumed = shapes.infer_config(raw, house, given, target or "pixel")
+        config, assumed = shapes.infer_config(raw, house, given, told or "pixel")
         notes += assumed + store.alarms(raw, house)
         positions = config.patches * max(config.width, config.decoder_width)
         if positions > _MOST_POSITIONS or config.depth + config.decoder_depth > _MOST_BLOCKS:

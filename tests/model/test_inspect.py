@@ -112,6 +112,15 @@ def test_what_predicts_no_pixels_is_not_called_good_for_pictures(tmp_path: Path,
     assert "no picture" in report.advice
 
 
+@pytest.mark.parametrize("target", ["norm_pixel_stats", "pca"])
+def test_an_encoder_is_sound_whatever_its_decoder_predicted(tmp_path: Path, target: Target) -> None:
+    network = MAE(replace(SIZES["debug"], target=target))
+    store.write(tmp_path / "f.safetensors", network, name="f", card={})
+    report = inspect(convert(tmp_path / "f.safetensors", tmp_path / "e.safetensors", to="timm"))
+    assert (report.content, report.target, report.notes) == ("encoder", None, ())
+    assert report.usable_for == ("evaluate", "convert")
+
+
 def test_what_looks_at_other_channels_is_for_arrays(tmp_path: Path) -> None:
     store.write(tmp_path / "m.safetensors", MAE(replace(SIZES["debug"], channels=5)), name="m", card={})
     report = inspect(tmp_path / "m.safetensors")
