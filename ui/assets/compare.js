@@ -34,10 +34,13 @@ function byModel(name, { view, ...fields }) {
 }
 
 // --- tiles ---------------------------------------------------------------------------------------------------
-/** Says something in an element, '' for nothing; and again when the language changes. */
+/** Says something in an element, '' for nothing; and again when the language changes. What is counted down or up is spoken once. */
 function teller(node) {
   let told = [''];
-  const tell = (key, values = {}) => { told = [key, values]; node.textContent = key && words(key, values); };
+  const tell = (key, values = {}) => {
+    node.ariaLive = key && key === told[0] ? 'off' : null;
+    told = [key, values]; node.textContent = key && words(key, values);
+  };
   document.addEventListener('unmask:language', () => tell(...told));
   return tell;
 }
@@ -122,7 +125,10 @@ function createRow(name, { jobs, uses, paint, after = () => {}, own = false, bef
     return now.model.name !== of.model.name || uses.some((key) => now.fields[key] !== of.fields[key]) || !(own || samePicture(now.picture, of.picture));
   }
 
-  function tell(key, values = {}) { said = [key, values]; line.textContent = key && words(key, values); }
+  function tell(key, values = {}) {
+    line.ariaLive = key && key === said[0] ? 'off' : null; // spoken once, not each second
+    said = [key, values]; line.textContent = key && words(key, values);
+  }
   function draw() {
     const wanted = jobs().reduce((sum, { fields }) => sum + costOf(fields), 0);
     go.textContent = words('compare.run', { c: wanted });
