@@ -158,6 +158,7 @@ def test_for_the_classroom_only_the_tabs_stay_and_all_is_larger(new_page: OpenPa
     explore.screenshot("present")
     open_tab(explore, 3)
     explore.one("#unmask-use h1").wait_for()
+    assert explore.one(".um-use-code").is_visible(), "the heading promises it"
     explore.one(".um-presenting").click()
     assert "present" not in explore.page.url
     assert explore.one(".um-brand").is_visible()
