@@ -33,7 +33,7 @@ def _text_to_int(value: object) -> object:
     text = str(value).strip() if isinstance(value, str | int) else ""
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdigit() or len(text) > MAX_DIGITS:
-        raise ValueError("must be a whole number")
+        raise ValueError(f"must be a whole number of at most {MAX_DIGITS} digits")
     return int(text)
 
 

@@ -118,7 +118,10 @@ def test_a_wrong_value_is_named(field: str, value: str, client: TestClient) -> N
 
 @pytest.mark.parametrize("seed", ["--5", "-", "5-", "1e3", "1" * 13])
 def test_a_number_that_is_none_is_told_in_words(seed: str, client: TestClient) -> None:
-    assert "'seed' is wrong: must be a whole number." in problem_of(post(client, seed=seed), 422)["detail"]
+    assert (
+        "'seed' is wrong: must be a whole number of at most 12 digits."
+        in problem_of(post(client, seed=seed), 422)["detail"]
+    )
 
 
 def test_all_wrong_values_are_named_at_once(client: TestClient) -> None:
