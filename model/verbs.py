@@ -1,4 +1,4 @@
-"""The verbs that take photos: ``python -m model reconstruct`` and ``embed``. Nothing heavy is imported before them."""
+"""The verbs that take photos: ``reconstruct``, ``embed``, ``classify``. Nothing heavy is imported before them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LIKELIEST = 5
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``reconstruct`` and ``embed`` to the command line."""
+    """Add ``reconstruct``, ``embed`` and ``classify`` to the command line."""
     verb = verbs.add_parser("reconstruct", help="hide patches of photos and repaint them")
     verb.set_defaults(verb=reconstruct)
     verb.add_argument(

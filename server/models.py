@@ -62,7 +62,7 @@ Load = Callable[[Path], Reconstructor]
 
 
 def find_sources(entries: Sequence[str]) -> list[Source]:
-    """What the setting names: paths, NAME=PATH, or names of shipped or pulled models.
+    """What the setting names: paths or names of the registry, each also as NAME=PATH.
 
     None means all shipped ones, and behind them those that were pulled or added and can paint.
 
