@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from server import logs
 from server.models import find_sources
 from server.protocol import Protocol
-from server.settings import PREFIX, Settings, described, unknown_variables
+from server.settings import PREFIX, Settings, described, prepare_environment, unknown_variables
 
 if TYPE_CHECKING:
     from server.service import Service
@@ -158,8 +158,10 @@ def _read_settings(given: Mapping[str, Any]) -> Settings:
         names = [f"{PREFIX}{str(entry['loc'][0]).upper()}: {entry['msg']}" for entry in error.errors()]
         _fail("\n".join(names))
     try:
-        if settings.models:
-            find_sources(settings.models)  # told before torch is imported
+        if settings.models:  # told before torch is imported
+            # The registry imports what listens to the environment at that moment.
+            prepare_environment(settings, Path(tempfile.gettempdir()))
+            find_sources(settings.models)
     except ValueError as error:
         _fail(f"{error} Set {PREFIX}MODELS to what is there, or leave it out.")
     if settings.run is None:

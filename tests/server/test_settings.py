@@ -1,4 +1,6 @@
 import hashlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -194,8 +196,6 @@ def test_the_container_quota_bounds_the_threads(
 
 
 def test_libraries_are_told_to_stay_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import os
-
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -205,3 +205,13 @@ def test_libraries_are_told_to_stay_quiet(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert "SPACE_ID" not in os.environ
+
+
+def test_libraries_are_quiet_before_models_are_looked_up(tmp_path: Path, root: Path) -> None:
+    (file := tmp_path / "mine.safetensors").write_bytes(b"x")
+    code = (
+        "from server.__main__ import _read_settings; _read_settings({})\n"
+        "from huggingface_hub import constants; assert constants.HF_HUB_OFFLINE"
+    )
+    environment = {**os.environ, "UNMASK_MODELS": str(file), "HF_HUB_OFFLINE": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, check=True)
