@@ -193,7 +193,7 @@ def block_mask(grid: Grid, count: int, seed: int) -> Bools:
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         top, left = _unit(chance), _unit(chance)
         failures += 1
-        if not (0 < height < rows and 0 < width < columns):
+        if height >= rows or width >= columns:
             continue
         top, left = int(top * (rows - height + 1)), int(left * (columns - width + 1))
         block = hidden[top : top + height, left : left + width]
@@ -216,7 +216,7 @@ def _grow(hidden: Bools, missing: int, order: NDArray[np.uint64]) -> None:
         padded = np.pad(hidden, 1).astype(int)
         beside = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
         score = np.where(hidden, -1, beside * hidden.size + rank)
-        hidden[np.unravel_index(int(score.argmax()), hidden.shape)] = True
+        hidden[np.unravel_index(score.argmax(), hidden.shape)] = True
 
 
 def block_order(grid: Grid, seed: int) -> NDArray[np.intp]:

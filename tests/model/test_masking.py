@@ -45,33 +45,45 @@ def test_every_strategy_hides_exactly_the_asked_number(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "count", "seed", "digest"),
+    ("strategy", "grid", "count", "seed", "digest"),
     [
-        ("random", 147, 7, "5c1dd24e28bc9d04"),
-        ("block", 98, 7, "ce18b9b00e7e2d27"),
-        pytest.param("block", 147, 3, "93a7c1d7abac9ac7", id="block that grows at its edge"),
-        ("grid", 120, 7, "d9143b9ce0011f12"),
+        ("random", GRID, 147, 7, "5c1dd24e28bc9d04"),
+        ("block", GRID, 98, 7, "ce18b9b00e7e2d27"),
+        pytest.param("block", GRID, 147, 3, "93a7c1d7abac9ac7", id="block that grows at its edge"),
+        pytest.param(
+            "block", (6, 20), 90, 7, "d9b2af655d304de2", id="block that some draws are too high for"
+        ),
+        pytest.param(
+            "block", (20, 6), 90, 7, "df87317e507b1994", id="block that some draws are too wide for"
+        ),
+        ("grid", GRID, 120, 7, "d9143b9ce0011f12"),
+        ("grid", (5, 8), 20, 7, "9da5909a9cc49b38"),
     ],
 )
-def test_a_seed_gives_the_same_mask_for_ever(strategy: str, count: int, seed: int, digest: str) -> None:
+def test_a_seed_gives_the_same_mask_for_ever(
+    strategy: str, grid: tuple[int, int], count: int, seed: int, digest: str
+) -> None:
     """Golden: a change here breaks every link and figure that names a seed."""
-    found = hashlib.sha256(sample_mask(strategy, GRID, count, seed).hidden.tobytes()).hexdigest()[:16]
+    found = hashlib.sha256(sample_mask(strategy, grid, count, seed).hidden.tobytes()).hexdigest()[:16]
     assert found == digest
 
 
 @pytest.mark.parametrize(
-    ("strategy", "seed", "digest"),
+    ("strategy", "grid", "seed", "digest"),
     [
-        ("random", 7, "9321265a8f68bb54"),
-        ("random", 8, "dfb9af660cacd9d6"),
-        ("block", 7, "52a1c2c968790c9f"),
-        ("block", 8, "006674c4e9e87da1"),
-        ("grid", 7, "1171e360dc2946af"),  # the four shifts, whatever the seed
+        ("random", GRID, 7, "9321265a8f68bb54"),
+        ("random", GRID, 8, "dfb9af660cacd9d6"),
+        ("block", GRID, 7, "52a1c2c968790c9f"),
+        ("block", GRID, 8, "006674c4e9e87da1"),
+        ("block", (11, 37), 7, "957e4fe8aec73d10"),
+        ("grid", GRID, 7, "1171e360dc2946af"),  # the four shifts, whatever the seed
     ],
 )
-def test_a_seed_gives_the_same_complementary_masks_for_ever(strategy: str, seed: int, digest: str) -> None:
+def test_a_seed_gives_the_same_complementary_masks_for_ever(
+    strategy: str, grid: tuple[int, int], seed: int, digest: str
+) -> None:
     """Golden as well: the order in which ``complete`` hides patches is part of the promise."""
-    hidden = np.stack([mask.hidden for mask in complementary(strategy, GRID, None, seed)])
+    hidden = np.stack([mask.hidden for mask in complementary(strategy, grid, None, seed)])
     assert hashlib.sha256(hidden.tobytes()).hexdigest()[:16] == digest
 
 
