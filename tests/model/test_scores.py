@@ -51,6 +51,9 @@ def test_a_perfect_fill_scores_no_error() -> None:
     found = score(_picture(), [_picture()], _hidden())[0]
     assert (found.mse, found.psnr_db) == (0, 100)
     assert found.ssim == pytest.approx(1, abs=1e-5)
+    assert score(_picture(), [_picture() + np.float32(1e-6)], _hidden())[0].psnr_db == 100, (
+        "the same to the eye"
+    )
 
 
 def test_several_candidates_score_as_each_alone() -> None:
@@ -72,6 +75,15 @@ def test_interpolation_continues_a_ramp_exactly() -> None:
     hidden = np.zeros((96, 96), dtype=bool)
     hidden[32:64, 32:64] = True
     np.testing.assert_allclose(interpolate(ramp, hidden), ramp, atol=1e-5)
+
+
+def test_interpolation_starts_from_what_touches_the_hole_on_every_side() -> None:
+    original, hidden = np.zeros((96, 96, 3), dtype=np.float32), np.zeros((96, 96), dtype=bool)
+    hidden[32:64, 32:64] = True
+    original[64, 32:64] = 1
+    for turns in range(4):
+        filled = interpolate(np.rot90(original, turns).copy(), hidden)
+        assert np.rot90(filled, -turns)[63, 48, 0] > 0.9
 
 
 def test_interpolation_takes_the_nearest_outside_the_hull() -> None:

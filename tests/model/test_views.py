@@ -17,7 +17,7 @@ from model.errors import CheckpointError, MaskError
 from model.network import MAE
 from model.reconstruct import Reconstructor, load
 from model.result import Job, Prediction, Reconstruction
-from model.views import Colours, error_map, uncertainty_map
+from model.views import Colours, contrast, error_map, uncertainty_map
 from tests.pictures import encoded, photo
 
 PICTURE = encoded(photo())
@@ -49,8 +49,17 @@ def test_statistics_are_those_of_the_training_target(normalised: Reconstructor) 
     """Taken off by the network's own target and put back here, the photo is whole again."""
     job = normalised.prepare(PICTURE, Options(seed=1))
     original = job.pixels.astype(np.float32) / np.float32(255)
-    back = Colours().denormalise(_truth(normalised, job), Colours().statistics(original, 16))
-    np.testing.assert_allclose(back, original, atol=2e-6)
+    upper = slice(32)  # the two directions of a picture are told apart
+    statistics = Colours().statistics(original[upper], 16)
+    assert statistics.shape == (2, 4, 2)
+    back = Colours().denormalise(_truth(normalised, job)[upper], statistics)
+    np.testing.assert_allclose(back, original[upper], atol=2e-6)
+
+
+def test_beyond_black_and_white_is_black_and_white() -> None:
+    beyond = np.array([[-9, 9]], dtype=np.float32)[..., None].repeat(3, axis=-1)
+    assert Colours().shown(beyond)[0, :, 0].tolist() == [0, 1]
+    assert contrast(beyond)[0, :, 0].tolist() == [0, 1]
 
 
 def test_the_view_is_estimated_unless_another_is_asked_for(normalised: Reconstructor) -> None:
@@ -221,7 +230,7 @@ def test_an_error_has_the_colour_that_its_legend_says() -> None:
 
 
 def test_a_spread_has_the_colour_that_its_legend_says() -> None:
-    original = np.full((4, 4, 3), 0.4, dtype=np.float32)
-    spread = np.array([[0.0, 0.05], [0.12, np.nan]], dtype=np.float32)
-    shown = uncertainty_map(original, spread)[::3, ::3]  # a corner of each patch
-    assert shown.reshape(-1, 3).tolist() == [[255, 255, 255], [170, 200, 245], [45, 95, 190], [217, 217, 217]]
+    original = np.full((2, 10, 3), 0.4, dtype=np.float32)
+    spread = np.array([[0.0, 0.05, 0.12, 0.2, np.nan]], dtype=np.float32)
+    shown = uncertainty_map(original, spread)[0, ::2].tolist()  # a corner of each patch
+    assert shown == [[255, 255, 255], [170, 200, 245], [45, 95, 190], [10, 15, 80], [217, 217, 217]]
