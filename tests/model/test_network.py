@@ -325,8 +325,12 @@ def test_a_nearly_flat_patch_is_divided_by_the_root_of_its_variance_and_a_millio
 
 def test_fresh_weights_are_spread_as_in_the_public_code() -> None:
     """Xavier's uniform for every linear map, the patch projection as the flat one it is; 0.02 for the tokens."""
-    network = MAE(replace(SIZES["debug"], width=192, heads=3, decoder_width=96))
-    network.init_weights(torch.Generator().manual_seed(0))
+    config = replace(SIZES["debug"], width=192, heads=3, decoder_width=96, mask_tokens="encoder")
+    network, again = MAE(config), MAE(config)
+    for one in (network, again):
+        one.init_weights(torch.Generator().manual_seed(0))
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, again.get_parameter(name)), f"{name} is the generator's alone"
     drawn = {
         name: parameter.flatten(1)
         for name, parameter in network.named_parameters()
@@ -337,5 +341,5 @@ def test_fresh_weights_are_spread_as_in_the_public_code() -> None:
         bound = math.sqrt(6 / sum(weight.shape))
         assert 0.98 * bound < weight.abs().max() <= bound, name
         assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.05), name
-    for token in (network.cls_token, network.mask_token):
+    for token in (network.cls_token, network.mask_token, network.encoder_mask_token):
         assert float(token.detach().std()) == pytest.approx(0.02, rel=0.25)

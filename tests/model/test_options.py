@@ -163,6 +163,8 @@ def test_a_drawn_mask_is_completed_by_its_opposite(reconstructor: Reconstructor)
     result = reconstructor(PICTURE, Options(strategy="indices", indices=(0, 1, 2), cover="complete"))
     assert [mask.hidden_count for mask in result.job.masks] == [3, 13]
     assert result.to_dict(())["hidden"] == [0, 1, 2]
+    single = reconstructor(PICTURE, Options(strategy="indices", indices=(0, 1, 2)))
+    assert np.array_equal(result.prediction.pixels[:16, :48], single.prediction.pixels[:16, :48])
 
 
 def test_an_ensemble_is_the_mean_of_its_seeds_and_tells_their_spread(reconstructor: Reconstructor) -> None:
@@ -254,6 +256,8 @@ def test_positions_of_hidden_patches_alone_change_the_picture_and_are_recorded(
         (Options(samples=33, cover="ensemble"), "samples"),
         (Options(strategy="indices", indices=(1,), cover="ensemble"), "cover"),
         (Options(strategy="spiral", cover="complete"), "strategy"),
+        (Options(hidden_count=0, cover="complete"), "hidden_count"),
+        (Options(hidden_count=16, cover="complete"), "hidden_count"),
         (Options(seed=-1, cover="ensemble"), "seed"),
         (Options(seed=2**32, cover="ensemble"), "seed"),
     ],
