@@ -89,10 +89,33 @@ def test_a_cancelled_job_costs_no_compute() -> None:
         await asyncio.sleep(0)
         network.gate.set()
         assert [await first, await stays] == ["FIRST", "STAYS"]
+        first = await behind_a_busy_worker(batcher, network)
+        alone = asyncio.create_task(batcher.submit("gone", network, "n"))
+        await asyncio.sleep(0)
+        alone.cancel()
+        await asyncio.sleep(0)
+        network.gate.set()
+        await first
+        while batcher._queue:
+            await asyncio.sleep(0.001)
+        assert await asyncio.wait_for(batcher.submit("last", network, "n"), 10) == "LAST"
 
     with started(network) as batcher:
         asyncio.run(scene(batcher))
-    assert network.batches == [["first"], ["stays"]]
+    assert network.batches == [["first"], ["stays"], ["first"], ["last"]]
+
+
+def test_a_worker_without_work_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    takes, take = [], Batcher._take
+
+    def counted(batcher: Batcher[str, str]) -> Any:
+        takes.append(batcher)
+        return take(batcher)
+
+    monkeypatch.setattr(Batcher, "_take", counted)
+    with started(Recorder()):
+        time.sleep(0.05)
+        assert len(takes) <= 1
 
 
 def test_a_bad_job_fails_alone() -> None:
@@ -142,7 +165,7 @@ def test_the_line_is_bounded_by_predicted_time() -> None:
 
 
 def test_the_predicted_time_counts_each_network_at_its_own_pace_and_every_pass() -> None:
-    quick, slow, line = Recorder(), Recorder(), a_line(max_waiting=100, max_queue_s=20.0)
+    quick, slow, line = Recorder(), Recorder(), a_line(max_waiting=100, max_queue_s=10.0)
     slow.slow_s = 1.0
     with started(quick, line) as batcher:
         asyncio.run(batcher.submit("a", quick, "quick"))
@@ -286,13 +309,16 @@ def test_stopping_refuses_what_waits_and_what_comes() -> None:
 
     async def scene(batcher: Batcher[str, str]) -> None:
         first = await behind_a_busy_worker(batcher, network)
-        waits = asyncio.create_task(batcher.submit("waits", network, "n"))
+        waits, gone = (asyncio.create_task(batcher.submit(job, network, "n")) for job in ("waits", "gone"))
+        await asyncio.sleep(0)
+        gone.cancel()
         await asyncio.sleep(0)
         stopping = asyncio.create_task(asyncio.to_thread(batcher.stop))
         with pytest.raises(ShuttingDownError):
             await waits
         network.gate.set()
         await stopping
+        assert first.done(), "the end waits for what runs"
         assert await first == "FIRST"
         with pytest.raises(ShuttingDownError):
             await batcher.submit("late", network, "n")
