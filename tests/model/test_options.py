@@ -30,6 +30,8 @@ def test_the_centre_square_is_looked_at_unless_another_is_asked_for(reconstructo
         "fit": "square", "left": 8, "top": 0, "width": 80, "height": 80,
         "original_width": 96, "original_height": 80,
     }  # fmt: skip
+    upright, _ = place((80, 96), (4, 4), fit="square", crop=None, grid=None)
+    assert upright.box == (0, 8, 80, 88)
     same = reconstructor(PICTURE, Options(seed=1, crop="8,0,80"))
     assert same.png("original") != reconstructor(PICTURE, Options(seed=1, crop="0,0,80")).png("original")
     assert np.array_equal(same.panel("pasted"), reconstructor(PICTURE, Options(seed=1)).panel("pasted"))
@@ -49,6 +51,7 @@ def test_a_whole_picture_keeps_its_aspect_and_all_of_its_pixels(reconstructor: R
     assert answer["placement"]["height"] == 80
     assert result.panel("pasted").shape == (16 * rows, 16 * columns, 3)
     assert len(answer["hidden"]) == 24
+    assert place((160, 80), (14, 14), fit="whole", crop=None, grid=None)[1] == (10, 20), "as many as its own"
 
 
 def test_a_grid_of_another_aspect_cuts_instead_of_squashing(reconstructor: Reconstructor) -> None:
@@ -273,11 +276,14 @@ def test_options_out_of_range_are_refused_by_field(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("ratio", "2"), ("ratio", 0), ("ratio", "x"), ("seed", -1), ("seed", 2**32), ("strategy", "spiral")],
-)
+    [
+        ("ratio", "2"), ("ratio", 0), ("ratio", "x"), ("seed", -1), ("seed", 2**32), ("strategy", "spiral"),
+        ("crop", "1,2"), ("grid", "3x5"),
+    ],
+)  # fmt: skip
 def test_what_no_grid_could_mend_is_refused_before_the_picture_is_opened(field: str, value: Any) -> None:
     with pytest.raises(MaskError) as caught:
-        Options(**{field: value}).check()
+        Options(**{field: value}, fit="whole" if field == "grid" else "square").check()
     assert caught.value.field == field
 
 

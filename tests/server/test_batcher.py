@@ -149,8 +149,11 @@ def test_predictions_that_do_not_fit_the_jobs_are_an_error(made: list[str] | Non
 
 def test_a_full_line_refuses_and_an_empty_one_never_does() -> None:
     line = a_line(max_waiting=2)
-    with line.admit("n"), line.admit("n"), pytest.raises(OverloadedError) as refused:
-        line.check_room()
+    with line.admit("n"), line.admit("n"):
+        with pytest.raises(OverloadedError) as refused:
+            line.check_room()
+        with pytest.raises(OverloadedError), line.admit("n"):
+            pass
     assert int(refused.value.headers["Retry-After"]) >= 1
     line.check_room()
 
@@ -220,8 +223,10 @@ def test_large_jobs_leave_half_of_the_line_to_others() -> None:
         places = [held.enter_context(line.admit("base")) for _ in range(3)]
         line.be_patient(places[0])
         line.be_patient(places[1])
-        with pytest.raises(OverloadedError):
+        line.learn("base", 0.5)
+        with pytest.raises(OverloadedError) as refused:
             line.be_patient(places[2])
+        assert refused.value.headers["Retry-After"] == "2"
         assert [place.patient for place in places] == [True, True, False]
     alone = a_line(max_waiting=1)
     with alone.admit("base") as place:
