@@ -195,6 +195,7 @@ def test_patches_that_no_seed_hid_are_left_as_they_are(reconstructor: Reconstruc
     seen = ~result.job.hidden.reshape(4, 4).repeat(16, 0).repeat(16, 1)
     assert seen.any()
     assert np.array_equal(result.panel("pasted")[seen], result.panel("original")[seen])
+    assert result.panel("uncertainty").shape == (64, 64, 3), "two are enough for a spread"
 
 
 @pytest.mark.parametrize("cover", ["single", "complete"])

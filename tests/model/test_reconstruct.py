@@ -195,6 +195,8 @@ def test_jobs_of_other_kinds_run_in_the_groups_of_a_gpu_as_alone(debug_file: Pat
     ]
     alone = [grouping.run([job])[0].pixels for job in jobs]
     grouping.device = "cuda"
+    *calls, _ = grouping.work(jobs)
+    assert len(calls) == 6, "two counts of each of three kinds: complete hides as many as single"
     for pixels, prediction in zip(alone, grouping.run(jobs), strict=True):
         np.testing.assert_allclose(prediction.pixels, pixels, atol=1e-5)
 

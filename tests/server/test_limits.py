@@ -11,12 +11,13 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
-from starlette.types import Message, Scope
+from starlette.types import Message, Receive, Scope, Send
 
-from server.limits import BodyLimit
-from server.problems import SCOPE_KEY
+from server.limits import BodyLimit, unless_gone
+from server.problems import SCOPE_KEY, ClientGoneError, TooLargeError
 from tests.server.conftest import FakeEngine, build_app, photo, png, post, problem_of, running
 
 CAP = 64 * 1024
@@ -50,13 +51,10 @@ def test_a_declared_length_above_the_limit_is_refused_and_the_answer_arrives(eng
 
 def test_chunks_are_counted_as_they_arrive(engine: FakeEngine) -> None:
     app, _ = build_app(engine, max_bytes=CAP)
-    sent = 0
 
     async def chunks() -> AsyncIterator[bytes]:
-        nonlocal sent
         yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         for _ in range(8 * 16):
-            sent += 1
             yield b"x" * CAP
 
     async def ask() -> httpx.Response:
@@ -71,6 +69,73 @@ def test_chunks_are_counted_as_they_arrive(engine: FakeEngine) -> None:
         body = (part for part in [form, *[b"x" * CAP] * 64])
         headers = {"content-type": "multipart/form-data; boundary=b"}
         problem_of(httpx.post(f"{address}/reconstruct", content=body, headers=headers, timeout=60), 413)
+
+
+@pytest.mark.parametrize(
+    ("headers", "chunks", "used", "dropped"),
+    [
+        ({}, 6, 2, 3),  # the third is too much, and the rest is dropped
+        ({}, 99, 2, 4),  # or no more of it than there is patience for
+        ({"Content-Length": f"{9 * CAP}"}, 9, 0, 4),
+        ({"Content-Length": f"{9 * CAP}", "Expect": "100-continue"}, 9, 0, 0),  # nothing is on its way
+    ],
+)
+def test_of_a_body_that_is_too_large_nothing_is_used_and_only_so_much_read(
+    headers: dict[str, str], chunks: int, used: int, dropped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.limits.DRAIN_BYTES", 4 * CAP)
+    pairs = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+    kind = (b"content-type", b" Image/PNG ")
+    scope: Scope = {"type": "http", "method": "POST", "path": "/p", "headers": [*pairs, kind]}
+    arrived, taken, asked, statuses = 0, 0, [], []
+
+    async def receive() -> Message:
+        nonlocal arrived
+        arrived += 1
+        return {"type": "http.request", "body": b"x" * CAP, "more_body": arrived < chunks}
+
+    async def send(message: Message) -> None:
+        statuses.append(message.get("status"))
+
+    async def use(_: Scope, receive: Receive, send: Send) -> None:
+        nonlocal taken
+        try:
+            while (await receive())["more_body"]:
+                taken += 1
+        except TooLargeError:  # frameworks make answers of their own of it
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+
+    def limit_of(path: str, kind: str) -> int:
+        asked.append((path, kind))
+        return 2 * CAP
+
+    asyncio.run(BodyLimit(use, limit_of, held_bytes=CAP, seconds=20)(scope, receive, send))
+    assert asked == [("/p", "image/png")]
+    assert statuses[0] == 413
+    assert taken == used
+    assert arrived == used + bool(used) + dropped
+
+
+def test_work_for_a_client_that_left_has_ended_when_that_is_told() -> None:
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    async def receive() -> Message:
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def scene() -> None:
+        with pytest.raises(ClientGoneError):
+            await unless_gone(Request({"type": "http"}, receive), work())
+        assert ended
+
+    asyncio.run(scene())
 
 
 def test_paths_without_pictures_take_little(engine: FakeEngine) -> None:

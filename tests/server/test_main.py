@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from server.main import check_closed, filled, mount_page, paths
 from server.security import PAGE_PATHS, is_api
@@ -166,6 +167,13 @@ def test_paths_the_page_does_not_need_are_not_there(mounted: tuple[TestClient, F
         problem_of(client.post(path, json={"data": []}), 404)
 
 
+def test_no_socket_is_opened(mounted: tuple[TestClient, FastAPI]) -> None:
+    client, _ = mounted
+    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect("/gradio_api/queue/join"):
+        pass
+    assert closed.value.code == 1008
+
+
 def test_names_that_no_file_can_have_are_not_there(mounted: tuple[TestClient, FastAPI]) -> None:
     client, _ = mounted
     for folder in ("/assets", "/static"):
@@ -250,6 +258,7 @@ def test_the_page_comes_with_a_policy_that_names_its_inline_scripts(
         page = client.get("/", headers={"accept-encoding": accepted})
         assert page.headers.get("content-encoding") == encoding
         policies.add(page.headers["content-security-policy"])
+        assert page.headers["cache-control"] == "no-cache"
     assert len(policies) == 1, "the scripts are hashed as the browser unpacks them"
     assert page.status_code == 200
     assert "gradio" in page.text

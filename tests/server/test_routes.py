@@ -22,6 +22,7 @@ from model import PANELS, STRATEGIES, CheckpointError, Options
 from server.app import create_app
 from server.batcher import STAND_BACK
 from server.samples import read_samples
+from server.security import local_path
 from server.settings import Settings
 from tests.server.conftest import (
     FakeEngine,
@@ -534,6 +535,19 @@ def test_addresses_in_answers_carry_the_prefix_of_a_proxy(engine: FakeEngine) ->
         sample = client.get("/v1/samples").json()["samples"][0]
         assert sample["url"] == f"/unmask/v1/samples/{sample['name']}"
         assert client.get(sample["thumb"].removeprefix("/unmask")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "local"),
+    [
+        ("/unmask", "/unmask", "/"),
+        ("/unmask/docs", "/unmask", "/docs"),
+        ("/docs", "/unmask", "/docs"),
+        ("/docs", "", "/docs"),
+    ],
+)
+def test_a_path_is_known_with_the_prefix_of_a_proxy_and_without(path: str, root: str, local: str) -> None:
+    assert local_path({"path": path, "root_path": root}) == local
 
 
 def test_a_full_queue_answers_503_before_the_body_is_read(engine: FakeEngine) -> None:

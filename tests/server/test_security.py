@@ -42,6 +42,7 @@ def client(engine: FakeEngine) -> Iterator[TestClient]:
         {"x-api-key": b"another"},
         {"authorization": b"Bearer " + KEY.encode()},
         {"authorization": f"basic {BASIC}"},
+        {"authorization": f"Basic {BASIC}"},
     ],
 )
 def test_a_key_opens_page_and_api(headers: dict[str, str], client: TestClient) -> None:
