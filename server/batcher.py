@@ -145,7 +145,9 @@ class Batcher(Generic[J, P]):
                 entry = self._queue.popleft()
                 if batch and (entry.network != batch[0].network or entry.weight > room):
                     left.append(entry)
-                elif not entry.future.cancelled() if self._is_long(entry) else entry.is_wanted():
+                    continue
+                wanted = not entry.future.cancelled() if self._is_long(entry) else entry.is_wanted()
+                if wanted:
                     batch.append(entry)
                     room -= entry.weight
             self._queue.extendleft(reversed(left))

@@ -226,11 +226,13 @@ class Settings(BaseSettings):
     @classmethod
     def _addresses(cls, value: str) -> str:
         """A name would be believed in silence and match nobody."""
+        if value == "*":
+            return value
         for proxy in _listed(value):
-            if proxy == "*" != value:
+            if proxy == "*":
                 raise ValueError(f"{value!r} has more than *; write * alone, or addresses")
             try:
-                _ = proxy == "*" or ipaddress.ip_network(proxy)
+                ipaddress.ip_network(proxy)
             except ValueError as error:
                 raise ValueError(
                     f"{error}; write addresses or networks, such as 10.1.2.3 or 10.1.2.0/24: names are not looked up"

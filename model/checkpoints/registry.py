@@ -99,9 +99,9 @@ class Found:
         Raises:
             CheckpointError: It did.
         """
-        if not self.digest or self.digest == digest:
+        if self.entry is None or self.digest in ("", digest):
             return
-        name, added = (self.entry.name, self.entry.path) if self.entry else ("it", "")
+        name, added = self.entry.name, self.entry.path
         deed, remedy = "pulled", f"Remove {self.path} and pull {name} again."
         if added:
             deed, remedy = "added", f"Take the new one: python -m model weights add {name} {added} --replace."
