@@ -167,6 +167,15 @@ def test_transparency_is_laid_over_white() -> None:
     pixels = np.zeros((64, 64, 4), dtype=np.uint8)
     pixels[..., 0] = 255  # transparent red
     assert (load_square(encoded(pixels), 64) == 255).all()
+    red = pixels[..., :3].copy()
+    place = Image.fromarray(red).convert("P").getpixel((0, 0))
+    assert (_load(red, "P", transparency=place) == 255).all(), "in a palette, too"
+
+
+def test_a_large_jpeg_is_decoded_at_no_more_than_twice_to_four_times_its_wanted_size() -> None:
+    with Picture(encoded(photo(1600, 1200), "JPEG")) as picture:
+        picture.cut((200, 0, 1400, 1200), (200, 200))
+        assert picture._image.size == (800, 600)
 
 
 def test_an_animation_shows_its_first_frame() -> None:

@@ -26,7 +26,7 @@ from model.pretrain import feed, host, resident
 from model.pretrain.augment import Box, Boxes, crop_boxes
 from model.pretrain.data import Photos, expand, in_order
 from model.pretrain.launch import pretrain
-from model.pretrain.samples import Sample, Sampler, first_whole, stand_ins
+from model.pretrain.samples import Sample, Sampler, first_whole, refuse_too_many_broken, stand_ins
 from model.pretrain.shards import pack
 from model.pretrain.world import World
 from tests.pictures import encoded, photo
@@ -106,6 +106,16 @@ def test_too_many_broken_photos_stop_the_run(damaged_folder: Path, tmp_path: Pat
     for path in ("host", "device"):
         with pytest.raises(DataError, match=r"003\.jpg|007\.jpg"):
             pretrain(_recipe(data_path=path), [damaged_folder], tmp_path / path, device="cpu")
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.0, 0), (0.01, 3), (0.25, 3), (0.5, 6)])
+def test_so_many_broken_photos_stop_no_run_and_one_more_does(
+    damaged_folder: Path, share: float, most: int
+) -> None:
+    photos, recipe = Photos.open([damaged_folder]), _recipe(max_broken_share=share)
+    refuse_too_many_broken(set(range(most)), photos, recipe)
+    with pytest.raises(DataError, match=f"At least {most + 1} of 12 photos"):
+        refuse_too_many_broken(set(range(most + 1)), photos, recipe)
 
 
 def test_a_file_that_vanished_stops_the_run_instead_of_changing_it(damaged_folder: Path) -> None:

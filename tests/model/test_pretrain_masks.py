@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,13 @@ def _strategy(row: np.ndarray, sample: Sample, recipe: Recipe) -> str:
         if (SAMPLERS[name].mask(recipe.config.grid, int(row.sum()), seed) == row).all():
             return name
     return "random"
+
+
+def test_the_masks_of_a_step_are_for_ever_the_same() -> None:
+    """Golden: a change here makes a resumed run another one."""
+    recipe = toy(seed=3, mask_ratio=(0.5, 0.9), masking=MIXTURE)
+    told = hashlib.sha256(np.packbits([masks(_samples(16), recipe, step) for step in range(6)]).tobytes())
+    assert told.hexdigest()[:16] == "205f4533d3a92dc1"
 
 
 def test_a_ratio_is_drawn_for_each_step_evenly_from_its_range() -> None:
