@@ -26,6 +26,7 @@ from model.pretrain import feed, host, resident
 from model.pretrain.augment import Box, Boxes, crop_boxes
 from model.pretrain.data import Photos, expand, in_order
 from model.pretrain.launch import pretrain
+from model.pretrain.loop import run
 from model.pretrain.samples import Sample, Sampler, first_whole, refuse_too_many_broken, stand_ins
 from model.pretrain.shards import pack
 from model.pretrain.world import World
@@ -48,14 +49,17 @@ def test_braces_count_and_list_and_globs_are_sorted(tmp_path: Path) -> None:
     assert [path.name for path in expand(tmp_path / "{a,b}-0*.tar")] == ["a-00.tar", "a-01.tar", "b-00.tar"]
 
 
-def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing-\*"):
+def test_what_is_no_folder_or_shard_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing-\*\.tar matches no file"):
         Photos.open([tmp_path / "nothing-*.tar"])
     with pytest.raises(DataError, match=r"shard-1\.tar"):
         Photos.open([tmp_path / "shard-{1..2}.tar"])
     with pytest.raises(DataError, match=r"\{5\.\.3\} counts from the larger") as caught:
         Photos.open([tmp_path / "shard-{5..3}.tar"])
     assert "{3..5}" in caught.value.hint
+    (tmp_path / "one.jpg").write_bytes(PHOTOS[0])
+    with pytest.raises(DataError, match=r"one\.jpg is neither a folder nor a \.tar shard"):
+        Photos.open([tmp_path / "one.jpg"])
 
 
 def test_a_path_that_exists_is_taken_as_it_stands(tmp_path: Path) -> None:
@@ -81,6 +85,7 @@ def test_a_broken_photo_is_replaced_by_the_same_photo_every_time(damaged_folder:
     chosen = next(number for number in tried if number not in BROKEN)
     assert torch.equal(picture, photos.decode(chosen))
     assert broken == tried[: tried.index(chosen)]
+    assert photos.fault(chosen).endswith("and now can")
     with pytest.raises(DataError, match=re.escape(f"Neither {photos.entries[3].place} nor any of its")):
         first_whole(sample, photos, lambda _: None)
 
@@ -106,6 +111,13 @@ def test_too_many_broken_photos_stop_the_run(damaged_folder: Path, tmp_path: Pat
     for path in ("host", "device"):
         with pytest.raises(DataError, match=r"003\.jpg|007\.jpg"):
             pretrain(_recipe(data_path=path), [damaged_folder], tmp_path / path, device="cpu")
+
+
+def test_a_resumed_run_knows_the_broken_photos_of_before(damaged_folder: Path, tmp_path: Path) -> None:
+    photos, recipe = Photos.open([damaged_folder]), _recipe()
+    met = run(recipe, photos, tmp_path, device=CPU).broken
+    assert met == set(BROKEN)
+    assert run(recipe, photos, tmp_path, device=CPU, resumed=True).broken == met
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.0, 0), (0.01, 3), (0.25, 3), (0.5, 6)])
