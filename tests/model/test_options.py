@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model import PANELS, Options, Reconstructor, UnmaskError
 from model.cover import Merged, complementary, ensemble
 from model.errors import MaskError
-from model.masking import Mask, sample_mask
+from model.masking import MAX_SEED, Mask, sample_mask
 from model.placement import MAX_STRETCH, best_grid, place
 from tests.pictures import encoded, photo
 
@@ -297,6 +297,11 @@ def test_whole_numbers_of_numpy_become_plain_ones() -> None:
     assert json.dumps(Options(seed=cast("int", np.int64(3))).masks((4, 4))[1]) == "3"
     whole: Any = np.array([4, 6])
     assert Options(fit="whole", grid=whole) == Options(fit="whole", grid=(4, 6))
+
+
+def test_a_seed_is_drawn_from_all_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.randbelow", lambda bound: bound - 1)
+    assert Options().masks((4, 4))[1] == MAX_SEED
 
 
 def test_a_crop_may_be_a_list_as_json_has_it(reconstructor: Reconstructor) -> None:

@@ -150,6 +150,9 @@ def test_only_known_names_of_the_right_type_come_out() -> None:
         "strategy": True, "model": None, "evil": "x", "samples": 2**60, "hidden_count": 10**400, "cover": "complete",
     }  # fmt: skip
     assert provenance.read(_with(json.dumps(given))) == {"unmask": 1, "seed": 3, "cover": "complete"}
+    for name, most, more in (("seed", 2**53 - 1, 2**53), ("panels", ["x" * 64], ["x" * 65])):
+        assert provenance.read(_with(json.dumps({"unmask": 1, name: most}))) == {"unmask": 1, name: most}
+        assert provenance.read(_with(json.dumps({"unmask": 1, name: more}))) == {"unmask": 1}
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", encoded(PIXELS), encoded(PIXELS, "GIF")])

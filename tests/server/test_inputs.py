@@ -156,6 +156,7 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, client: TestClien
     answer = client.post("/reconstruct", content=body, headers=headers)
     assert errors_of(answer, 400) == ["body"]
     assert "not a JSON object" in answer.json()["detail"]
+    assert answer.json()["type"].endswith(":json")
 
 
 @pytest.mark.parametrize(
