@@ -258,6 +258,7 @@ def test_both_paths_see_the_same_of_a_photo(folder: Path, augment: str) -> None:
 def test_several_crops_of_a_photo_stand_in_a_row_each_with_its_own_key(folder: Path) -> None:
     photos = Photos.open([folder])
     one, four = (Sampler(photos, toy(crops=crops)).epoch(2) for crops in (1, 4))
+    assert Sampler(photos, toy(crops=4)).mean_length == 4 * len(photos)
     assert four[0].tolist() == one[0].repeat(4).tolist()
     assert four[1][::4].tolist() == one[1].tolist()
     assert len(set(four[1].tolist())) == 48

@@ -80,13 +80,15 @@ def test_an_estimate_lies_between_the_oracle_and_a_plain_fill(normalised: Recons
     assert 1e-6 < result.metrics["mse"] < result.metrics["plain_fill"]["mse"]
 
 
-def test_an_estimate_never_looks_at_hidden_pixels(normalised: Reconstructor) -> None:
-    job = normalised.prepare(PICTURE, Options(seed=1))
+@pytest.mark.parametrize("model", ["reconstructor", "normalised"])
+def test_the_view_of_its_own_never_looks_at_hidden_pixels(model: str, request: pytest.FixtureRequest) -> None:
+    own = request.getfixturevalue(model)
+    job = own.prepare(PICTURE, Options(seed=1))
     hidden = job.mask.hidden.reshape(4, 4).repeat(16, 0).repeat(16, 1)
     other = job.pixels.copy()
     other[hidden] = 255 - other[hidden]
     changed = replace(job, pixels=other)
-    before, after = normalised.run([job])[0], normalised.run([changed])[0]
+    before, after = own.run([job])[0], own.run([changed])[0]
     assert np.array_equal(before.pixels, after.pixels)
 
 
