@@ -540,7 +540,8 @@ def test_a_run_killed_again_and_again_ends_bit_equal(folder: Path, tmp_path: Pat
     recipe, out = _recipe(tmp_path / "toy.toml", steps=160), tmp_path / "killed"
     whole = pretrain(load_recipe(str(recipe)), [folder], tmp_path / "whole", device="cpu")
     moments = random.Random()
-    for number, (first, last) in enumerate(((5, 25), (35, 55), (65, 85))):
+    # Not from 5 on: that step is told before its state is written, the first to go on from.
+    for number, (first, last) in enumerate(((6, 25), (35, 55), (65, 85))):
         command = _command(recipe, folder, out, *["--resume"] * (number > 0))
         with processes(1, command, tmp_path / "said") as (process,):
             _wait_for_step(lambda: process.exitcode, out, moments.randint(first, last))
