@@ -162,8 +162,8 @@ def to_floats(pixels: Pixels) -> Floats:
 
 
 def to_pixels(image: Floats) -> Pixels:
-    """0..1 to 0..255, rounded."""
-    return (image * 255).round().astype(np.uint8)
+    """0..1 to 0..255, rounded; what lies outside is clamped."""
+    return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def masked(original: Pixels, hidden: Bools) -> Pixels:

@@ -261,9 +261,8 @@ class Models:
 
     def _read(self, source: Source) -> Reconstructor:
         reconstructor = self._load(source.path)
-        if (
-            source.found
-        ):  # by a path alone a file that was added may be another one by now; by its name it may not
+        if source.found:
+            # By a path alone a file that was added may be another one by now; by its name it may not.
             source.found.check(reconstructor.digest)
         reconstructor.name = source.name  # answers name what was asked for, whatever the file calls itself
         return reconstructor

@@ -109,6 +109,8 @@ def test_a_sheet_puts_pictures_of_any_kind_in_rows() -> None:
     assert (sheet.pixels[28:, 38:] == 0).all()
     assert (sheet.pixels[20:28] == 255).all()
     assert Image.open(io.BytesIO(sheet._repr_jpeg_())).size == (68, 48)
+    beyond = Sheet([np.array([[1.5, -0.5]])])
+    assert beyond.pixels[0, :, 0].tolist() == [255, 0]
 
 
 @pytest.mark.parametrize(
